@@ -1,0 +1,67 @@
+# Convoke's commands. `make help` lists them. Needs Python 3.11 to 3.13, make and git; everything else is installed
+# under .venv/ from the lock files in requirements/.
+
+PYTHON ?= python3
+HOST   ?= 127.0.0.1
+PORT   ?= 3000
+RECIPE ?= lenet
+ARGS   ?=
+
+ENVS := .venv
+UV   := $(ENVS)/uv/bin/uv
+export BENTOML_DO_NOT_TRACK := True
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format train bench build lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Settings: PORT=$(PORT) HOST=$(HOST) RECIPE=$(RECIPE) PYTHON=$(PYTHON), and ARGS for the program that runs."
+
+serve: $(ENVS)/serve.ready ## run the service with the models in models/ (PORT=, HOST=)
+	@$(ENVS)/serve/bin/python -m service --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(ENVS)/dev.ready ## run the tests (ARGS="-k name" for some of them)
+	@$(ENVS)/dev/bin/python -m pytest $(ARGS)
+
+check: $(ENVS)/dev.ready ## lint, formatting and types
+	$(ENVS)/dev/bin/ruff check .
+	$(ENVS)/dev/bin/ruff format --check .
+	$(ENVS)/dev/bin/mypy
+
+format: $(ENVS)/dev.ready ## mend what the linter and formatter can mend
+	$(ENVS)/dev/bin/ruff check --fix .
+	$(ENVS)/dev/bin/ruff format .
+
+train: $(ENVS)/train.ready ## train RECIPE and publish it to models/
+	$(ENVS)/train/bin/python -m training train $(RECIPE) --publish $(ARGS)
+
+bench: $(ENVS)/bench.ready ## measure the service beside its peers
+	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)
+
+build: $(ENVS)/serve.ready ## build the Bento (see `bentoml containerize --help` for the container)
+	$(ENVS)/serve/bin/bentoml build $(ARGS)
+
+lock: $(UV) ## resolve the dependencies anew into requirements/ (ARGS=--upgrade)
+	sh requirements/lock.sh $(UV) $(ARGS)
+
+clean: ## remove the environments and what tools left behind
+	rm -rf $(ENVS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment a lock file: .venv/NAME. It is complete when .venv/NAME.ready is there, and newer than its lock.
+$(ENVS)/%.ready: requirements/%.txt $(UV)
+	@echo "Installing $< into $(ENVS)/$* ..."
+	@$(UV) venv --quiet --allow-existing --no-project --python "$(PYTHON)" $(ENVS)/$*
+	@$(UV) pip sync --quiet --require-hashes --python $(ENVS)/$*/bin/python $<
+	@touch $@
+
+# uv installs the environments. It comes by pip, into an environment of its own, pinned by hash like the rest.
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"Convoke needs Python 3.11 to 3.13; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(ENVS)/uv || { echo "Python's venv and pip are missing: install them" \
+	  "(Debian, Ubuntu: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	@$(ENVS)/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

@@ -1,0 +1,56 @@
+"""`python -m service`: run the service on this machine and say how to try it."""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from service import settings
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Check what can be checked, say where the service listens, and become `bentoml serve`."""
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        settings.from_environment()
+        address = _free_address(arguments.host, arguments.port)
+    except (settings.SettingsError, OSError, OverflowError) as error:
+        sys.exit(f"convoke cannot start: {error}")
+    shown = f"http://{f'[{address}]' if ':' in address else address}:{arguments.port}"
+    print(
+        f"Convoke listens on {shown} once its models are loaded. Try, in another terminal:\n"
+        f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {shown}/classify/digits\n"
+        "Stop it with Ctrl-C.",
+        flush=True,
+    )
+    os.chdir(_ROOT)
+    command = ["-m", "bentoml", "serve", "service.app:Convoke", "--host", address, "--port", str(arguments.port)]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def _free_address(host: str, port: int) -> str:
+    """The IP address of `host`, which is all that BentoML takes, once it is clear that the port can be had.
+
+    Raises:
+        OSError: the name is not known or the port is taken, in words.
+    """
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another: make serve PORT=3001"
+        ) from error
+    return str(target[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The queue between HTTP and a session.
+
+Whoever waits when the session becomes free leaves in its next batch: alone when it is quiet, in company under load,
+with no delay added. Everything here but `_run` happens on the event loop, so there are no locks.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
+
+Array = npt.NDArray[Any]
+Row = npt.NDArray[np.float32] | InferenceFailed
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One caller's items and what has come of them."""
+
+    items: Array  # (k, ...)
+    answer: asyncio.Future[None]
+    enqueued: float
+    rows: list[Row | None]
+    taken: int = 0
+    pending: int = 0
+    left: float = 0.0
+    done: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One caller's results: a row (classes,) or an error an item, and the seconds they waited and ran."""
+
+    rows: list[Row]
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Called with what happens, for metrics: items waiting; a batch's size and seconds; an entry's wait."""
+
+    waiting: Callable[[int], object] = field(default=lambda _items: None)
+    batch: Callable[[int, float], object] = field(default=lambda _items, _seconds: None)
+    waited: Callable[[int, float], object] = field(default=lambda _items, _seconds: None)
+
+
+class Batcher:
+    """Gathers the items of many callers into batches for one function, and scatters the results."""
+
+    def __init__(
+        self,
+        run: Callable[[Array], npt.NDArray[np.float32]],
+        *,
+        max_batch: int,
+        max_items: int,
+        observer: Observer | None = None,
+    ) -> None:
+        """Prepare an empty queue.
+
+        Args:
+            run: (N, ...) -> (N, classes), called in a thread of the batcher's own, one batch at a time.
+            max_batch: the most items in a batch.
+            max_items: the most items that wait; a caller who would exceed it is turned away.
+            observer: told of batches and waits.
+        """
+        self._run_batch = run
+        self._max_batch = max_batch
+        self._max_items = max_items
+        self._observer = observer or Observer()
+        self._queue: deque[_Entry] = deque()
+        self._waiting = 0
+        self._busy = False
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batch")
+
+    async def submit(self, items: Array, *, timeout_s: float) -> Outcome:
+        """Run items, (k, ...) -> one row an item, in whatever batches they fall into.
+
+        Raises:
+            Overloaded: the queue has no room for them.
+            DeadlineExceeded: they were not done in time; those that still wait are dropped.
+        """
+        count = len(items)
+        if self._waiting + count > self._max_items:
+            raise Overloaded(
+                f"{self._waiting} items wait already and {count} more would exceed the bound of {self._max_items}; "
+                "try again after a moment"
+            )
+        entry = _Entry(items, asyncio.get_running_loop().create_future(), time.perf_counter(), [None] * count)
+        self._queue.append(entry)
+        self._wait_for(count)
+        self._dispatch()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await entry.answer
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s; the service is overloaded") from error
+        finally:
+            self._abandon(entry)
+        rows = [row for row in entry.rows if row is not None]
+        assert len(rows) == count, "every item has a row once its entry is answered"
+        return Outcome(rows, entry.left - entry.enqueued, entry.done - entry.left)
+
+    def close(self) -> None:
+        """Let the batch that runs finish, and start no more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _wait_for(self, items: int) -> None:
+        self._waiting += items
+        self._observer.waiting(self._waiting)
+
+    def _abandon(self, entry: _Entry) -> None:
+        """Forget the items of a caller who is gone and that no batch has taken; does nothing once all are taken."""
+        rest = len(entry.items) - entry.taken
+        if rest:
+            entry.taken += rest
+            self._queue.remove(entry)
+            self._wait_for(-rest)
+
+    def _dispatch(self) -> None:
+        """Send the next batch off, if the session is free and someone waits."""
+        if self._busy or not self._queue:
+            return
+        shares: list[tuple[_Entry, int, int]] = []
+        room, now = self._max_batch, time.perf_counter()
+        while self._queue and room:
+            entry = self._queue[0]
+            start, stop = entry.taken, min(entry.taken + room, len(entry.items))
+            if start == 0:
+                entry.left = now
+            shares.append((entry, start, stop))
+            self._observer.waited(stop - start, now - entry.enqueued)
+            entry.taken, entry.pending, room = stop, entry.pending + stop - start, room - (stop - start)
+            if stop == len(entry.items):
+                self._queue.popleft()
+        self._busy = True
+        self._wait_for(room - self._max_batch)
+        parts = [entry.items[start:stop] for entry, start, stop in shares]
+        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
+        future.add_done_callback(lambda done: self._scatter(shares, done, now))
+
+    def _run(self, batch: Array) -> list[Row]:
+        """Rows for a batch, in the batcher's thread; a batch that fails is halved until the bad item stands alone."""
+        try:
+            rows = self._run_batch(batch)
+            if len(rows) != len(batch):
+                raise ValueError(f"the model gave {len(rows)} rows for {len(batch)} items")  # noqa: TRY301
+            return list(rows)
+        except Exception as error:  # noqa: BLE001 -- whatever a model raises, its neighbours get their answers
+            if len(batch) == 1:
+                failure = InferenceFailed(f"the model failed on this item: {error}")
+                failure.__cause__ = error
+                return [failure]
+            half = len(batch) // 2
+            return self._run(batch[:half]) + self._run(batch[half:])
+
+    def _scatter(
+        self, shares: list[tuple[_Entry, int, int]], done: asyncio.Future[list[Row]], started: float
+    ) -> None:
+        """Hand a batch's rows to their callers and send the next batch off."""
+        self._busy = False
+        if done.cancelled():
+            for entry, _, _ in shares:
+                entry.answer.cancel()
+            return
+        now, rows = time.perf_counter(), done.result()
+        self._observer.batch(len(rows), now - started)
+        position = 0
+        for entry, start, stop in shares:
+            entry.rows[start:stop] = rows[position : position + stop - start]
+            position += stop - start
+            entry.pending -= stop - start
+            if entry.taken == len(entry.items) and not entry.pending and not entry.answer.done():
+                entry.done = now
+                entry.answer.set_result(None)
+        self._dispatch()

@@ -1,0 +1,115 @@
+"""Every error of the service, and the one mapping from error to HTTP status.
+
+ServiceError
+├── InvalidRequest      400  invalid_request      the request is not of the form that the route reads
+├── ModelNotFound       404  model_not_found      no model of that name is served
+├── RouteNotFound       404  not_found            no such path
+├── MethodNotAllowed    405  method_not_allowed   the path exists, not for this method
+├── SlowBody            408  slow_body            the body did not arrive in time
+├── TooLarge            413  too_large            too many bytes, pixels or items
+├── UnsupportedKind     415  unsupported_kind     a kind of content that is not read
+├── Unreadable          422  unreadable           the right kind of content, but damaged
+├── Overloaded          429  overloaded           the queue is full; carries Retry-After
+├── InferenceFailed     500  inference_failed     the model itself failed on this item
+├── NotReady            503  not_ready            the models are not loaded yet
+├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
+└── ModelRefused        a version in models/ that must not be served: damaged, foreign or of another schema
+    └── ManifestError   its manifest cannot be read
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors that a caller sees: `status` and `code` are fixed by the class, the message by the case."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def body(self) -> dict[str, str]:
+        """The error as it stands in an answer."""
+        return {"code": self.code, "message": str(self)}
+
+
+class InvalidRequest(ServiceError):
+    """The request is not of the form that the route reads."""
+
+    status, code = 400, "invalid_request"
+
+
+class ModelNotFound(ServiceError):
+    """No model of that name is served."""
+
+    status, code = 404, "model_not_found"
+
+
+class RouteNotFound(ServiceError):
+    """No such path."""
+
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, but not for this method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class SlowBody(ServiceError):
+    """The body did not arrive in time."""
+
+    status, code = 408, "slow_body"
+    headers: ClassVar[dict[str, str]] = {"Connection": "close"}
+
+
+class TooLarge(ServiceError):
+    """Too many bytes, pixels or items."""
+
+    status, code = 413, "too_large"
+
+
+class UnsupportedKind(ServiceError):
+    """A kind of content that is not read."""
+
+    status, code = 415, "unsupported_kind"
+
+
+class Unreadable(ServiceError):
+    """The right kind of content, but damaged."""
+
+    status, code = 422, "unreadable"
+
+
+class Overloaded(ServiceError):
+    """The queue of a model is full."""
+
+    status, code = 429, "overloaded"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class InferenceFailed(ServiceError):
+    """The model itself failed on this item."""
+
+    status, code = 500, "inference_failed"
+
+
+class NotReady(ServiceError):
+    """The models are not loaded yet."""
+
+    status, code = 503, "not_ready"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer took longer than a request may."""
+
+    status, code = 504, "deadline_exceeded"
+
+
+class ModelRefused(ServiceError):
+    """A version in models/ that must not be served."""
+
+
+class ManifestError(ModelRefused):
+    """A manifest that is missing, damaged, or of a schema that this version does not read."""

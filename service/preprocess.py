@@ -1,0 +1,231 @@
+"""Encoded pictures to the pixels that a graph takes. Training and serving both come through here, and only here.
+
+`decode` opens a picture as a person sees it: upright, flattened, in 8 bits. `frame` brings it to the graph's size:
+squashed, or, for digits, as MNIST was made (LeCun et al., 1998, section III.A). Whoever changes a pixel here raises
+`PREPROCESSING_VERSION` in `service.manifest`.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter, ImageOps
+
+from service.errors import TooLarge, Unreadable, UnsupportedKind
+from service.manifest import ImageInput
+
+Pixels = npt.NDArray[np.uint8]
+Grey = npt.NDArray[np.float32]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+
+_TINY_BYTES, _TINY_SIDE = 4096, 64
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (_PNG, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_WORK = 112  # the longer side at which a digit is looked for: four pixels for each of MNIST's
+_BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
+_FRAME = 28  # ... inside a frame of 28 x 28
+_FAINT = 24  # grey levels between paper and ink under which a picture is taken for blank
+_THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
+
+
+def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Turn an encoded picture into what the graph takes: uint8 (height, width, channels).
+
+    Args:
+        data: the bytes of a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF.
+        spec: the size, mode and framing that the model was trained with.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        UnsupportedKind: not one of these formats.
+        TooLarge: more than `max_pixels`.
+        Unreadable: one of these formats, but damaged.
+    """
+    image = decode(data, spec, max_pixels=max_pixels)
+    framed = _frame_digit(image) if spec.framing == "mnist" else _squash(image, spec)
+    return np.asarray(framed, np.uint8).reshape(spec.height, spec.width, spec.channels)
+
+
+def is_tiny(data: bytes) -> bool:
+    """Whether a picture is certainly decoded in microseconds: a short PNG of at most 64 x 64 by its header."""
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    return data.startswith(_PNG) and len(data) <= _TINY_BYTES and max(width, height) <= _TINY_SIDE
+
+
+def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture as a person sees it: upright, without transparency, 8 bits, in the mode of `spec`.
+
+    A JPEG far larger than `spec` is decoded at a fraction of its size.
+
+    Raises:
+        UnsupportedKind, TooLarge, Unreadable: as `image_to_pixels`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise TooLarge(f"the picture has {width} x {height} pixels; at most {max_pixels:,} are decoded")
+            goal = _WORK if spec.framing == "mnist" else max(spec.height, spec.width)
+            image.draft(spec.mode, (goal, goal))
+            image.load()
+            return _flatten(ImageOps.exif_transpose(image), spec)
+    except TooLarge:
+        raise
+    except Image.UnidentifiedImageError as error:
+        if data.startswith(_SIGNATURES):
+            raise Unreadable("the picture is damaged or cut off: its header cannot be read") from error
+        raise UnsupportedKind(f"this is no picture of a kind that is read here: {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the picture is too large to decode; at most {max_pixels:,} pixels are") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise Unreadable(f"the picture is damaged or cut off: {error}") from error
+
+
+def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
+    """Any mode -> `spec.mode`, transparency laid on a ground, more than 8 bits scaled to 8."""
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, _ground(image, spec))
+        image = Image.alpha_composite(ground, image)
+    return image if image.mode == spec.mode else image.convert("RGB").convert(spec.mode)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Integer and floating-point grey -> L. 16 bits keep their scale; other ranges are stretched to fit."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("the picture holds values that are no numbers")
+    if image.mode != "F" and values.min() >= 0 and values.max() <= 0xFFFF:
+        return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
+    low, high = values.min(), values.max()
+    return Image.fromarray(((values - low) / max(high - low, 1e-12) * 255 + 0.5).astype(np.uint8))
+
+
+def _ground(image: Image.Image, spec: ImageInput) -> str:
+    """What shows through a transparent picture: white, as on a page; black behind a digit in light ink."""
+    if spec.framing != "mnist":
+        return "white"
+    grey, alpha = (np.asarray(image.convert(mode), np.float32) for mode in ("L", "RGBA"))
+    weight = alpha[..., 3]
+    lightness = (grey * weight).sum() / max(weight.sum(), 1)
+    return "black" if lightness > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
+
+
+def _squash(image: Image.Image, spec: ImageInput) -> Image.Image:
+    """Resize both sides to the graph's, antialiased. Pillow wants (width, height)."""
+    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+
+
+def _frame_digit(image: Image.Image) -> Image.Image:
+    """A grey picture of a digit -> light on black, 28 x 28, as MNIST has it.
+
+    One that has 28 x 28 pixels is taken as framed already: only dark ink on light is inverted. Any other is searched
+    for ink, which is fitted into a 20 x 20 box and centred by its mass.
+    """
+    if image.size == (_FRAME, _FRAME):
+        return ImageOps.invert(image) if _paper(np.asarray(image, np.float32)) > 127.5 else image  # noqa: PLR2004
+    ink = _ink(image)
+    if ink is None:
+        return Image.new("L", (_FRAME, _FRAME))
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    box = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    scale = _BOX / max(box.size)
+    size = (max(round(box.width * scale), 1), max(round(box.height * scale), 1))
+    small = np.asarray(_thicken(box).resize(size, Image.Resampling.BILINEAR), np.float32)
+    small *= 255 / max(small.max(), 1)
+    return _centre(small)
+
+
+def _paper(grey: Grey) -> float:
+    """The grey level of the ground: the median along the border."""
+    return float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+
+
+def _ink(image: Image.Image) -> Pixels | None:
+    """The ink of a grey picture, uint8 (H, W) at working size: 255 in a stroke, 0 on the paper; None for none.
+
+    Shade and vignettes are smoother than strokes: where the border is uneven, a picture of the paper alone, from the
+    surroundings of each spot, is taken off first.
+    """
+    if max(image.size) > _WORK:
+        scale = _WORK / max(image.size)
+        size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+        image = image.resize(size, Image.Resampling.BOX, reducing_gap=2)
+    grey = np.asarray(image, np.float32)
+    paper = _paper(grey)
+    if paper > np.median([grey.min(), grey.max()]):
+        grey, paper = 255 - grey, 255 - paper
+    ink = np.maximum(grey - _ground_picture(grey, paper), 0)
+    if ink.max() < _FAINT:
+        return None
+    threshold = _otsu(ink)
+    mask = Image.fromarray((ink > threshold).astype(np.uint8) * 255)
+    if min(mask.size) > _FRAME:
+        mask = mask.filter(ImageFilter.MedianFilter(3))  # takes single specks away
+    near = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) > 0
+    strength = float(np.median(ink[ink > threshold]))
+    stroke = np.where(near, np.clip(ink / strength, 0, 1) * 255, 0)
+    stroke[stroke < 32] = 0  # noqa: PLR2004 -- an eighth of full ink is paper's grain
+    return stroke.astype(np.uint8) if stroke.any() else None
+
+
+def _ground_picture(grey: Grey, paper: float) -> Grey | float:
+    """The level of the (dark) paper at each spot: one number where the border is even, else (H, W).
+
+    A morphological opening on 16 x 16 cells: whatever is lighter than all of its surroundings is ink.
+    """
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    if np.percentile(border, 90) - np.percentile(border, 10) < _FAINT:
+        return paper
+    cells = Image.fromarray(grey.astype(np.uint8)).resize((16, 16), Image.Resampling.BOX)
+    opened = cells.filter(ImageFilter.MinFilter(7)).filter(ImageFilter.MaxFilter(7))
+    smooth = opened.filter(ImageFilter.BoxBlur(2))
+    return np.asarray(smooth.resize((grey.shape[1], grey.shape[0]), Image.Resampling.BILINEAR), np.float32)
+
+
+def _otsu(values: Grey) -> float:
+    """The threshold that best parts ink from paper (Otsu, 1979): the largest variance between the two."""
+    counts, edges = np.histogram(values, bins=64)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = values.size - below
+    mass = np.cumsum(counts * centres)
+    between = below * above * (mass[:-1] / np.maximum(below, 1) - (mass[-1] - mass[:-1]) / np.maximum(above, 1)) ** 2
+    return float(edges[1 + int(between.argmax())])
+
+
+def _thicken(box: Image.Image) -> Image.Image:
+    """Widen strokes that would be lost when the digit shrinks to 20 pixels.
+
+    A stroke of width w and length l has area w*l and about 2*l of outline, so w is about 2 * area / outline.
+    """
+    mask = np.pad(np.asarray(box) > 127, 1)  # noqa: PLR2004 -- the middle of 0 to 255
+    outline = int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+    width = 2 * int(mask.sum()) / max(outline, 1)
+    missing = _THIN * max(box.size) - width
+    if missing <= 0:
+        return box
+    grow = max(round(missing / 2), 1)
+    roomy = ImageOps.expand(box, grow)
+    return roomy.filter(ImageFilter.MaxFilter(2 * grow + 1))
+
+
+def _centre(digit: Grey) -> Image.Image:
+    """Place a digit, (h, w) up to 20 x 20, so that its centre of mass is the middle of 28 x 28."""
+    height, width = digit.shape
+    mass = digit.sum()
+    row = float((digit.sum(axis=1) * np.arange(height)).sum() / mass)
+    column = float((digit.sum(axis=0) * np.arange(width)).sum() / mass)
+    middle = (_FRAME - 1) / 2
+    top = int(np.clip(round(middle - row), 0, _FRAME - height))
+    left = int(np.clip(round(middle - column), 0, _FRAME - width))
+    frame = np.zeros((_FRAME, _FRAME), np.uint8)
+    frame[top : top + height, left : left + width] = (digit + 0.5).astype(np.uint8)
+    return Image.fromarray(frame)

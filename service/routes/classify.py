@@ -1,0 +1,58 @@
+"""POST /classify/{model}: one picture as the body, or any number as the parts of a multipart body."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from service.errors import InvalidRequest, ServiceError
+from service.predictor import Answer, Prediction, Predictor
+from service.routes import body
+from service.settings import Settings
+
+
+def routes(predictor: Predictor, settings: Settings) -> list[BaseRoute]:
+    """The routes of this front end."""
+
+    async def classify(request: Request) -> JSONResponse:
+        began = time.perf_counter()
+        top = _top(request)
+        model = predictor.check(request.path_params["model"])
+        items = await body.read_items(request, settings)
+        read_s = time.perf_counter() - began
+        answer = await predictor.classify(model, items, top=top)
+        _raise_if_alone(answer)
+        read_s += answer.decode_s
+        request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
+        return JSONResponse(_json(answer))
+
+    return [Route("/classify/{model}", classify, methods=["POST"])]
+
+
+def _top(request: Request) -> int | None:
+    text = request.query_params.get("top")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) == int(text):
+        raise InvalidRequest(f"top={text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _raise_if_alone(answer: Answer) -> None:
+    """Where the only item failed, the request failed."""
+    if len(answer.predictions) == 1 and isinstance(answer.predictions[0], ServiceError):
+        raise answer.predictions[0]
+
+
+def _json(answer: Answer) -> dict[str, object]:
+    return {
+        "model": answer.model,
+        "version": answer.version,
+        "predictions": [
+            {"label": item.label, "score": item.score, "scores": item.scores}
+            if isinstance(item, Prediction)
+            else {"error": item.body()}
+            for item in answer.predictions
+        ],
+    }

@@ -1,0 +1,42 @@
+"""GET /models and GET /models/{model}: what is served, and what is refused and why."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from service.repository import Repository, Version
+
+
+def routes(repository: Repository) -> list[BaseRoute]:
+    """The routes of this front end."""
+
+    async def listing(_request: Request) -> JSONResponse:
+        models = [_summary(version) for version in repository.serving()]
+        return JSONResponse({"models": models, "refused": repository.refused})
+
+    async def one(request: Request) -> JSONResponse:
+        version = repository.get(request.path_params["model"])
+        return JSONResponse({**_summary(version), **_details(version)})
+
+    return [Route("/models", listing, methods=["GET"]), Route("/models/{model}", one, methods=["GET"])]
+
+
+def _summary(version: Version) -> dict[str, Any]:
+    manifest = version.manifest
+    return {
+        "name": version.name,
+        "version": version.number,
+        "task": manifest.task,
+        "labels": manifest.labels,
+        "input": manifest.input.model_dump(),
+        "max_batch": manifest.max_batch,
+        "test_metrics": manifest.test_metrics.model_dump(),
+        "provider": version.session.provider,
+    }
+
+
+def _details(version: Version) -> dict[str, Any]:
+    fields = {"dataset", "dataset_fingerprint", "recipe", "parameters", "temperature", "commit", "created", "files"}
+    return {**version.manifest.model_dump(include=fields), "card": version.card}

@@ -1,0 +1,82 @@
+"""The service's settings. The environment is read here, once, when a worker starts.
+
+Each field is the environment variable CONVOKE_<FIELD> in capitals; its description gives unit and meaning.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PREFIX = "CONVOKE_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used, named as the user set it."""
+
+
+class Settings(BaseModel):
+    """What an operator can change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: Path = Field(
+        default=Path(__file__).resolve().parent.parent / "models",
+        description="the folder that holds models/NAME/VERSION",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="processor threads for one run of a model")
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
+        default=32 << 20, description="bytes of a request's body"
+    )
+    max_items: Annotated[int, Field(ge=1, le=65536)] = Field(default=1024, description="items in one request")
+    max_pixels: Annotated[int, Field(ge=784, le=178_000_000)] = Field(
+        default=50_000_000, description="pixels of one picture, before it is decoded"
+    )
+    max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        default=4096, description="items waiting for one model; what comes on top is answered 429"
+    )
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=30.0, description="seconds to send a body in"
+    )
+    request_timeout_s: Annotated[float, Field(gt=0, le=55)] = Field(
+        default=30.0, description="seconds from a read body to its answer"
+    )
+
+    @model_validator(mode="after")
+    def _one_request_fits_the_queue(self) -> "Settings":
+        if self.max_items > self.max_queue_items:
+            raise ValueError(
+                f"{PREFIX}MAX_ITEMS={self.max_items} is above {PREFIX}MAX_QUEUE_ITEMS={self.max_queue_items}: "
+                "the largest request would never be accepted"
+            )
+        return self
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of an environment, by default this process's; an empty variable counts as not set.
+
+    Raises:
+        SettingsError: a value that cannot be used, with the variable's name and what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    given = {
+        field: value for field in Settings.model_fields if (value := environment.get(PREFIX + field.upper()))
+    }
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(map(_explain, error.errors()))) from error
+
+
+def _explain(fault: object) -> str:
+    assert isinstance(fault, dict)
+    if not fault["loc"]:
+        return str(fault["ctx"]["error"])
+    field = str(fault["loc"][0])
+    description = Settings.model_fields[field].description
+    return f"{PREFIX}{field.upper()}={fault['input']!r}: {fault['msg']} ({description})"

@@ -1,0 +1,71 @@
+"""Data sets: where they lie, what they hold, and how they are split.
+
+One file a kind of data. Each gives a `Dataset` whose training and validation splits are disjoint by content.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples decoded once: pictures uint8 (N, H, W, C), labels int64 (N)."""
+
+    pictures: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.pictures.dtype == torch.uint8, self.pictures.dtype
+        assert len(self.pictures) == len(self.labels), (len(self.pictures), len(self.labels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __add__(self, other: "Split") -> "Split":
+        return Split(torch.cat([self.pictures, other.pictures]), torch.cat([self.labels, other.labels]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's splits, and the SHA-256 over all their bytes that says which data this was."""
+
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+
+
+def folder() -> Path:
+    """Where data sets lie: the directory that CONVOKE_DATA names, or data/ below the working directory."""
+    return Path(os.environ.get("CONVOKE_DATA") or "data")
+
+
+def hold_out(split: Split, count: int) -> tuple[Split, Split]:
+    """Split off `count` examples by the hash of their pixels: (rest, held out).
+
+    The choice depends on content alone, not on order or seed, and equal pictures fall on the same side, so the
+    held-out part can be a few examples larger than `count`.
+    """
+    digests = np.array([hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in split.pictures])
+    assert 0 < count < len(digests), (count, len(digests))
+    held_out = torch.from_numpy(digests <= np.sort(digests)[count - 1])
+    return (
+        Split(split.pictures[~held_out], split.labels[~held_out]),
+        Split(split.pictures[held_out], split.labels[held_out]),
+    )
+
+
+def fingerprint(*splits: Split) -> str:
+    """SHA-256 over shapes, pictures and labels in order, as `sha256:<hex>`."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(repr(tuple(split.pictures.shape)).encode())
+        digest.update(split.pictures.numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,46 @@
+"""What a person sees while a network is trained: a bar on a terminal, a line an epoch elsewhere."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+
+class EpochBar:
+    """One epoch's progress: examples, live loss and accuracy, examples/s, time left; then one line that stays."""
+
+    def __init__(self, epoch: int, epochs: int, examples: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=examples,
+            desc=f"epoch {epoch:>{len(str(epochs))}}/{epochs}",
+            unit="img",
+            unit_scale=True,
+            disable=not self._terminal,
+            dynamic_ncols=True,
+        )
+        self._title = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+        self._line = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if kind is None and not self._terminal:
+            print(f"{self._title}: {self._line}", file=sys.stderr, flush=True)  # noqa: T201 -- what this is for
+
+    def step(self, seen: int, loss: float, accuracy: float) -> None:
+        """Show the figures after `seen` examples."""
+        self._line = f"loss {loss:.4f}, accuracy {accuracy:.2%}"
+        self._bar.set_postfix_str(self._line, refresh=False)
+        self._bar.update(seen - self._bar.n)
+
+    def finish(self, validation_loss: float | None, validation_accuracy: float | None) -> None:
+        """Show the epoch's last figures."""
+        if validation_loss is not None and validation_accuracy is not None:
+            self._line += f", validation loss {validation_loss:.4f}, accuracy {validation_accuracy:.2%}"
+        self._bar.set_postfix_str(self._line)

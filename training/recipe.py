@@ -1,0 +1,361 @@
+"""A recipe: one experiment, typed and checked.
+
+A recipe is a TOML file that reads like the table in a paper: the input, the layers from first to last, and every
+hyper-parameter of the training. `load` turns it into a frozen `Recipe` or refuses it in lines that name the key.
+What a layer computes stands in `shapes`, how torch builds it in `network`.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from training.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Activation = Literal["relu", "sigmoid", "tanh", "none"]
+Count = Annotated[int, Field(ge=1)]
+Padding = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: no unknown keys, no conversions between types, no change once it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Conv(Section):
+    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias."""
+
+    conv: Count
+    kernel: Count
+    stride: Count = 1
+    padding: Padding = 0
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+
+class Pool(Section):
+    """Max or average pooling over `size` x `size`; the stride is the size where none is given."""
+
+    pool: Literal["max", "average"]
+    size: Count
+    stride: Count | None = None
+
+
+class Flatten(Section):
+    """(C, H, W) -> (C*H*W)."""
+
+    flatten: Literal[True]
+
+
+class Dense(Section):
+    """A fully connected layer of `dense` units; with `batch_norm` it carries no bias."""
+
+    dense: Count
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+
+class Dropout(Section):
+    """Sets each value to zero with probability `dropout` while training."""
+
+    dropout: Fraction
+
+
+LAYERS: dict[str, type[Section]] = {
+    "conv": Conv,
+    "pool": Pool,
+    "flatten": Flatten,
+    "dense": Dense,
+    "dropout": Dropout,
+}
+
+
+def _layer_kind(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
+    return next((kind for kind in LAYERS if kind in keys), None)
+
+
+Layer = Annotated[
+    Annotated[Conv, Tag("conv")]
+    | Annotated[Pool, Tag("pool")]
+    | Annotated[Flatten, Tag("flatten")]
+    | Annotated[Dense, Tag("dense")]
+    | Annotated[Dropout, Tag("dropout")],
+    Discriminator(_layer_kind),
+]
+
+
+class Input(Section):
+    """What the network sees: pictures of height x width, scaled to [0, 1], then (x - mean) / std a channel."""
+
+    height: Count
+    width: Count
+    mode: Literal["L", "RGB"]
+    framing: Literal["mnist", "squash"]
+    mean: list[float]
+    std: list[Positive]
+
+    @property
+    def channels(self) -> int:
+        return {"L": 1, "RGB": 3}[self.mode]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> "Input":
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != self.channels:
+                raise ValueError(f"{key} needs {self.channels} values, one a channel of mode {self.mode!r}")
+        return self
+
+
+class Data(Section):
+    """The data set, and how many of its training examples are held out for choices and calibration."""
+
+    name: Literal["mnist"]
+    validation: Annotated[int, Field(ge=100)]
+    refit: bool = False
+    """After the choices on the validation split, train once more on training and validation split together."""
+
+
+class Initialise(Section):
+    """Weights at the start: PyTorch's own, Glorot & Bengio (2010) or He et al. (2015), normal or uniform."""
+
+    name: Literal["pytorch", "xavier", "he"] = "pytorch"
+    distribution: Literal["normal", "uniform"] = "uniform"
+
+
+class Loss(Section):
+    """Cross-entropy, optionally against labels smoothed by Szegedy et al. (2016)."""
+
+    name: Literal["cross-entropy"] = "cross-entropy"
+    label_smoothing: Fraction = 0.0
+
+
+class SGD(Section):
+    name: Literal["sgd"]
+    learning_rate: Positive
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "SGD":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs a momentum above 0")
+        return self
+
+
+class AdaGrad(Section):
+    name: Literal["adagrad"]
+    learning_rate: Positive
+    weight_decay: NotNegative = 0.0
+
+
+class RMSProp(Section):
+    name: Literal["rmsprop"]
+    learning_rate: Positive
+    alpha: Fraction = 0.99
+    weight_decay: NotNegative = 0.0
+
+
+class Adadelta(Section):
+    name: Literal["adadelta"]
+    learning_rate: Positive = 1.0
+    rho: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+
+
+class Adam(Section):
+    name: Literal["adam"]
+    learning_rate: Positive
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    weight_decay: NotNegative = 0.0
+
+
+class AdamW(Adam):
+    name: Literal["adamw"]  # type: ignore[assignment]
+
+
+OPTIMISERS: dict[str, type[Section]] = {
+    "sgd": SGD,
+    "adagrad": AdaGrad,
+    "rmsprop": RMSProp,
+    "adadelta": Adadelta,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+Optimiser = Annotated[SGD | AdaGrad | RMSProp | Adadelta | Adam | AdamW, Field(discriminator="name")]
+
+
+class Schedule(Section):
+    """The learning rate over the steps of a run, as a share of the optimiser's.
+
+    `constant`; `cosine` falls to 0 (Loshchilov & Hutter, 2017); `one-cycle` climbs linearly from a 25th over the
+    share `warmup` of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle).
+    """
+
+    name: Literal["constant", "cosine", "one-cycle"] = "constant"
+    warmup: Fraction = 0.3
+
+
+class Augment(Section):
+    """Random changes to each training picture, uniform within +-bounds: a new draw every epoch."""
+
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Fraction = 0.0
+    shear_deg: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    shift_px: NotNegative = 0.0
+
+
+class Recipe(Section):
+    """One experiment. `name` is the file's, everything else its content."""
+
+    name: str
+    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    labels: Annotated[list[str], Field(min_length=2)]
+    description: str
+    activation: Activation = "relu"
+    layers: Annotated[list[Layer], Field(min_length=1)]
+    epochs: Count
+    batch_size: Count | Literal["full"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    average_decay: Fraction = 0.0
+    """Exponential moving average of the weights, used for evaluation and publication; 0 switches it off."""
+    input: Input
+    data: Data
+    initialise: Initialise = Initialise()
+    loss: Loss = Loss()
+    optimiser: Optimiser
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    **LAYERS,
+    **OPTIMISERS,
+    **{
+        key: field.annotation
+        for key, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    },
+}
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by name or path, with `KEY=VALUE` overrides applied.
+
+    Raises:
+        RecipeError: no such recipe, no TOML, an unknown key, a value out of bounds; one line for each fault.
+    """
+    path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(recipe, names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(
+            f"there is no recipe {recipe!r}; {hint}there are {', '.join(names())}, or give a path ending in .toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
+    for override in overrides or []:
+        _override(table, override)
+    return parse({"name": path.stem, **table})
+
+
+def parse(table: dict[str, Any]) -> Recipe:
+    """Check a recipe's content.
+
+    Raises:
+        RecipeError: with one line for each fault, each naming its key and what is allowed there.
+    """
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        name = table.get("name", "recipe")
+        raise RecipeError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from error
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Apply `optimiser.name=adagrad` to a recipe's table; a value that is not TOML is a string."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RecipeError(f"--set {override!r}: expected KEY=VALUE, like optimiser.name=adagrad")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override!r}: {part!r} is not a table of the recipe")
+    table[last] = value
+
+
+def _explain(fault: Any) -> str:
+    """One line for one of pydantic's faults, in the recipe's own terms."""
+    where, section = _place(fault["loc"])
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key{_choices(str(fault['loc'][-1]), _keys(section))}"
+        case "missing":
+            return f"{where}: this key is missing"
+        case "union_tag_not_found":
+            given = ", ".join(fault["input"]) if isinstance(fault["input"], dict) else repr(fault["input"])
+            if fault["loc"][0] != "layers":
+                return f"{where}: the key 'name' is missing; allowed: {', '.join(OPTIMISERS)}"
+            near = [hit for key in fault["input"] for hit in difflib.get_close_matches(str(key), LAYERS, n=1)]
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            return f"{where}: no kind of layer has the keys {given}; {hint}allowed: {', '.join(LAYERS)}"
+        case "union_tag_invalid":
+            return f"{where}.name: {fault['ctx']['tag']!r} is not known{_choices(fault['ctx']['tag'], OPTIMISERS)}"
+        case "literal_error":
+            allowed = fault["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return f"{where}: {fault['input']!r} is not known{_choices(str(fault['input']), allowed)}"
+        case "value_error":
+            return f"{where}: {fault['ctx']['error']}"
+        case _:
+            return f"{where}: {fault['input']!r} is refused: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[str, type[Section]]:
+    """Where a fault lies, as a user writes it (`layers[2].kernel`, counted from 1), and the section around it."""
+    section: type[Section] = Recipe
+    words: list[str] = []
+    for position, part in enumerate(loc):
+        before = loc[position - 1] if position else None
+        is_tag = (isinstance(before, int) and part in LAYERS) or (before == "optimiser" and part in OPTIMISERS)
+        if isinstance(part, int):
+            words[-1] += f"[{part + 1}]"
+        elif is_tag:
+            words[-1] += f" ({part})" if isinstance(before, int) else ""
+        elif part not in {"int", "constrained-int", "literal['full']"}:
+            words.append(part)
+        if isinstance(part, str) and part in SECTIONS and (is_tag or position == 0):
+            section = SECTIONS[part]
+    return ".".join(words) or "recipe", section
+
+
+def _keys(section: type[Section]) -> list[str]:
+    return [key for key in section.model_fields if section is not Recipe or key != "name"]
+
+
+def _choices(given: str, allowed: Any) -> str:
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"; {hint}allowed: {', '.join(allowed)}"

@@ -1,0 +1,206 @@
+"""The course's arithmetic: what each layer of a recipe turns its input into, and what that costs.
+
+    OH = (H + 2*padding - kernel)/stride + 1, rounded down; OW likewise
+
+after Dumoulin & Visin (2016), relationship 6. No torch here: a stack that cannot be built is refused before any.
+"""
+
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+
+from training.errors import RecipeError
+from training.recipe import Conv, Dense, Dropout, Flatten, Layer, Pool, Recipe
+
+Shape = tuple[int, ...]  # (C, H, W) for pictures and feature maps, (F,) for vectors
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer's arithmetic for one example: shapes without the batch axis, parameters, multiply-adds."""
+
+    title: str
+    input: Shape
+    output: Shape
+    formulas: tuple[str, ...] = ()
+    weights: int = 0
+    biases: int = 0
+    batch_norm: int = 0
+    multiply_adds: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.biases + self.batch_norm
+
+
+def trace(recipe: Recipe) -> list[LayerShape]:
+    """Follow one example, (C, H, W), through the layers.
+
+    Raises:
+        RecipeError: a layer that cannot be built on its input, named by its place counted from 1; or an output
+            that is not one value a label.
+    """
+    shape: Shape = (recipe.input.channels, recipe.input.height, recipe.input.width)
+    steps: list[LayerShape] = []
+    for number, layer in enumerate(recipe.layers, start=1):
+        try:
+            step = layer_shape(layer, shape)
+        except RecipeError as error:
+            raise RecipeError(f"{recipe.name}: layers[{number}]: {error}") from error
+        steps.append(step)
+        shape = step.output
+    if shape != (len(recipe.labels),):
+        raise RecipeError(
+            f"{recipe.name}: layers[{len(steps)}]: the network ends in {_times(shape)}; expected "
+            f"{len(recipe.labels)} values, one a label: end with flatten = true, dense = {len(recipe.labels)}"
+        )
+    return steps
+
+
+@singledispatch
+def layer_shape(layer: Layer, shape: Shape) -> LayerShape:
+    """The arithmetic of one layer on an input of `shape`.
+
+    Raises:
+        RecipeError: the layer does not fit its input.
+    """
+    raise AssertionError(f"no arithmetic for {layer!r} on {shape}")
+
+
+@layer_shape.register
+def _(layer: Conv, shape: Shape) -> LayerShape:
+    channels, height, width = _feature_maps(shape, "conv")
+    fit = _Window("filter", layer.kernel, layer.stride, layer.padding)
+    out_height, how_h = fit.slide("H", height)
+    out_width, how_w = fit.slide("W", width)
+    weights = layer.conv * channels * layer.kernel**2
+    return LayerShape(
+        title=f"conv {layer.conv}, {layer.kernel}x{layer.kernel}{fit.details(1)}{_extras(layer)}",
+        input=shape,
+        output=(layer.conv, out_height, out_width),
+        formulas=(how_h,) if (height, out_height) == (width, out_width) else (how_h, how_w),
+        weights=weights,
+        biases=0 if layer.batch_norm else layer.conv,
+        batch_norm=2 * layer.conv if layer.batch_norm else 0,
+        multiply_adds=weights * out_height * out_width,
+    )
+
+
+@layer_shape.register
+def _(layer: Pool, shape: Shape) -> LayerShape:
+    channels, height, width = _feature_maps(shape, "pool")
+    stride = layer.stride or layer.size
+    fit = _Window("window", layer.size, stride, 0)
+    out_height, how_h = fit.slide("H", height)
+    out_width, how_w = fit.slide("W", width)
+    return LayerShape(
+        title=f"{layer.pool} pool {layer.size}x{layer.size}{fit.details(layer.size)}",
+        input=shape,
+        output=(channels, out_height, out_width),
+        formulas=(how_h,) if (height, out_height) == (width, out_width) else (how_h, how_w),
+    )
+
+
+@layer_shape.register
+def _(_layer: Flatten, shape: Shape) -> LayerShape:
+    formulas = (f"{_times(shape)} = {prod(shape)}",) if len(shape) > 1 else ()
+    return LayerShape(title="flatten", input=shape, output=(prod(shape),), formulas=formulas)
+
+
+@layer_shape.register
+def _(layer: Dense, shape: Shape) -> LayerShape:
+    if len(shape) != 1:
+        raise RecipeError(f"dense needs a vector, its input is {_times(shape)}: put flatten = true before it")
+    return LayerShape(
+        title=f"dense {layer.dense}{_extras(layer)}",
+        input=shape,
+        output=(layer.dense,),
+        weights=shape[0] * layer.dense,
+        biases=0 if layer.batch_norm else layer.dense,
+        batch_norm=2 * layer.dense if layer.batch_norm else 0,
+        multiply_adds=shape[0] * layer.dense,
+    )
+
+
+@layer_shape.register
+def _(layer: Dropout, shape: Shape) -> LayerShape:
+    return LayerShape(title=f"dropout {layer.dropout:g}", input=shape, output=shape)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A filter or pooling window that slides over a padded axis."""
+
+    name: str
+    size: int
+    stride: int
+    padding: int
+
+    def slide(self, axis: str, length: int) -> tuple[int, str]:
+        """How often the window fits along an axis of `length`, and the formula that says so."""
+        padded = length + 2 * self.padding
+        if self.size > padded:
+            raise RecipeError(
+                f"a {self.name} of {self.size} is larger than its input, {axis} = {length} "
+                f"with padding {self.padding} on both sides: at most {padded} fits"
+            )
+        steps, rest = divmod(padded - self.size, self.stride)
+        formula = f"O{axis} = ({length} + 2*{self.padding} - {self.size})/{self.stride} + 1 = "
+        if not rest:
+            return steps + 1, f"{formula}{steps + 1}"
+        exact = (padded - self.size) / self.stride + 1
+        return steps + 1, (
+            f"{formula}{exact:.4g}, rounded down to {steps + 1}: stride {self.stride} does not divide "
+            f"{padded - self.size}, the last {rest} of {padded} along {axis} {'is' if rest == 1 else 'are'} not seen"
+        )
+
+    def details(self, usual_stride: int) -> str:
+        stride = f", stride {self.stride}" if self.stride != usual_stride else ""
+        return stride + (f", padding {self.padding}" if self.padding else "")
+
+
+def _feature_maps(shape: Shape, what: str) -> tuple[int, int, int]:
+    if len(shape) != 3:  # noqa: PLR2004 -- (C, H, W)
+        raise RecipeError(f"{what} needs feature maps (C, H, W), its input is a vector of {shape[0]}")
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _extras(layer: Conv | Dense) -> str:
+    activation = f", {layer.activation}" if layer.activation not in {None, "none"} else ""
+    return (", batch norm" if layer.batch_norm else "") + activation
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
+def table(recipe: Recipe) -> str:
+    """The arithmetic of a whole recipe as people read it.
+
+    Raises:
+        RecipeError: as `trace`.
+    """
+    steps = trace(recipe)
+    rows = [("", "layer", "output", "weights", "biases", "batch norm", "multiply-adds")]
+    rows.append(("", "input", _times(steps[0].input), "", "", "", ""))
+    for number, step in enumerate(steps, start=1):
+        counts = (step.weights, step.biases, step.batch_norm, step.multiply_adds)
+        rows.append((str(number), step.title, _times(step.output), *(f"{count:,}" if count else "" for count in counts)))
+    totals = (
+        sum(step.weights for step in steps),
+        sum(step.biases for step in steps),
+        sum(step.batch_norm for step in steps),
+        sum(step.multiply_adds for step in steps),
+    )
+    rows.append(("", "total", "", *(f"{total:,}" for total in totals)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [f"{recipe.name}: {recipe.description}", ""]
+    for index, row in enumerate(rows):
+        cells = [cell.ljust(width) if column < 3 else cell.rjust(width)  # noqa: PLR2004 -- words left, numbers right
+                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+        if 2 <= index < len(rows) - 1:
+            lines += [" " * (widths[0] + 4) + formula for formula in steps[index - 2].formulas]
+    lines += ["", f"{sum(step.parameters for step in steps):,} parameters"]
+    return "\n".join(lines)
