@@ -109,10 +109,17 @@ def fit(recipe: Recipe, train: Split, validation: Split | None, path: Path) -> n
     return state.best_known.eval()
 
 
-def history(path: Path) -> list[Epoch]:
-    """The epochs that a checkpoint remembers."""
-    state = checkpoint.load(path)
-    return [Epoch(**epoch) for epoch in state["history"]] if state else []
+def trained(recipe: Recipe, path: Path) -> nn.Sequential:
+    """The network of a finished training.
+
+    Raises:
+        RunError: the checkpoint is missing, damaged, of another recipe, or of a training that was stopped.
+    """
+    state = _start(recipe)
+    state.load(path)
+    if len(state.history) < recipe.epochs:
+        raise RunError(f"{path}: {len(state.history)} of {recipe.epochs} epochs are trained")
+    return state.best_known.eval()
 
 
 def _start(recipe: Recipe) -> _State:

@@ -1,0 +1,78 @@
+"""What people read of a model: its card, and the figures of an evaluation."""
+
+import os
+import platform
+
+from service.manifest import Metrics
+from service.manifest import Manifest
+from training.evaluate import Mistake
+from training.recipe import Recipe
+from training.shapes import table
+
+
+def card(manifest: Manifest, recipe: Recipe, validation: Metrics, seconds: float) -> str:
+    """A model card (Mitchell et al., 2019) in Markdown, from what was measured."""
+    test = manifest.test_metrics
+    return f"""# {manifest.model}, version {manifest.version}
+
+{recipe.description}, trained by the recipe `{recipe.name}` on {manifest.dataset}.
+
+| | n | accuracy | negative log-likelihood (nats) | expected calibration error |
+| --- | --- | --- | --- | --- |
+| test | {test.n:,} | {test.accuracy:.2%} | {test.nll:.4f} | {test.ece:.4f} |
+| validation | {validation.n:,} | {validation.accuracy:.2%} | {validation.nll:.4f} | {validation.ece:.4f} |
+
+Choices were made on the validation split, whose temperature of {manifest.temperature:.4f} is folded into the last
+layer; the test split was looked at once, by this publication.{_refit(recipe)}
+
+Training took {seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}, no GPU), seed {recipe.seed}. Measure
+the test figures again with `python -m training evaluate models/{manifest.model}/{manifest.version}`.
+
+## Intended use
+
+{_USE.get(manifest.model, "Classifying inputs like those of the data set.")}
+
+## Network
+
+```
+{table(recipe)}
+```
+
+Commit {manifest.commit}, data {manifest.dataset_fingerprint}.
+"""
+
+
+_USE = {
+    "digits": "Reading one handwritten digit a picture. Pictures are searched for ink, fitted and centred as MNIST\n"
+    "was; several digits in one picture, printed digits and letters are outside of what it was trained on, and it\n"
+    "will name a digit for them all the same. Its writers were American census employees and students, in 1992.",
+}
+
+
+def _refit(recipe: Recipe) -> str:
+    if not recipe.data.refit:
+        return ""
+    return (
+        " After the choices the\nnetwork was trained once more on training and validation split together; the"
+        " validation row is of the first training."
+    )
+
+
+def evaluation(manifest: Manifest, metrics: Metrics, mistakes: list[Mistake], most: int = 10) -> str:
+    """The figures of an evaluation, and the most confident mistakes, as a terminal shows them."""
+    lines = [
+        f"{manifest.model}, version {manifest.version}: recipe {manifest.recipe.get('name')}, "
+        f"{manifest.parameters:,} parameters",
+        f"  test split of {manifest.dataset}, n = {metrics.n:,}",
+        f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes)} mistakes)",
+        f"  negative log-likelihood      {metrics.nll:.4f} nats",
+        f"  expected calibration error   {metrics.ece:.4f}",
+    ]
+    if mistakes:
+        lines.append(f"  the {min(most, len(mistakes))} most confident mistakes:")
+    lines += [
+        f"    test example {mistake.index}: is {manifest.labels[mistake.label]}, "
+        f"read as {manifest.labels[mistake.prediction]} with {mistake.probability:.3f}"
+        for mistake in mistakes[:most]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""A run: one recipe trained, and the folder that it leaves.
+
+    runs/RECIPE/TIME/
+      recipe.json        the recipe as it ran, overrides applied
+      fit.pt             checkpoint of the training on the training split
+      refit.pt           checkpoint of the training on training and validation split, where the recipe asks for it
+      result.json        temperature, validation metrics, seconds, data fingerprint
+
+A run that was stopped goes on from its checkpoints; a finished one is only read.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from service.manifest import Metrics
+from training import evaluate, fit
+from training.data import Dataset, mnist
+from training.errors import RecipeError, RunError
+from training.network import normalise
+from training.recipe import Recipe, parse
+
+RECIPE, RESULT = "recipe.json", "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run knows: its temperature and what it is worth on the validation split."""
+
+    temperature: float
+    validation: Metrics
+    seconds: float
+    fingerprint: str
+
+
+def start(recipe: Recipe, runs: Path) -> Path:
+    """Make the folder of a new run and save its recipe there.
+
+    Raises:
+        RunError: the folder cannot be made.
+    """
+    folder = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    try:
+        folder.mkdir(parents=True)
+        (folder / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder}: the run's folder cannot be made: {error}") from error
+    return folder
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a run was started with.
+
+    Raises:
+        RunError: the folder is no run's.
+    """
+    try:
+        return parse(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecipeError) as error:
+        raise RunError(f"{folder}: this is no run's folder; expected runs/RECIPE/TIME: {error}") from error
+
+
+def train(folder: Path) -> Result:
+    """Do what a run still lacks: fit, calibrate on the validation split, refit.
+
+    Raises:
+        RecipeError, DataError, RunError: as what it calls.
+    """
+    recipe, began = recipe_of(folder), time.perf_counter()
+    data = load(recipe)
+    network = fit.fit(recipe, data.train, data.validation, folder / "fit.pt")
+    logits = evaluate.logits(network, normalise(recipe), data.validation)
+    temperature = evaluate.fit_temperature(logits, data.validation.labels)
+    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
+    if recipe.data.refit:
+        fit.fit(recipe, data.train + data.validation, None, folder / "refit.pt")
+    validation = evaluate.metrics(probabilities, data.validation.labels)
+    result = Result(temperature, validation, time.perf_counter() - began, data.fingerprint)
+    record = {**vars(result), "validation": validation.model_dump()}
+    (folder / RESULT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def finished(folder: Path) -> tuple[nn.Sequential, Result]:
+    """The network and the result of a run.
+
+    Raises:
+        RunError: the run is not finished, or its folder is no run's.
+    """
+    recipe = recipe_of(folder)
+    try:
+        record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = Result(**{**record, "validation": Metrics(**record["validation"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{folder}: this run is not finished: {error}. Go on with: python -m training train --resume {folder}"
+        ) from error
+    return fit.trained(recipe, folder / ("refit.pt" if recipe.data.refit else "fit.pt")), result
+
+
+def load(recipe: Recipe) -> Dataset:
+    """The data set of a recipe.
+
+    Raises:
+        DataError: it is not there, or damaged.
+    """
+    return {"mnist": mnist.load}[recipe.data.name](recipe.data.validation)
