@@ -30,8 +30,17 @@ def main() -> None:
         flush=True,
     )
     os.chdir(_ROOT)
-    command = ["-m", "bentoml", "serve", "service.app:Convoke", "--host", address, "--port", str(arguments.port)]
-    os.execv(sys.executable, [sys.executable, *command])
+    command = [
+        "-m",
+        "bentoml",
+        "serve",
+        "service.app:Convoke",
+        "--host",
+        address,
+        "--port",
+        str(arguments.port),
+    ]
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 -- no shell is the point
 
 
 def _free_address(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from service import http, settings
+from service import asgi, settings
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
@@ -46,17 +46,21 @@ class Convoke:
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)
         self._loading: asyncio.Task[None] | None = None
-        self.asgi = http.application(
-            [*classify.routes(self._predictor, chosen), *models.routes(self._repository), _metrics_route(metrics)],
+        self.asgi = asgi.application(
+            [
+                *classify.routes(self._predictor, chosen),
+                *models.routes(self._repository),
+                _metrics_route(metrics),
+            ],
             metrics,
         )
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start_loading(self) -> None:
         """Load the models beside the event loop, so that /livez and /readyz answer meanwhile."""
         self._loading = asyncio.create_task(self._load())
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Start no more batches."""
         self._predictor.close()

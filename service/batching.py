@@ -163,9 +163,7 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
-    def _scatter(
-        self, shares: list[tuple[_Entry, int, int]], done: asyncio.Future[list[Row]], started: float
-    ) -> None:
+    def _scatter(self, shares: list[tuple[_Entry, int, int]], done: asyncio.Future[list[Row]], started: float) -> None:
         """Hand a batch's rows to their callers and send the next batch off."""
         self._busy = False
         if done.cancelled():

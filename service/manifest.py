@@ -7,13 +7,13 @@ its labels and the SHA-256 of every file beside it, and it is refused, by name, 
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import ManifestError, ModelRefused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 PREPROCESSING_VERSION = 1
 """Raised whenever `service.preprocess` turns the same bytes into other pixels: models trained before are refused."""
 

@@ -29,11 +29,17 @@ class Metrics:
         self._registry = registry
         model = ("model", "version")
         self.requests = Counter(
-            "convoke_requests", "Requests answered, by route and status", ("route", "status"), registry=registry
+            "convoke_requests",
+            "Requests answered, by route and status",
+            ("route", "status"),
+            registry=registry,
         )
         self.request_seconds = Histogram(
-            "convoke_request_seconds", "Seconds from a request's head to its answer", ("route",),
-            buckets=_SECONDS, registry=registry,
+            "convoke_request_seconds",
+            "Seconds from a request's head to its answer",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.errors = Counter(
             "convoke_errors", "Errors answered, of requests and of items", ("code",), registry=registry
@@ -43,8 +49,11 @@ class Metrics:
             "convoke_batch_items", "Items in a batch as it ran", model, buckets=_ITEMS, registry=registry
         )
         self.queue_seconds = Histogram(
-            "convoke_queue_seconds", "Seconds that an item waited for its batch", model,
-            buckets=_SECONDS, registry=registry,
+            "convoke_queue_seconds",
+            "Seconds that an item waited for its batch",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.compute_seconds = Histogram(
             "convoke_compute_seconds", "Seconds that a batch ran", model, buckets=_SECONDS, registry=registry
@@ -53,7 +62,10 @@ class Metrics:
             "convoke_queue_items", "Items waiting now", model, registry=registry, multiprocess_mode="livesum"
         )
         self.model_loads = Counter(
-            "convoke_model_loads", "Model versions looked at, by outcome", ("model", "outcome"), registry=registry
+            "convoke_model_loads",
+            "Model versions looked at, by outcome",
+            ("model", "outcome"),
+            registry=registry,
         )
 
     def text(self) -> bytes:

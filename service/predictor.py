@@ -159,7 +159,7 @@ def _decode_each(version: Version, items: Sequence[bytes], max_pixels: int) -> l
 
 
 def _prediction(row: npt.NDArray[np.float32], labels: list[str], top: int | None) -> Prediction:
-    """A row of probabilities (classes,) -> labels and scores, the highest first; six decimals are what float32 holds."""
+    """A row of probabilities (classes,) -> labels and scores, the highest first, to six decimals."""
     order = np.argsort(-row, kind="stable")[:top]
     scores = {labels[index]: round(float(row[index]), 6) for index in order}
     label = labels[int(order[0])]

@@ -95,7 +95,9 @@ class Repository:
             try:
                 version = open_version(path, self.settings)
             except ModelRefused as error:
-                logger.error("model %s version %s is refused: %s", folder.name, path.name, error)
+                logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
+                    "model %s version %s is refused: %s", folder.name, path.name, error
+                )
                 self.refused.setdefault(folder.name, {})[path.name] = str(error)
                 self.metrics.model_loads.labels(folder.name, "refused").inc()
                 continue
@@ -118,9 +120,7 @@ def open_version(folder: Path, settings: Settings) -> Version:
             f"{folder}: the manifest is of {manifest.model} version {manifest.version}; the folder names must agree"
         )
     contract.verify(folder, manifest)
-    session = Session(
-        folder / contract.GRAPH, manifest, provider=settings.provider, threads=settings.threads
-    )
+    session = Session(folder / contract.GRAPH, manifest, provider=settings.provider, threads=settings.threads)
     session.replay(folder)
     session.warm_up()
     return Version(manifest, session, (folder / contract.CARD).read_text(encoding="utf-8"))

@@ -29,7 +29,9 @@ class Settings(BaseModel):
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
     )
-    threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="processor threads for one run of a model")
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="processor threads for one run of a model"
+    )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         default=32 << 20, description="bytes of a request's body"
     )
@@ -64,9 +66,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         SettingsError: a value that cannot be used, with the variable's name and what is allowed.
     """
     environment = os.environ if environment is None else environment
-    given = {
-        field: value for field in Settings.model_fields if (value := environment.get(PREFIX + field.upper()))
-    }
+    given = {field: value for field in Settings.model_fields if (value := environment.get(PREFIX + field.upper()))}
     try:
         return Settings.model_validate(given)
     except ValidationError as error:

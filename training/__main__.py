@@ -70,7 +70,11 @@ def _recipe_arguments(command: argparse.ArgumentParser, nargs: str | None) -> No
     known = ", ".join(recipes.names())
     command.add_argument("recipe", nargs=nargs, help=f"a recipe's name ({known}) or a path ending in .toml")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, like optimiser.name=adagrad"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, like optimiser.name=adagrad",
     )
 
 
@@ -98,7 +102,10 @@ def _train(arguments: argparse.Namespace) -> None:
         folder = run.start(recipe, arguments.runs)
     else:
         folder = arguments.resume
-    print(f"\nrun {folder}; if it is stopped, go on with: python -m training train --resume {folder}", flush=True)
+    print(
+        f"\nrun {folder}; if it is stopped, go on with: python -m training train --resume {folder}",
+        flush=True,
+    )
     result = run.train(folder)
     print(
         f"trained in {result.seconds:.0f} s; validation accuracy {result.validation.accuracy:.2%} "

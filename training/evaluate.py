@@ -32,12 +32,12 @@ def logits(network: nn.Module, normalise: Normalise, split: Split, batch_size: i
     """A network's outputs over a split: float32 (N, classes), in evaluation mode."""
     network.eval()
     with torch.inference_mode():
-        return torch.cat([network(normalise(batch)) for batch in split.pictures.split(batch_size)])
+        return torch.cat([network(normalise(batch)) for batch in split.batches(batch_size)])
 
 
 def probabilities(session: Session, split: Split, batch_size: int = 250) -> Probabilities:
     """An exported model's outputs over a split: float32 (N, classes)."""
-    return np.concatenate([session.run(batch.numpy()) for batch in split.pictures.split(batch_size)])
+    return np.concatenate([session.run(batch.numpy()) for batch in split.batches(batch_size)])
 
 
 def metrics(probs: Probabilities, labels: Tensor) -> Metrics:

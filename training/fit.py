@@ -100,9 +100,7 @@ def fit(recipe: Recipe, train: Split, validation: Split | None, path: Path) -> n
             began = time.perf_counter()
             loss, accuracy = _epoch(recipe, state, train, number, batch_size, bar)
             seconds = time.perf_counter() - began
-            epoch = Epoch(
-                number, loss, accuracy, *_validate(recipe, state, validation), len(train) / seconds, seconds
-            )
+            epoch = Epoch(number, loss, accuracy, *_validate(recipe, state, validation), len(train) / seconds, seconds)
             bar.finish(epoch.validation_loss, epoch.validation_accuracy)
         state.history.append(epoch)
         state.save(path)
@@ -125,7 +123,7 @@ def trained(recipe: Recipe, path: Path) -> nn.Sequential:
 def _start(recipe: Recipe) -> _State:
     torch.manual_seed(recipe.seed)
     network = build(recipe)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     return _State(network, average, optimiser(recipe.optimiser, network.parameters()), [])
 
 
@@ -166,7 +164,8 @@ def _epoch(
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples in a new order; a last batch of one is left out, since batch norm has no variance over it."""
     order = torch.randperm(len(split))
-    for chosen in order.split(batch_size):
+    for start in range(0, len(split), batch_size):
+        chosen = order[start : start + batch_size]
         if len(chosen) > 1 or batch_size == 1:
             yield split.pictures[chosen], split.labels[chosen]
 

@@ -104,8 +104,8 @@ class Served(nn.Module):
         last = network[-1]
         assert isinstance(last, nn.Linear), f"the temperature folds into a dense layer, not into {last}"
         with torch.no_grad():
-            last.weight /= temperature
-            last.bias /= temperature
+            last.weight.div_(temperature)
+            last.bias.div_(temperature)
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.softmax(self.network(self.normalise(image)), dim=1)

@@ -100,7 +100,7 @@ def check_parity(served: Served, session: Session, split: Split) -> Probabilitie
     """
     ours = evaluate.probabilities(session, split)
     with torch.inference_mode():
-        torchs = torch.cat([served(batch) for batch in split.pictures.split(MAX_BATCH)]).numpy()
+        torchs = torch.cat([served(batch) for batch in split.batches(MAX_BATCH)]).numpy()
     gap = float(np.abs(ours - torchs).max())
     differing = int((ours.argmax(axis=1) != torchs.argmax(axis=1)).sum())
     if differing or gap > _PARITY:
@@ -111,9 +111,7 @@ def check_parity(served: Served, session: Session, split: Split) -> Probabilitie
     return ours
 
 
-def _describe(
-    recipe: Recipe, served: Served, result: run.Result, test: Split, partial: Path, version: int
-) -> Manifest:
+def _describe(recipe: Recipe, served: Served, result: run.Result, test: Split, partial: Path, version: int) -> Manifest:
     """Check the exported graph over the test split and write golden file, card and manifest beside it."""
     spec = recipe.input
     draft = Manifest(

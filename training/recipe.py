@@ -307,7 +307,7 @@ def _override(table: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any) -> str:  # noqa: PLR0911 -- one return a kind of fault
     """One line for one of pydantic's faults, in the recipe's own terms."""
     where, section = _place(fault["loc"])
     match fault["type"]:

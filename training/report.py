@@ -3,8 +3,7 @@
 import os
 import platform
 
-from service.manifest import Metrics
-from service.manifest import Manifest
+from service.manifest import Manifest, Metrics
 from training.evaluate import Mistake
 from training.recipe import Recipe
 from training.shapes import table
@@ -43,9 +42,10 @@ Commit {manifest.commit}, data {manifest.dataset_fingerprint}.
 
 
 _USE = {
-    "digits": "Reading one handwritten digit a picture. Pictures are searched for ink, fitted and centred as MNIST\n"
-    "was; several digits in one picture, printed digits and letters are outside of what it was trained on, and it\n"
-    "will name a digit for them all the same. Its writers were American census employees and students, in 1992.",
+    "digits": """\
+Reading one handwritten digit a picture. Pictures are searched for ink, fitted and centred as MNIST was. Several digits
+in one picture, printed digits and letters are outside of what it was trained on, and it names a digit for them all the
+same. Its writers were American census employees and students, in 1992.""",
 }
 
 
@@ -61,8 +61,10 @@ def _refit(recipe: Recipe) -> str:
 def evaluation(manifest: Manifest, metrics: Metrics, mistakes: list[Mistake], most: int = 10) -> str:
     """The figures of an evaluation, and the most confident mistakes, as a terminal shows them."""
     lines = [
-        f"{manifest.model}, version {manifest.version}: recipe {manifest.recipe.get('name')}, "
-        f"{manifest.parameters:,} parameters",
+        (
+            f"{manifest.model}, version {manifest.version}: recipe {manifest.recipe.get('name')}, "
+            f"{manifest.parameters:,} parameters"
+        ),
         f"  test split of {manifest.dataset}, n = {metrics.n:,}",
         f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes)} mistakes)",
         f"  negative log-likelihood      {metrics.nll:.4f} nats",

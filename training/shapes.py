@@ -182,11 +182,18 @@ def table(recipe: Recipe) -> str:
         RecipeError: as `trace`.
     """
     steps = trace(recipe)
-    rows = [("", "layer", "output", "weights", "biases", "batch norm", "multiply-adds")]
+    rows: list[tuple[str, ...]] = [("", "layer", "output", "weights", "biases", "batch norm", "multiply-adds")]
     rows.append(("", "input", _times(steps[0].input), "", "", "", ""))
     for number, step in enumerate(steps, start=1):
         counts = (step.weights, step.biases, step.batch_norm, step.multiply_adds)
-        rows.append((str(number), step.title, _times(step.output), *(f"{count:,}" if count else "" for count in counts)))
+        rows.append(
+            (
+                str(number),
+                step.title,
+                _times(step.output),
+                *(f"{count:,}" if count else "" for count in counts),
+            )
+        )
     totals = (
         sum(step.weights for step in steps),
         sum(step.biases for step in steps),
@@ -197,10 +204,12 @@ def table(recipe: Recipe) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"{recipe.name}: {recipe.description}", ""]
     for index, row in enumerate(rows):
-        cells = [cell.ljust(width) if column < 3 else cell.rjust(width)  # noqa: PLR2004 -- words left, numbers right
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if column < 3 else cell.rjust(width)  # noqa: PLR2004 -- words left, numbers right
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
-        if 2 <= index < len(rows) - 1:
+        if 2 <= index < len(rows) - 1:  # noqa: PLR2004 -- below the head and the input, above the total
             lines += [" " * (widths[0] + 4) + formula for formula in steps[index - 2].formulas]
     lines += ["", f"{sum(step.parameters for step in steps):,} parameters"]
     return "\n".join(lines)

@@ -38,5 +38,14 @@ def _summary(version: Version) -> dict[str, Any]:
 
 
 def _details(version: Version) -> dict[str, Any]:
-    fields = {"dataset", "dataset_fingerprint", "recipe", "parameters", "temperature", "commit", "created", "files"}
+    fields = {
+        "dataset",
+        "dataset_fingerprint",
+        "recipe",
+        "parameters",
+        "temperature",
+        "commit",
+        "created",
+        "files",
+    }
     return {**version.manifest.model_dump(include=fields), "card": version.card}

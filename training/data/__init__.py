@@ -5,6 +5,7 @@ One file a kind of data. Each gives a `Dataset` whose training and validation sp
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """The pictures in order, up to `size` at a time: uint8 (n, H, W, C)."""
+        for start in range(0, len(self), size):
+            yield self.pictures[start : start + size]
 
     def __add__(self, other: "Split") -> "Split":
         return Split(torch.cat([self.pictures, other.pictures]), torch.cat([self.labels, other.labels]))

@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
     """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing."""
 
-    def refuse(request: Request, error: Exception) -> JSONResponse:
+    def refuse(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ServiceError)
         metrics.errors.labels(error.code).inc()
         return _error(error)
@@ -43,7 +43,7 @@ def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
         metrics.errors.labels(answer.code).inc()
         return JSONResponse({"error": answer.body()}, error.status_code, error.headers)
 
-    def fail(request: Request, error: Exception) -> JSONResponse:
+    def fail(_request: Request, _failure: Exception) -> JSONResponse:
         metrics.errors.labels(ServiceError.code).inc()
         return _error(ServiceError("something went wrong inside the service; its log has the details"))
 
