@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
@@ -24,6 +24,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
     """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing."""
 
+    known = ", ".join(f"{_method(route)} {route.path}" for route in routes if isinstance(route, Route))
+
     def refuse(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ServiceError)
         metrics.errors.labels(error.code).inc()
@@ -34,7 +36,7 @@ def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
         here = f"{request.method} {request.url.path}"
         match error.status_code:
             case 404:
-                answer: ServiceError = RouteNotFound(f"{here}: there is no such route")
+                answer: ServiceError = RouteNotFound(f"{here}: there is no such route; there are {known}")
             case 405:
                 allowed = (error.headers or {}).get("Allow", "another method")
                 answer = MethodNotAllowed(f"{here}: this path takes {allowed}")
@@ -51,6 +53,10 @@ def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
         routes=routes, exception_handlers={ServiceError: refuse, HTTPException: refuse_route, Exception: fail}
     )
     return _Shell(app, metrics)
+
+
+def _method(route: Route) -> str:
+    return "/".join(sorted((route.methods or set()) - {"HEAD"}))
 
 
 def _error(error: ServiceError) -> JSONResponse:
@@ -93,7 +99,7 @@ class _Shell:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's pattern, not the path: a caller must not be able to make up labels.
-        route = getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path", "") or "none"
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
 

@@ -29,6 +29,8 @@ _WORK = 112  # the longer side at which a digit is looked for: four pixels for e
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
 _FRAME = 28  # ... inside a frame of 28 x 28
 _FAINT = 24  # grey levels between paper and ink under which a picture is taken for blank
+_WEAK = 0.6  # a stroke's thin parts are fainter than the threshold between ink and paper, by this much at most
+_CROWD = 4.5  # ink pixels, among the 81 around one, that a stroke has and a speck has not
 _THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
 
 
@@ -169,9 +171,10 @@ def _ink(image: Image.Image) -> Pixels | None:
     if ink.max() < _FAINT:
         return None
     threshold = _otsu(ink)
-    mask = Image.fromarray((ink > threshold).astype(np.uint8) * 255)
-    if min(mask.size) > _FRAME:
-        mask = mask.filter(ImageFilter.MedianFilter(3))  # takes single specks away
+    mask = Image.fromarray((ink > threshold * _WEAK).astype(np.uint8) * 255)
+    # A stroke fills a row of the 9 x 9 pixels around each of its own; a speck, or paper's grain, fills a few.
+    crowded = np.asarray(mask.filter(ImageFilter.BoxBlur(4)), np.float32) * 81 / 255 >= _CROWD
+    mask = Image.fromarray(np.where(crowded, np.asarray(mask), 0))
     near = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) > 0
     strength = float(np.median(ink[ink > threshold]))
     stroke = np.where(near, np.clip(ink / strength, 0, 1) * 255, 0)
