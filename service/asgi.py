@@ -23,7 +23,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def application(routes: Sequence[BaseRoute], metrics: Metrics) -> ASGIApp:
     """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing."""
-
     known = ", ".join(f"{_method(route)} {route.path}" for route in routes if isinstance(route, Route))
 
     def refuse(_request: Request, error: Exception) -> JSONResponse:

@@ -107,6 +107,12 @@ def fit(recipe: Recipe, train: Split, validation: Split | None, path: Path) -> n
     return state.best_known.eval()
 
 
+def seconds(path: Path) -> float:
+    """How long the training of a checkpoint took, over all its sittings."""
+    state = checkpoint.load(path)
+    return sum(epoch["seconds"] for epoch in state["history"]) if state else 0.0
+
+
 def trained(recipe: Recipe, path: Path) -> nn.Sequential:
     """The network of a finished training.
 

@@ -10,7 +10,6 @@ A run that was stopped goes on from its checkpoints; a finished one is only read
 """
 
 import json
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from training.network import normalise
 from training.recipe import Recipe, parse
 
 RECIPE, RESULT = "recipe.json", "result.json"
+CHECKPOINTS = FIT, REFIT = "fit.pt", "refit.pt"
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ def train(folder: Path) -> Result:
     Raises:
         RecipeError, DataError, RunError: as what it calls.
     """
-    recipe, began = recipe_of(folder), time.perf_counter()
+    recipe = recipe_of(folder)
     data = load(recipe)
-    network = fit.fit(recipe, data.train, data.validation, folder / "fit.pt")
+    network = fit.fit(recipe, data.train, data.validation, folder / FIT)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     temperature = evaluate.fit_temperature(logits, data.validation.labels)
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
     if recipe.data.refit:
-        fit.fit(recipe, data.train + data.validation, None, folder / "refit.pt")
+        fit.fit(recipe, data.train + data.validation, None, folder / REFIT)
     validation = evaluate.metrics(probabilities, data.validation.labels)
-    result = Result(temperature, validation, time.perf_counter() - began, data.fingerprint)
+    seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
+    result = Result(temperature, validation, seconds, data.fingerprint)
     record = {**vars(result), "validation": validation.model_dump()}
     (folder / RESULT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return result
@@ -100,7 +101,7 @@ def finished(folder: Path) -> tuple[nn.Sequential, Result]:
         raise RunError(
             f"{folder}: this run is not finished: {error}. Go on with: python -m training train --resume {folder}"
         ) from error
-    return fit.trained(recipe, folder / ("refit.pt" if recipe.data.refit else "fit.pt")), result
+    return fit.trained(recipe, folder / (REFIT if recipe.data.refit else FIT)), result
 
 
 def load(recipe: Recipe) -> Dataset:

@@ -1,0 +1,92 @@
+"""Digits of our own drawing: strokes in a unit square, put on paper in many styles.
+
+`python -m tests.drawing examples/seven.png` draws the picture that the README uses.
+"""
+
+import io
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+STROKES: dict[int, list[tuple[float, float]]] = {
+    0: [(0.5, 0), (0.2, 0.1), (0.08, 0.35), (0.08, 0.65), (0.2, 0.9), (0.5, 1), (0.8, 0.9), (0.92, 0.65),
+        (0.92, 0.35), (0.8, 0.1), (0.5, 0)],
+    1: [(0.3, 0.2), (0.55, 0), (0.55, 1)],
+    2: [(0.1, 0.22), (0.25, 0.05), (0.5, 0), (0.75, 0.06), (0.88, 0.25), (0.8, 0.45), (0.5, 0.7), (0.1, 1), (0.92, 1)],
+    3: [(0.12, 0.12), (0.4, 0), (0.7, 0.05), (0.82, 0.25), (0.7, 0.42), (0.42, 0.48), (0.75, 0.55), (0.9, 0.75),
+        (0.75, 0.95), (0.42, 1), (0.1, 0.88)],
+    4: [(0.65, 1), (0.65, 0), (0.08, 0.68), (0.95, 0.68)],
+    5: [(0.85, 0), (0.25, 0), (0.18, 0.45), (0.5, 0.38), (0.8, 0.5), (0.88, 0.7), (0.75, 0.93), (0.45, 1), (0.1, 0.9)],
+    6: [(0.75, 0.02), (0.4, 0.15), (0.15, 0.5), (0.12, 0.78), (0.3, 0.98), (0.6, 1), (0.82, 0.85), (0.8, 0.62),
+        (0.58, 0.5), (0.3, 0.56), (0.14, 0.75)],
+    7: [(0.08, 0), (0.92, 0), (0.42, 1)],
+    8: [(0.5, 0.47), (0.22, 0.32), (0.25, 0.1), (0.5, 0), (0.75, 0.1), (0.78, 0.32), (0.5, 0.47), (0.18, 0.65),
+        (0.15, 0.88), (0.5, 1), (0.85, 0.88), (0.82, 0.65), (0.5, 0.47)],
+    9: [(0.85, 0.3), (0.7, 0.48), (0.4, 0.5), (0.18, 0.35), (0.2, 0.12), (0.45, 0), (0.72, 0.05), (0.86, 0.25),
+        (0.82, 0.6), (0.65, 1)],
+}  # fmt: skip
+
+
+def draw(
+    digit: int,
+    *,
+    size: tuple[int, int] = (300, 400),
+    box: tuple[int, int, int, int] = (80, 60, 220, 340),
+    width: int = 18,
+    ink: int = 20,
+    paper: int = 235,
+) -> Image.Image:
+    """A digit in strokes of `width` pixels inside `box` (left, top, right, bottom) of a sheet of `size`."""
+    sheet = Image.new("L", size, paper)
+    pen = ImageDraw.Draw(sheet)
+    left, top, right, bottom = box
+    points = [(left + x * (right - left), top + y * (bottom - top)) for x, y in STROKES[digit]]
+    pen.line(points, fill=ink, width=width, joint="curve")
+    for x, y in points:
+        pen.ellipse([x - width / 2, y - width / 2, x + width / 2, y + width / 2], fill=ink)
+    return sheet.filter(ImageFilter.GaussianBlur(1))
+
+
+def photograph(sheet: Image.Image, *, shade: int, noise: float = 8.0) -> Image.Image:
+    """A sheet as a phone sees it: darker by up to `shade` levels towards one corner, with sensor noise."""
+    grey = np.asarray(sheet, np.float32)
+    rows, columns = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]]
+    shadow = columns / grey.shape[1] * 0.6 + rows / grey.shape[0] * 0.4
+    grey = grey * (1 - shade / 255 * shadow) + np.random.default_rng(0).normal(0, noise, grey.shape)
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+
+
+def styles(digit: int) -> Iterator[tuple[str, Image.Image]]:
+    """One digit in every style that a person might send."""
+    yield "marker", draw(digit)
+    yield "pen", draw(digit, width=4)
+    yield "hairline", draw(digit, width=2)
+    yield "thick", draw(digit, width=36)
+    yield "light on dark", draw(digit, ink=240, paper=15)
+    yield "in shade", photograph(draw(digit), shade=90)
+    yield "in deep shade", photograph(draw(digit, width=12), shade=170, noise=10)
+    yield "in a corner", draw(digit, size=(900, 600), box=(620, 330, 760, 560), width=14)
+    yield "small in a photo", photograph(draw(digit, size=(1600, 1200), box=(700, 400, 900, 800), width=22), shade=120)
+    yield "cropped closely", draw(digit, size=(140, 200), box=(14, 14, 126, 186), width=20)
+    yield "in pencil", photograph(draw(digit, width=7, ink=150, paper=215), shade=40, noise=4)
+
+
+def encode(image: Image.Image, kind: str = "PNG") -> bytes:
+    """A picture as the bytes of a file."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def mnist_like(digit: int) -> Image.Image:
+    """A digit framed as MNIST frames them: 28 x 28, light on black."""
+    sheet = draw(digit, size=(280, 280), box=(80, 50, 200, 230), width=26, ink=255, paper=0)
+    return sheet.resize((28, 28), Image.Resampling.BOX)
+
+
+if __name__ == "__main__":
+    photograph(draw(7, size=(180, 220), box=(54, 50, 126, 170), width=9, ink=45), shade=70, noise=2).save(
+        sys.argv[1], optimize=True
+    )

@@ -1,0 +1,101 @@
+"""What the service's tests share: a version to spoil, and a really started server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A copy of models/digits/1 that a test may spoil."""
+    return Path(shutil.copytree(ROOT / "models/digits/1", tmp_path / "models/digits/1"))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A started service: its address, its log, and how to wait for it and stop it."""
+
+    def __init__(self, command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        # BENTOML_HOME: BentoML empties its metrics folder there at every start, also under a server that runs.
+        environment = {**os.environ, "BENTOML_HOME": str(log.parent), "BENTOML_DO_NOT_TRACK": "True", **environment}
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                cwd=cwd, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, until: Callable[[], bool], seconds: float = 60) -> None:
+        """Ask until the answer is yes."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, f"the server ended with {self._process.returncode}:\n{self.log}"
+            try:
+                if until():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"waited {seconds} s in vain:\n{self.log}")
+
+    def wait_until_ready(self) -> None:
+        """Ask /readyz until it says 200."""
+        self.wait(lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
+
+    def stop(self) -> int:
+        """Stop it as an orchestrator does, and give its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            raise
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers; each is stopped when the tests are over."""
+    started: list[Server] = []
+
+    def start(command: list[str] | None = None, cwd: Path = ROOT, **environment: str) -> Server:
+        log = tmp_path_factory.mktemp("server") / "log"
+        server = Server(command or [sys.executable, "-m", "service"], cwd, log, environment)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        if server._process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    """The service as `make serve` starts it, ready."""
+    server = start_server()
+    server.wait_until_ready()
+    return server

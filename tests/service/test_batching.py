@@ -1,0 +1,178 @@
+"""The queue between HTTP and a session."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from service.batching import Batcher, Observer, Outcome
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
+
+Array = npt.NDArray[Any]
+
+
+def double(batch: Array) -> npt.NDArray[np.float32]:
+    """A model that can be told apart: a row of twice the item."""
+    return (batch * 2).astype(np.float32)
+
+
+class Gate:
+    """A model that waits to be let through and remembers its batches."""
+
+    def __init__(self, run: Callable[[Array], npt.NDArray[np.float32]] = double) -> None:
+        self.sizes: list[int] = []
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+        self._run = run
+
+    def __call__(self, batch: Array) -> npt.NDArray[np.float32]:
+        self.sizes.append(len(batch))
+        self.entered.release()
+        assert self.open.wait(10)
+        return self._run(batch)
+
+    async def wait_until_entered(self) -> None:
+        assert await asyncio.to_thread(self.entered.acquire, timeout=10)
+
+
+def items(*values: int) -> Array:
+    """Items (k, 1) that are told apart by their value."""
+    return np.array(values).reshape(-1, 1)
+
+
+def values(outcome: Outcome) -> list[float | str]:
+    """What came back for each item, a failure by its class."""
+    return [type(row).__name__ if isinstance(row, Exception) else float(row[0]) for row in outcome.rows]
+
+
+def test_results_are_never_swapped_between_callers() -> None:
+    """Thousands of concurrent callers of one to nine items each get exactly their own rows, in order."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=32, max_items=100_000)
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(1, 10, 3000)
+        starts = np.cumsum(sizes) - sizes
+        asked = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+        answers = await asyncio.gather(*(batcher.submit(items(*mine), timeout_s=30) for mine in asked))
+        for mine, answer in zip(asked, answers, strict=True):
+            assert values(answer) == [2.0 * value for value in mine]
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_leaves_together_and_never_above_the_largest_batch() -> None:
+    """The first caller runs alone at once; those that came meanwhile fill the next batches up to the bound."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=4, max_items=100)
+        first = asyncio.create_task(batcher.submit(items(0), timeout_s=10))
+        await gate.wait_until_entered()
+        others = [asyncio.create_task(batcher.submit(items(*range(i, i + 3)), timeout_s=10)) for i in (1, 4, 7)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        answers = await asyncio.gather(first, *others)
+        assert gate.sizes == [1, 4, 4, 1]
+        assert [values(answer) for answer in answers] == [[0], [2, 4, 6], [8, 10, 12], [14, 16, 18]]
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_item_stands_alone() -> None:
+    """A batch that raises is halved until the bad item is found; its neighbours get their rows."""
+
+    def fragile(batch: Array) -> npt.NDArray[np.float32]:
+        if (batch == 13).any():
+            raise ValueError("thirteen")
+        return double(batch)
+
+    async def scenario() -> None:
+        batcher = Batcher(fragile, max_batch=64, max_items=100)
+        good, bad = await asyncio.gather(
+            batcher.submit(items(*range(20, 30)), timeout_s=10), batcher.submit(items(12, 13, 14), timeout_s=10)
+        )
+        assert values(good) == [2.0 * value for value in range(20, 30)]
+        assert values(bad) == [24.0, "InferenceFailed", 28.0]
+        assert isinstance(bad.rows[1], InferenceFailed)
+        assert "thirteen" in str(bad.rows[1])
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_gives_too_few_rows_fails() -> None:
+    """Rows are counted: a short answer is a failure, not somebody else's row."""
+
+    async def scenario() -> None:
+        batcher = Batcher(lambda _batch: np.empty((0, 1), np.float32), max_batch=4, max_items=10)
+        assert values(await batcher.submit(items(1, 2), timeout_s=10)) == ["InferenceFailed"] * 2
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_turns_callers_away_and_recovers() -> None:
+    """The bound is on items that wait: one more is refused at once, and accepted when there is room again."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=4, max_items=5)
+        running = asyncio.create_task(batcher.submit(items(0), timeout_s=10))
+        await gate.wait_until_entered()
+        waiting = asyncio.create_task(batcher.submit(items(1, 2, 3, 4), timeout_s=10))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="4 items wait already and 2 more would exceed the bound of 5"):
+            await batcher.submit(items(5, 6), timeout_s=10)
+        gate.open.set()
+        await asyncio.gather(running, waiting)
+        assert values(await batcher.submit(items(5, 6), timeout_s=10)) == [10, 12]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leave", ["cancelled", "late"])
+def test_who_went_away_is_dropped_before_it_is_run(leave: str) -> None:
+    """A caller that was cancelled, or whose deadline passed, frees its place and never reaches the model."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=4, max_items=5)
+        running = asyncio.create_task(batcher.submit(items(0), timeout_s=10))
+        await gate.wait_until_entered()
+        gone = asyncio.create_task(batcher.submit(items(1, 2, 3), timeout_s=0.01 if leave == "late" else 10))
+        await asyncio.sleep(0)
+        if leave == "cancelled":
+            gone.cancel()
+        with pytest.raises(DeadlineExceeded if leave == "late" else asyncio.CancelledError):
+            await gone
+        stays = asyncio.create_task(batcher.submit(items(4, 5, 6, 7, 8), timeout_s=10))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await running
+        assert values(await stays) == [8, 10, 12, 14, 16]
+        assert gate.sizes == [1, 4, 1]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_observed_is_counted_in_items() -> None:
+    """Batches, waits and the queue's depth are told in items, and the queue ends empty."""
+
+    async def scenario() -> None:
+        batches: list[int] = []
+        waited: list[int] = []
+        depth: list[int] = []
+        observer = Observer(depth.append, lambda size, _: batches.append(size), lambda size, _: waited.append(size))
+        batcher = Batcher(double, max_batch=2, max_items=10, observer=observer)
+        outcome = await batcher.submit(items(1, 2, 3), timeout_s=10)
+        assert batches == [2, 1]
+        assert sum(waited) == 3
+        assert depth[0] == 3
+        assert depth[-1] == 0
+        assert outcome.queue_s >= 0
+        assert outcome.infer_s > 0
+
+    asyncio.run(scenario())
