@@ -45,6 +45,10 @@ class Server:
             )  # fmt: skip
 
     @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
@@ -89,7 +93,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
     yield start
     for server in started:
-        if server._process.poll() is None:
+        if server.running:
             server.stop()
 
 
