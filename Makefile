@@ -1,7 +1,13 @@
 # Convoke's commands. `make help` lists them. Needs Python 3.11 to 3.13, make and git; everything else is installed
 # under .venv/ from the lock files in requirements/.
 
-PYTHON ?= python3
+# The first Python on the path that Convoke runs on; PYTHON=... names another.
+fits := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c '$(fits)' >/dev/null 2>&1 && echo $$p && break; done)
+endif
+
 HOST   ?= 127.0.0.1
 PORT   ?= 3000
 RECIPE ?= lenet
@@ -48,7 +54,7 @@ lock: $(UV) ## resolve the dependencies anew into requirements/ (ARGS=--upgrade)
 
 clean: ## remove the environments and what tools left behind
 	rm -rf $(ENVS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find service training tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment a lock file: .venv/NAME. It is complete when .venv/NAME.ready is there, and newer than its lock.
 $(ENVS)/%.ready: requirements/%.txt $(UV)
@@ -57,11 +63,12 @@ $(ENVS)/%.ready: requirements/%.txt $(UV)
 	@$(UV) pip sync --quiet --require-hashes --python $(ENVS)/$*/bin/python $<
 	@touch $@
 
-# uv installs the environments. It comes by pip, into an environment of its own, pinned by hash like the rest.
+# uv installs the environments: the machine's own where it has one, else by pip, pinned by hash like the rest.
 $(UV): requirements/uv.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
-	  f"Convoke needs Python 3.11 to 3.13; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=python3.11 ...")'
-	@$(PYTHON) -m venv $(ENVS)/uv || { echo "Python's venv and pip are missing: install them" \
-	  "(Debian, Ubuntu: apt-get install python3-venv) and run make again." >&2; exit 1; }
-	@$(ENVS)/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@touch $@
+	@$(or $(PYTHON),false) -c '$(fits)' || { echo "Convoke needs Python 3.11, 3.12 or 3.13; found: \
+	  $(or $(PYTHON),none on the path). Name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@mkdir -p $(@D)
+	@if command -v uv >/dev/null; then ln -sf "$$(command -v uv)" $@; else \
+	  $(PYTHON) -m venv $(ENVS)/uv && $(ENVS)/uv/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --require-hashes -r $< || { rm -rf $(ENVS)/uv; echo "uv could not be installed: Python's venv and pip are" \
+	    "needed (Debian, Ubuntu: apt-get install python3-venv), or uv itself on the path." >&2; exit 1; }; fi

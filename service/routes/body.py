@@ -1,6 +1,7 @@
 """Reads request bodies within limits: while they arrive, not after."""
 
 import asyncio
+import re
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -20,7 +21,7 @@ async def read(request: Request, settings: Settings) -> bytes:
     """
     limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if re.fullmatch("[0-9]{1,18}", announced) and int(announced) > limit:
         raise TooLarge(f"the body has {announced} bytes; at most {limit} are read")
     body = bytearray()
     try:

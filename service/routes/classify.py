@@ -1,5 +1,6 @@
 """POST /classify/{model}: one picture as the body, or any number as the parts of a multipart body."""
 
+import re
 import time
 
 from starlette.requests import Request
@@ -34,8 +35,8 @@ def _top(request: Request) -> int | None:
     text = request.query_params.get("top")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) == int(text):
-        raise InvalidRequest(f"top={text!r}: expected a whole number from 1")
+    if not re.fullmatch("[1-9][0-9]{0,8}", text, re.ASCII):
+        raise InvalidRequest(f"top={text[:20]!r}: expected a whole number from 1 to 999999999")
     return int(text)
 
 
