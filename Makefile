@@ -19,10 +19,10 @@ export BENTOML_DO_NOT_TRACK := True
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train bench build lock clean
+.PHONY: help serve test check format train train-env bench build lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings: PORT=$(PORT) HOST=$(HOST) RECIPE=$(RECIPE) PYTHON=$(PYTHON), and ARGS for the program that runs."
 
 serve: $(ENVS)/serve.ready ## run the service with the models in models/ (PORT=, HOST=)
@@ -42,6 +42,8 @@ format: $(ENVS)/dev.ready ## mend what the linter and formatter can mend
 
 train: $(ENVS)/train.ready ## train RECIPE and publish it to models/
 	$(ENVS)/train/bin/python -m training train $(RECIPE) --publish $(ARGS)
+
+train-env: $(ENVS)/train.ready ## install what training needs, for .venv/train/bin/python -m training
 
 bench: $(ENVS)/bench.ready ## measure the service beside its peers
 	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)

@@ -41,7 +41,7 @@ class Convoke:
 
     def __init__(self) -> None:
         chosen = settings.from_environment()
-        logger.info("settings: %s", chosen)
+        logger.info("settings: %s", ", ".join(f"{name}={value}" for name, value in chosen))
         metrics = Metrics()
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)

@@ -52,6 +52,11 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
     return np.asarray(framed, np.uint8).reshape(spec.height, spec.width, spec.channels)
 
 
+def warm_up() -> None:
+    """Load Pillow's decoders, which it would do at the first picture, a tenth of a second long."""
+    Image.init()
+
+
 def is_tiny(data: bytes) -> bool:
     """Whether a picture is certainly decoded in microseconds: a short PNG of at most 64 x 64 by its header."""
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])

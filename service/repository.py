@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service import manifest as contract
+from service import preprocess
 from service.errors import ModelNotFound, ModelRefused, NotReady
 from service.manifest import Manifest
 from service.metrics import Metrics
@@ -58,6 +59,7 @@ class Repository:
         Raises:
             ProviderError: the execution provider that was asked for cannot be had.
         """
+        preprocess.warm_up()
         root = self.settings.models
         for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
             version = self._highest_good(folder)

@@ -1,0 +1,70 @@
+"""The README's claims about the service, held against the service."""
+
+import json
+import re
+from typing import Any
+
+import httpx
+
+from service import errors
+from service.settings import PREFIX, Settings
+from tests.service.conftest import ROOT, Server
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def printed_answers() -> list[Any]:
+    """The JSON answers that the README prints, in order."""
+    return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+
+
+def rounded(value: Any) -> Any:
+    """An answer with its probabilities to three decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def test_the_printed_answers_are_real(server: Server) -> None:
+    """Both `curl` calls give what stands under them, probabilities within what processors differ by."""
+    example = (ROOT / "examples/seven.png").read_bytes()
+    one, two = printed_answers()
+    assert rounded(httpx.post(f"{server.url}/classify/digits", content=example).json()) == rounded(one)
+    files = [("a", ("seven.png", example)), ("b", ("README.md", README.encode()))]
+    answer = httpx.post(f"{server.url}/classify/digits?top=2", files=files).json()
+    assert rounded(answer) == rounded(two)
+
+
+def test_every_setting_is_documented() -> None:
+    """Name, default and meaning of each setting stand in the table, and no others do."""
+    expected = [
+        f"| `{PREFIX}{name.upper()}` | {'`models/` beside the service' if name == 'models' else f'`{field.default}`'} "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    assert re.findall(rf"^\| `{PREFIX}.*$", README, re.MULTILINE) == expected
+
+
+def test_every_error_is_documented() -> None:
+    """Status and code of every error of the tree stand in the table."""
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, errors.ServiceError):
+            if issubclass(error, errors.ModelRefused):
+                continue
+            assert re.search(rf"^\| {error.status} \| .*`{error.code}`", README, re.MULTILINE), error
+
+
+def test_the_printed_tree_is_the_tree() -> None:
+    """Every file and folder that the tree names is there."""
+    tree = README.split("## The tree", 1)[1].split("```")[1]
+    folder = ROOT
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = ROOT
+        path = folder / name
+        assert path.exists(), name
+        if not line.startswith(" ") and name.endswith("/"):
+            folder = path
