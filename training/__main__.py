@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print("\nstopped; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_train, parser=command)
 
     command = commands.add_parser("publish", help="export a finished run and write the next version of its model")
-    command.add_argument("run", type=Path, help="a run's folder, like runs/lenet/20260101-120000-000000")
+    command.add_argument("run", type=Path, help="a run's folder, like runs/lenet/20260101-120000")
     _models_argument(command)
     command.set_defaults(command=_publish)
 

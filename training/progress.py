@@ -7,6 +7,11 @@ from typing import Self
 from tqdm import tqdm
 
 
+def say(line: str) -> None:
+    """Tell a person what happens next."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- what this is for
+
+
 class EpochBar:
     """One epoch's progress: examples, live loss and accuracy, examples/s, time left; then one line that stays."""
 
@@ -31,7 +36,7 @@ class EpochBar:
     ) -> None:
         self._bar.close()
         if kind is None and not self._terminal:
-            print(f"{self._title}: {self._line}", file=sys.stderr, flush=True)  # noqa: T201 -- what this is for
+            say(f"{self._title}: {self._line}")
 
     def step(self, seen: int, loss: float, accuracy: float) -> None:
         """Show the figures after `seen` examples."""

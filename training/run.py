@@ -12,6 +12,7 @@ A run that was stopped goes on from its checkpoints; a finished one is only read
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from training import evaluate, fit
 from training.data import Dataset, mnist
 from training.errors import RecipeError, RunError
 from training.network import normalise
+from training.progress import say
 from training.recipe import Recipe, parse
 
 RECIPE, RESULT = "recipe.json", "result.json"
@@ -44,9 +46,14 @@ def start(recipe: Recipe, runs: Path) -> Path:
     Raises:
         RunError: the folder cannot be made.
     """
-    folder = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    folder = home = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
-        folder.mkdir(parents=True)
+        for number in count(2):
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                folder = home.with_name(f"{home.name}-{number}")
         (folder / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder}: the run's folder cannot be made: {error}") from error
@@ -77,9 +84,10 @@ def train(folder: Path) -> Result:
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     temperature = evaluate.fit_temperature(logits, data.validation.labels)
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
-    if recipe.data.refit:
-        fit.fit(recipe, data.train + data.validation, None, folder / REFIT)
     validation = evaluate.metrics(probabilities, data.validation.labels)
+    if recipe.data.refit:
+        say(f"validation accuracy {validation.accuracy:.2%}; now once more, on training and validation split together")
+        fit.fit(recipe, data.train + data.validation, None, folder / REFIT)
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
     result = Result(temperature, validation, seconds, data.fingerprint)
     record = {**vars(result), "validation": validation.model_dump()}
