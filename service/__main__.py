@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from service import settings
+from service.errors import ProviderError
+from service.session import choose_provider
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,9 +20,9 @@ def main() -> None:
     parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
     arguments = parser.parse_args()
     try:
-        settings.from_environment()
+        choose_provider(settings.from_environment().provider)
         address = _free_address(arguments.host, arguments.port)
-    except (settings.SettingsError, OSError, OverflowError) as error:
+    except (settings.SettingsError, ProviderError, OSError, OverflowError) as error:
         sys.exit(f"convoke cannot start: {error}")
     shown = f"http://{f'[{address}]' if ':' in address else address}:{arguments.port}"
     print(

@@ -20,6 +20,7 @@ from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
 from service.routes import classify, models
+from service.session import choose_provider
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -42,6 +43,7 @@ class Convoke:
     def __init__(self) -> None:
         chosen = settings.from_environment()
         logger.info("settings: %s", ", ".join(f"{name}={value}" for name, value in chosen))
+        choose_provider(chosen.provider)
         metrics = Metrics()
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)
@@ -70,7 +72,11 @@ class Convoke:
         return self._repository.ready
 
     async def _load(self) -> None:
-        await asyncio.to_thread(self._repository.load)
+        try:
+            await asyncio.to_thread(self._repository.load)
+        except Exception:
+            logger.exception("the models could not be loaded; the service stays alive, and is never ready")
+            return
         if self._repository.ready:
             logger.info("ready")
 

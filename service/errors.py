@@ -13,6 +13,7 @@ ServiceError
 ├── InferenceFailed     500  inference_failed     the model itself failed on this item
 ├── NotReady            503  not_ready            the models are not loaded yet
 ├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
+├── ProviderError       the execution provider that was asked for cannot be had; ends the start
 └── ModelRefused        a version in models/ that must not be served: damaged, foreign or of another schema
     └── ManifestError   its manifest cannot be read
 """
@@ -105,6 +106,10 @@ class DeadlineExceeded(ServiceError):
     """The answer took longer than a request may."""
 
     status, code = 504, "deadline_exceeded"
+
+
+class ProviderError(ServiceError):
+    """The execution provider that was asked for cannot be had."""
 
 
 class ModelRefused(ServiceError):

@@ -4,7 +4,6 @@ The graph takes pixels and gives calibrated probabilities; scaling and softmax a
 """
 
 import ctypes
-import ctypes.util
 from pathlib import Path
 from typing import Literal
 
@@ -12,17 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from service.errors import ModelRefused, ServiceError
+from service.errors import ModelRefused, ProviderError
 from service.manifest import GOLDEN, Manifest
 
 Provider = Literal["auto", "cpu", "cuda"]
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TOLERANCE = {_CUDA: 1e-3, _CPU: 1e-4}  # CUDA computes in TF32; processors differ in the last bits
-
-
-class ProviderError(ServiceError):
-    """The execution provider that was asked for cannot be had."""
 
 
 class Session:
@@ -47,7 +42,7 @@ class Session:
         options.log_severity_level = 3
         # Without this, ONNX Runtime's threads burn a processor for a while after each run.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = _open(graph, options, _choose(provider))
+        self._session = _open(graph, options, choose_provider(provider))
         self.provider: str = self._session.get_providers()[0]
         self._manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
@@ -87,10 +82,20 @@ class Session:
             )
 
 
-def _choose(provider: Provider) -> str:
-    if provider == "auto":
-        return _CUDA if _CUDA in ort.get_available_providers() and _has_nvidia_driver() else _CPU
-    return {"cpu": _CPU, "cuda": _CUDA}[provider]
+def choose_provider(provider: Provider) -> str:
+    """ONNX Runtime's name of the execution provider that a setting means on this machine.
+
+    Raises:
+        ProviderError: `cuda` was asked for, and the build or the driver is missing.
+    """
+    available = ort.get_available_providers()
+    if provider == "cpu" or (provider == "auto" and not (_CUDA in available and _has_nvidia_driver())):
+        return _CPU
+    if _CUDA not in available:
+        raise ProviderError(f"CUDA was asked for, but this build of ONNX Runtime has only {', '.join(available)}")
+    if not _has_nvidia_driver():
+        raise ProviderError("CUDA was asked for, but there is no NVIDIA driver (libcuda.so.1) on this machine")
+    return _CUDA
 
 
 def _has_nvidia_driver() -> bool:
@@ -103,10 +108,6 @@ def _has_nvidia_driver() -> bool:
 
 def _open(graph: Path, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
     if provider == _CUDA:
-        if provider not in ort.get_available_providers():
-            raise ProviderError(f"this build of ONNX Runtime has no CUDA; it has {ort.get_available_providers()}")
-        if not _has_nvidia_driver():
-            raise ProviderError("CUDA was asked for, but there is no NVIDIA driver (libcuda.so.1) on this machine")
         ort.preload_dlls()
     providers = [provider] if provider == _CPU else [provider, _CPU]
     try:

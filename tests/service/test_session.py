@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 
 from service import manifest as contract
-from service.errors import ModelRefused
-from service.session import ProviderError, Session
+from service.errors import ModelRefused, ProviderError
+from service.session import Session
 
 
 def open_session(version: Path, **change: object) -> Session:
@@ -64,9 +64,9 @@ def test_cuda_is_an_error_where_there_is_none(version: Path, monkeypatch: pytest
     """Asked for and not there: an error that says why, never a silent fall back to the CPU."""
     manifest = contract.read(version)
     monkeypatch.setattr("service.session._has_nvidia_driver", lambda: False)
-    with pytest.raises(ProviderError, match=r"no NVIDIA driver|has no CUDA"):
+    with pytest.raises(ProviderError, match="no NVIDIA driver"):
         Session(version / contract.GRAPH, manifest, provider="cuda")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match="has no CUDA"):
+    with pytest.raises(ProviderError, match="has only CPUExecutionProvider"):
         Session(version / contract.GRAPH, manifest, provider="cuda")
     assert Session(version / contract.GRAPH, manifest, provider="auto").provider == "CPUExecutionProvider"
