@@ -166,12 +166,18 @@ def _place(partial: Path, home: Path, manifest: Manifest) -> Path:
 
 
 def _commit() -> str:
-    """The commit of the code that publishes, marked where the tree has changes; `unknown` outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of the code that publishes, marked `-dirty` where that code has changes; `unknown` outside git."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return "unknown"  # an installed copy may lie inside somebody else's repository
     try:
-        found = subprocess.run(  # noqa: S603 -- a fixed command
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        head = _git(root, "rev-parse", "HEAD").stdout.strip()
+        changed = _git(root, "diff", "--quiet", "HEAD", "--", "service", "training", "requirements").returncode
+    except OSError:
         return "unknown"
-    return found.stdout.strip()
+    return f"{head}-dirty" if head and changed else head or "unknown"
+
+
+def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words, no shell
