@@ -101,6 +101,7 @@ def fit(recipe: Recipe, train: Split, validation: Split | None, path: Path) -> n
             loss, accuracy = _epoch(recipe, state, train, number, batch_size, bar)
             seconds = time.perf_counter() - began
             epoch = Epoch(number, loss, accuracy, *_validate(recipe, state, validation), len(train) / seconds, seconds)
+            _check_finite(recipe, state, number, train.first(100))
             bar.finish(epoch.validation_loss, epoch.validation_accuracy)
         state.history.append(epoch)
         state.save(path)
@@ -165,6 +166,15 @@ def _epoch(
             )
         bar.step(seen, loss_sum / seen, correct / seen)
     return loss_sum / seen, correct / seen
+
+
+def _check_finite(recipe: Recipe, state: _State, number: int, examples: Split) -> None:
+    """Keep weights that the epoch's last step spoilt out of the checkpoint."""
+    if not evaluate.logits(state.network, normalise(recipe), examples).isfinite().all():
+        raise RunError(
+            f"the network's outputs are infinite or NaN after epoch {number}. The last good checkpoint is of epoch "
+            f"{number - 1}. Lower the learning rate with --set optimiser.learning_rate=..."
+        )
 
 
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

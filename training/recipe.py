@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.errors import RecipeError
 
@@ -215,6 +215,12 @@ class Augment(Section):
     shift_px: NotNegative = 0.0
 
 
+def _batch_size(value: Any) -> Any:
+    if value == "full" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"{value!r} is refused: expected a whole number from 1, or 'full' for all of the training split")
+
+
 class Recipe(Section):
     """One experiment. `name` is the file's, everything else its content."""
 
@@ -225,7 +231,7 @@ class Recipe(Section):
     activation: Activation = "relu"
     layers: Annotated[list[Layer], Field(min_length=1)]
     epochs: Count
-    batch_size: Count | Literal["full"]
+    batch_size: Annotated[int | Literal["full"], BeforeValidator(_batch_size)]
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     average_decay: Fraction = 0.0
@@ -237,6 +243,12 @@ class Recipe(Section):
     optimiser: Optimiser
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "Recipe":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a label stands twice in the list")
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -277,7 +289,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
     return parse({"name": path.stem, **table})
 
 
-def parse(table: dict[str, Any]) -> Recipe:
+def parse(table: Any) -> Recipe:
     """Check a recipe's content.
 
     Raises:
@@ -286,7 +298,7 @@ def parse(table: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        name = table.get("name", "recipe")
+        name = table.get("name", "recipe") if isinstance(table, dict) else "recipe"
         raise RecipeError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from error
 
 
@@ -316,9 +328,11 @@ def _explain(fault: Any) -> str:  # noqa: PLR0911 -- one return a kind of fault
         case "missing":
             return f"{where}: this key is missing"
         case "union_tag_not_found":
-            given = ", ".join(fault["input"]) if isinstance(fault["input"], dict) else repr(fault["input"])
             if fault["loc"][0] != "layers":
                 return f"{where}: the key 'name' is missing; allowed: {', '.join(OPTIMISERS)}"
+            if not isinstance(fault["input"], dict):
+                return f"{where}: {fault['input']!r} is no layer; expected a table like {{ dense = 10 }}"
+            given = ", ".join(fault["input"])
             near = [hit for key in fault["input"] for hit in difflib.get_close_matches(str(key), LAYERS, n=1)]
             hint = f"did you mean {near[0]!r}? " if near else ""
             return f"{where}: no kind of layer has the keys {given}; {hint}allowed: {', '.join(LAYERS)}"
@@ -328,7 +342,7 @@ def _explain(fault: Any) -> str:  # noqa: PLR0911 -- one return a kind of fault
             allowed = fault["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{where}: {fault['input']!r} is not known{_choices(str(fault['input']), allowed)}"
         case "value_error":
-            return f"{where}: {fault['ctx']['error']}"
+            return f"{where}: {fault['ctx']['error']}" if fault["loc"] else str(fault["ctx"]["error"])
         case _:
             return f"{where}: {fault['input']!r} is refused: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
@@ -344,7 +358,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[str, type[Section]]:
             words[-1] += f"[{part + 1}]"
         elif is_tag:
             words[-1] += f" ({part})" if isinstance(before, int) else ""
-        elif part not in {"int", "constrained-int", "literal['full']"}:
+        else:
             words.append(part)
         if isinstance(part, str) and part in SECTIONS and (is_tag or position == 0):
             section = SECTIONS[part]

@@ -38,7 +38,7 @@ def trace(recipe: Recipe) -> list[LayerShape]:
 
     Raises:
         RecipeError: a layer that cannot be built on its input, named by its place counted from 1; or an output
-            that is not one value a label.
+            that is not one plain logit a label.
     """
     shape: Shape = (recipe.input.channels, recipe.input.height, recipe.input.width)
     steps: list[LayerShape] = []
@@ -53,6 +53,12 @@ def trace(recipe: Recipe) -> list[LayerShape]:
         raise RecipeError(
             f"{recipe.name}: layers[{len(steps)}]: the network ends in {_times(shape)}; expected "
             f"{len(recipe.labels)} values, one a label: end with flatten = true, dense = {len(recipe.labels)}"
+        )
+    last = recipe.layers[-1]
+    if not isinstance(last, Dense) or last.batch_norm or (last.activation or recipe.activation) != "none":
+        raise RecipeError(
+            f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
+            f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "none" }}'
         )
     return steps
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.errors import DataError
+
 
 @dataclass(frozen=True)
 class Split:
@@ -32,6 +34,10 @@ class Split:
         """The pictures in order, up to `size` at a time: uint8 (n, H, W, C)."""
         for start in range(0, len(self), size):
             yield self.pictures[start : start + size]
+
+    def first(self, count: int) -> "Split":
+        """The first `count` examples."""
+        return Split(self.pictures[:count], self.labels[:count])
 
     def __add__(self, other: "Split") -> "Split":
         return Split(torch.cat([self.pictures, other.pictures]), torch.cat([self.labels, other.labels]))
@@ -57,9 +63,13 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split]:
 
     The choice depends on content alone, not on order or seed, and equal pictures fall on the same side, so the
     held-out part can be a few examples larger than `count`.
+
+    Raises:
+        DataError: there are not more than `count`.
     """
     digests = np.array([hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in split.pictures])
-    assert 0 < count < len(digests), (count, len(digests))
+    if not 0 < count < len(digests):
+        raise DataError(f"{count} examples cannot be held out of {len(digests)}: set data.validation lower")
     held_out = torch.from_numpy(digests <= np.sort(digests)[count - 1])
     return (
         Split(split.pictures[~held_out], split.labels[~held_out]),

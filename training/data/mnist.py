@@ -48,7 +48,9 @@ def _read(root: Path, *, train: bool) -> Split:
                 data = MNIST(scratch, train=train, download=True)
         else:
             data = MNIST(str(root), train=train, download=True)
-    except (RuntimeError, OSError, ValueError) as error:
+        if len(data.data) != len(data.targets):
+            raise ValueError(f"{len(data.data)} pictures, but {len(data.targets)} labels")  # noqa: TRY301
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:  # torchvision asserts on foreign files
         raise DataError(
             f"MNIST cannot be read from {raw}, nor downloaded there: {error}. Put train-images-idx3-ubyte.gz and its "
             "three siblings there, or name the folder that holds mnist/ in CONVOKE_DATA."

@@ -1,0 +1,34 @@
+-- wrk -s post.lua URL -- FOLDER: posts the requests in FOLDER, 0.body, 1.body, ..., in turn, all of the type in
+-- FOLDER/type, and prints one line of JSON at the end. Times are in microseconds.
+
+local requests, turn = {}, 0
+
+local function read(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local content = file:read("*a")
+  file:close()
+  return content
+end
+
+function init(args)
+  local headers = { ["Content-Type"] = read(args[1] .. "/type") }
+  local body = read(args[1] .. "/0.body")
+  while body do
+    requests[#requests + 1] = wrk.format("POST", nil, headers, body)
+    body = read(args[1] .. "/" .. #requests .. ".body")
+  end
+end
+
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "bad_status": %d, "broken": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+end

@@ -1,0 +1,65 @@
+"""Weights at the start, held against the variances and bounds of the papers."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from training.initialise import initialise
+from training.recipe import Initialise
+
+# n_in and n_out: channels times the filter's 5 x 5 for the convolution, units for the dense layer.
+LAYERS = [(lambda: nn.Conv2d(40, 80, 5), 40 * 25, 80 * 25), (lambda: nn.Linear(600, 300), 600, 300)]
+
+
+@pytest.mark.parametrize(("make", "n_in", "n_out"), LAYERS)
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+@pytest.mark.parametrize("name", ["xavier", "he"])
+def test_weights_have_the_variance_and_bounds_of_the_paper(
+    name: str, distribution: str, make: Callable[[], nn.Conv2d | nn.Linear], n_in: int, n_out: int
+) -> None:
+    """Xavier has variance 2/(n_in + n_out), He 2/n_in; uniform weights lie within sqrt(3 * variance)."""
+    torch.manual_seed(0)
+    layer = make()
+    initialise(nn.Sequential(layer), Initialise.model_validate({"name": name, "distribution": distribution}))
+    variance = 2 / (n_in + n_out) if name == "xavier" else 2 / n_in
+    weights = layer.weight.detach().double()
+    assert weights.var().item() == pytest.approx(variance, rel=0.02)
+    assert abs(weights.mean().item()) < 4 * math.sqrt(variance / weights.numel())
+    bound = math.sqrt(3 * variance)
+    if distribution == "uniform":
+        assert 0.999 * bound < weights.abs().max().item() <= bound * (1 + 1e-6)
+    else:
+        within = (weights.abs() < math.sqrt(variance)).double().mean().item()
+        assert within == pytest.approx(math.erf(math.sqrt(0.5)), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["xavier", "he"])
+def test_biases_are_zero(name: str) -> None:
+    """Convolutions and dense layers start without bias, at any depth; batch norm keeps its ones and zeros."""
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 3)), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))
+    initialise(network, Initialise.model_validate({"name": name}))
+    zeros = [value for key, value in network.state_dict().items() if key.endswith("bias")]
+    assert len(zeros) == 3
+    assert not any(value.any() for value in zeros)
+    assert torch.equal(network.state_dict()["1.weight"], torch.ones(3))
+
+
+def test_pytorch_s_own_are_left_alone() -> None:
+    """`pytorch` draws nothing and changes nothing, biases included."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(12, 4))
+    before, generator = deepcopy(network.state_dict()), torch.get_rng_state()
+    initialise(network, Initialise(name="pytorch"))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_layer_without_bias_is_initialised() -> None:
+    """A convolution before batch norm, which has no bias, is drawn anew all the same."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
+    before = network.state_dict()["0.weight"].clone()
+    initialise(network, Initialise(name="he"))
+    assert not torch.equal(network.state_dict()["0.weight"], before)

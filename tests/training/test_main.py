@@ -1,0 +1,163 @@
+"""The command line: its words, its exit status, and errors that a person can read."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import manifest as contract
+from training import run
+from training.__main__ import main
+from training.data import Dataset, Split
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def recipe_file(table_with: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
+    """A recipe on the disk; JSON's values, but for truth values, are TOML's."""
+    table = table_with()
+    del table["name"]
+    lines = []
+    for key, value in table.items():
+        pairs = value.items() if isinstance(value, dict) else [("", value)]
+        lines += [f"{key}.{sub} = {toml(each)}".replace(". =", " =") for sub, each in pairs]
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def test_help_names_the_commands() -> None:
+    """`python -m training --help` ends well and shows each command and how to use it."""
+    done = python("-m", "training", "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for command in ("shapes", "train", "publish", "evaluate"):
+        assert re.search(rf"^    {command} +\w", done.stdout, re.MULTILINE)
+    assert "CONVOKE_DATA" in done.stdout
+
+
+def test_shapes_are_printed_without_loading_torch() -> None:
+    """The arithmetic of a recipe needs no network library, so it is there at once."""
+    done = python(
+        "-c",
+        "import sys; from training.__main__ import main; main(['shapes', 'lenet']); sys.exit('torch' in sys.modules)",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "OH = (28 + 2*2 - 5)/1 + 1 = 28" in done.stdout
+    assert done.stdout.endswith("62,026 parameters\n")
+
+
+def test_a_fault_ends_the_program_with_one_line_and_status_2() -> None:
+    """A misspelt optimiser shows no traceback: one line on stderr, nothing on stdout."""
+    done = python("-m", "training", "shapes", "lenet", "--set", "optimiser.name=adagrda")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: lenet: optimiser.name: 'adagrda' is not known; did you mean 'adagrad'?")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shapes", "lenett"], "there is no recipe 'lenett'; did you mean 'lenet'?"),
+        (["shapes", "lenet", "--set", "epochs"], "expected KEY=VALUE"),
+        (["shapes", "lenet", "--set", "input.height=4"], "lenet: layers[3]: a filter of 5 is larger than its input"),
+        (["train", "--resume", "nowhere"], "nowhere: this is no run's folder"),
+        (["publish", "nowhere"], "nowhere: this is no run's folder"),
+        (["evaluate", "nowhere"], "there is no manifest"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command answers a fault with status 2 and `error: ` in front of one line that says what it is."""
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "lenet", "--resume", "runs/lenet/1"],
+        ["train", "--resume", "x", "--set", "epochs=1"],
+    ],
+)
+def test_wrong_words_are_answered_with_the_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No command, an unknown one, or a recipe and a run at once: status 2 and the usage."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert "usage: python -m training" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An interruption is no traceback."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.shapes.table", interrupted)
+    assert main(["shapes", "lenet"]) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_recipe_is_trained_and_resumed_from_the_command_line(
+    recipe_file: Path,
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`train` prints the shapes, the folder and how to go on; `--resume` takes the finished run as it is."""
+    data = Dataset(stripes(60), stripes(30, seed=1), stripes(30, seed=2), "sha256:stripes")
+    monkeypatch.setattr("training.run.load", lambda _recipe: data)
+    words = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
+    assert main(words) == 0
+    output = capsys.readouterr()
+    (folder,) = (tmp_path / "runs" / "mine").iterdir()
+    assert run.recipe_of(folder).epochs == 2
+    assert f"python -m training train --resume {folder}" in output.out
+    assert f"python -m training publish {folder}" in output.out
+    assert re.search(r"validation accuracy \d+\.\d\d% \(n = 30\)", output.out)
+    assert [line.split(":")[0] for line in output.err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    before = (folder / "fit.pt").read_bytes()
+    assert main(["train", "--resume", str(folder), "--threads", "1"]) == 0
+    assert (folder / "fit.pt").read_bytes() == before
+    assert "epoch" not in capsys.readouterr().err
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("mnist_folder")
+def test_the_published_digits_read_mnist_as_well_as_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """models/digits/1 has at most 70,000 parameters and reads at least 99.3 % of the 10,000 test digits."""
+    folder = ROOT / "models" / "digits" / "1"
+    assert main(["evaluate", str(folder)]) == 0
+    output = capsys.readouterr().out
+    found = re.search(r"([\d,]+) parameters\n.* n = 10,000\n +accuracy +([\d.]+)%  \((\d+) mistakes\)", output)
+    assert found is not None
+    parameters, _, mistakes = found.groups()
+    assert int(parameters.replace(",", "")) <= 70_000
+    accuracy = 1 - int(mistakes) / 10_000
+    assert accuracy >= 0.993
+    assert accuracy == pytest.approx(contract.read(folder).test_metrics.accuracy, abs=2e-4)
