@@ -114,7 +114,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ValueError("the picture holds values that are no numbers")
     if image.mode != "F" and values.min() >= 0 and values.max() <= _WHITE_16:
         return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
-    low, high = values.min(), values.max()
+    low, high = float(values.min()), float(values.max())
     return Image.fromarray(((values - low) / max(high - low, 1e-12) * 255 + 0.5).astype(np.uint8))
 
 
@@ -124,7 +124,7 @@ def _ground(image: Image.Image, spec: ImageInput) -> str:
         return "white"
     grey, alpha = (np.asarray(image.convert(mode), np.float32) for mode in ("L", "RGBA"))
     weight = alpha[..., 3]
-    lightness = (grey * weight).sum() / max(weight.sum(), 1)
+    lightness = float((grey * weight).sum()) / max(float(weight.sum()), 1)
     return "black" if lightness > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
 
 
@@ -149,7 +149,7 @@ def _frame_digit(image: Image.Image) -> Image.Image:
     scale = _BOX / max(box.size)
     size = (max(round(box.width * scale), 1), max(round(box.height * scale), 1))
     small = np.asarray(_thicken(box).resize(size, Image.Resampling.BILINEAR), np.float32)
-    small *= 255 / max(small.max(), 1)
+    small *= 255 / max(float(small.max()), 1)
     return _centre(small)
 
 
