@@ -65,12 +65,15 @@ $(ENVS)/%.ready: requirements/%.txt $(UV)
 	@$(UV) pip sync --quiet --require-hashes --python $(ENVS)/$*/bin/python $<
 	@touch $@
 
+PIP_WORDS := --quiet --disable-pip-version-check --require-hashes
+
 # uv installs the environments: the machine's own where it has one, else by pip, pinned by hash like the rest.
 $(UV): requirements/uv.txt
 	@$(or $(PYTHON),false) -c '$(fits)' || { echo "Convoke needs Python 3.11, 3.12 or 3.13; found: \
 	  $(or $(PYTHON),none on the path). Name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@mkdir -p $(@D)
 	@if command -v uv >/dev/null; then ln -sf "$$(command -v uv)" $@; else \
-	  $(PYTHON) -m venv $(ENVS)/uv && $(ENVS)/uv/bin/python -m pip install --quiet --disable-pip-version-check \
-	    --require-hashes -r $< || { rm -rf $(ENVS)/uv; echo "uv could not be installed: Python's venv and pip are" \
-	    "needed (Debian, Ubuntu: apt-get install python3-venv), or uv itself on the path." >&2; exit 1; }; fi
+	  { $(PYTHON) -m venv $(ENVS)/uv >/dev/null 2>&1 && $(ENVS)/uv/bin/python -m pip install $(PIP_WORDS) -r $<; } || \
+	  { rm -rf $(ENVS)/uv && $(PYTHON) -m pip install $(PIP_WORDS) --target $(ENVS)/uv -r $<; } || \
+	  { rm -rf $(ENVS)/uv; echo "uv could not be installed: Python's venv or pip is needed (Debian, Ubuntu:" \
+	    "apt-get install python3-venv), or uv itself on the path." >&2; exit 1; }; fi

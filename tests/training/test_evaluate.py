@@ -41,10 +41,9 @@ def test_confidence_that_is_right_as_often_as_it_says_has_no_error() -> None:
     assert calibration_error([0.7] * 10, [1] * 7 + [0] * 3) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("correct", "error"), [(1, 0.0), (0, 1.0)])
-def test_full_confidence_belongs_to_the_last_bin(correct: int, error: float) -> None:
-    """A confidence of 1 has a bin, and its error is 0 or 1."""
-    assert calibration_error([1.0], [correct]) == pytest.approx(error)
+def test_full_confidence_belongs_to_the_last_bin() -> None:
+    """A confidence of 1 that is wrong and one of 0.95 that is right share a bin: |1.95 - 1| over 2."""
+    assert calibration_error([1.0, 0.95], [0, 1]) == pytest.approx(0.95 / 2)
 
 
 def test_metrics_are_those_worked_out_by_hand() -> None:

@@ -217,6 +217,19 @@ def test_the_network_that_is_given_is_the_moving_average_of_the_weights(
     np.testing.assert_allclose(next(found.parameters()).detach(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_validation_is_of_the_weights_that_are_given(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The last epoch's validation figures are those of the averaged network, without smoothing or dropout."""
+    recipe, validation = recipe_with(**EVERYTHING, loss={"label_smoothing": 0.1}), stripes(30, seed=1)
+    network = fit(recipe, stripes(100), validation, tmp_path / "fit.pt")
+    with torch.inference_mode():
+        outputs = network(normalise(recipe)(validation.pictures))
+    last = history(tmp_path / "fit.pt")[-1]
+    assert last["validation_loss"] == pytest.approx(F.cross_entropy(outputs, validation.labels).item(), rel=1e-5)
+    assert last["validation_accuracy"] == (outputs.argmax(dim=1) == validation.labels).float().mean().item()
+
+
 def test_the_validation_split_changes_nothing(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
