@@ -161,19 +161,23 @@ def _epoch(
         if not math.isfinite(loss_sum):
             raise RunError(
                 f"the loss became {loss.item()} in epoch {number}, step {index + 1}, at a learning rate of "
-                f"{rate:.3g}. The last good checkpoint is of epoch {number - 1}. Lower the learning rate: "
+                f"{rate:.3g}. {_last_good(number)} Lower the learning rate: "
                 f"--set optimiser.learning_rate={recipe.optimiser.learning_rate / 10:g}"
             )
         bar.step(seen, loss_sum / seen, correct / seen)
     return loss_sum / seen, correct / seen
 
 
+def _last_good(number: int) -> str:
+    return f"The last good checkpoint is of epoch {number - 1}." if number > 1 else "No epoch was finished before."
+
+
 def _check_finite(recipe: Recipe, state: _State, number: int, examples: Split) -> None:
     """Keep weights that the epoch's last step spoilt out of the checkpoint."""
     if not evaluate.logits(state.network, normalise(recipe), examples).isfinite().all():
         raise RunError(
-            f"the network's outputs are infinite or NaN after epoch {number}. The last good checkpoint is of epoch "
-            f"{number - 1}. Lower the learning rate with --set optimiser.learning_rate=..."
+            f"the network's outputs are infinite or NaN after epoch {number}. {_last_good(number)} "
+            f"Lower the learning rate with --set optimiser.learning_rate=..."
         )
 
 

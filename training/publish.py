@@ -150,7 +150,9 @@ def _golden(session: Session, height: int, width: int, channels: int, path: Path
 
 
 def _next_version(home: Path) -> int:
-    return max((int(path.name) for path in home.iterdir() if path.name.isdigit()), default=0) + 1
+    return (
+        max((int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()), default=0) + 1
+    )
 
 
 def _place(partial: Path, home: Path, manifest: Manifest) -> Path:

@@ -108,6 +108,12 @@ class Input(Section):
         return {"L": 1, "RGB": 3}[self.mode]
 
     @model_validator(mode="after")
+    def _framing_fits(self) -> "Input":
+        if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
+            raise ValueError("framing 'mnist' makes 28 x 28 pictures of mode 'L'")
+        return self
+
+    @model_validator(mode="after")
     def _one_value_a_channel(self) -> "Input":
         for key in ("mean", "std"):
             if len(getattr(self, key)) != self.channels:
@@ -232,7 +238,7 @@ class Recipe(Section):
     layers: Annotated[list[Layer], Field(min_length=1)]
     epochs: Count
     batch_size: Annotated[int | Literal["full"], BeforeValidator(_batch_size)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     average_decay: Fraction = 0.0
     """Exponential moving average of the weights, used for evaluation and publication; 0 switches it off."""

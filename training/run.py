@@ -91,7 +91,14 @@ def train(folder: Path) -> Result:
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
     result = Result(temperature, validation, seconds, data.fingerprint)
     record = {**vars(result), "validation": validation.model_dump()}
-    (folder / RESULT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    try:
+        partial = folder / f"{RESULT}.partial"
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / RESULT)
+    except OSError as error:
+        raise RunError(
+            f"{folder / RESULT}: cannot be written: {error}. The checkpoints beside it are whole."
+        ) from error
     return result
 
 
@@ -117,5 +124,18 @@ def load(recipe: Recipe) -> Dataset:
 
     Raises:
         DataError: it is not there, or damaged.
+        RecipeError: its pictures or classes are not those of the recipe.
     """
-    return {"mnist": mnist.load}[recipe.data.name](recipe.data.validation)
+    data = {"mnist": mnist.load}[recipe.data.name](recipe.data.validation)
+    expected = (recipe.input.height, recipe.input.width, recipe.input.channels)
+    found = tuple(data.train.pictures.shape[1:])
+    if found != expected:
+        raise RecipeError(
+            f"{recipe.name}: input: is {expected} (height, width, channels), {recipe.data.name} has {found}"
+        )
+    classes = int(data.train.labels.max()) + 1
+    if classes != len(recipe.labels):
+        raise RecipeError(
+            f"{recipe.name}: labels: names {len(recipe.labels)} classes, {recipe.data.name} has {classes}"
+        )
+    return data

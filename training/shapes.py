@@ -60,6 +60,8 @@ def trace(recipe: Recipe) -> list[LayerShape]:
             f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
             f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "none" }}'
         )
+    if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
+        raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
     return steps
 
 

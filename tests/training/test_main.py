@@ -78,7 +78,10 @@ def test_a_fault_ends_the_program_with_one_line_and_status_2() -> None:
     [
         (["shapes", "lenett"], "there is no recipe 'lenett'; did you mean 'lenet'?"),
         (["shapes", "lenet", "--set", "epochs"], "expected KEY=VALUE"),
-        (["shapes", "lenet", "--set", "input.height=4"], "lenet: layers[3]: a filter of 5 is larger than its input"),
+        (
+            ["shapes", "lenet", "--set", "input.height=4", "--set", "input.framing=squash"],
+            "lenet: layers[3]: a filter of 5 is larger than its input",
+        ),
         (["train", "--resume", "nowhere"], "nowhere: this is no run's folder"),
         (["publish", "nowhere"], "nowhere: this is no run's folder"),
         (["evaluate", "nowhere"], "there is no manifest"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from training import evaluate, fit, run
 from training.data import Dataset, Split
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.network import normalise
 from training.recipe import Recipe
 
@@ -107,3 +108,27 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(recipe_with: Callable[...,
     (folder / run.RESULT).write_text(json.dumps(record))
     with pytest.raises(RunError, match="this run is not finished"):
         run.finished(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"input": {"height": 9, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}},
+            "input: is",
+        ),
+        ({"labels": ["a", "b"], "layers": [{"flatten": True}, {"dense": 2, "activation": "none"}]}, "labels: names 2"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_data_is_refused(
+    change: dict[str, Any],
+    said: str,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures of another size, or classes without a label, are found before any training."""
+    data = Dataset(stripes(60), stripes(30, seed=1), stripes(30, seed=2), "sha256:0")
+    monkeypatch.setattr("training.run.mnist.load", lambda _validation: data)
+    with pytest.raises(RecipeError, match=said):
+        run.load(recipe_with(**change))

@@ -51,8 +51,9 @@ def _read(root: Path, *, train: bool) -> Split:
         if len(data.data) != len(data.targets):
             raise ValueError(f"{len(data.data)} pictures, but {len(data.targets)} labels")  # noqa: TRY301
     except (RuntimeError, OSError, ValueError, AssertionError) as error:  # torchvision asserts on foreign files
+        why = " ".join(str(error).split())
         raise DataError(
-            f"MNIST cannot be read from {raw}, nor downloaded there: {error}. Put train-images-idx3-ubyte.gz and its "
+            f"MNIST cannot be read from {raw}, nor downloaded there: {why}. Put train-images-idx3-ubyte.gz and its "
             "three siblings there, or name the folder that holds mnist/ in CONVOKE_DATA."
         ) from error
     return Split(data.data.unsqueeze(-1).contiguous(), data.targets.to(torch.int64))
