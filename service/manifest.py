@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import ManifestError, ModelRefused
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 PREPROCESSING_VERSION = 1
 """Raised whenever `service.preprocess` turns the same bytes into other pixels: models trained before are refused."""
 
@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 CARD = "card.md"
 GOLDEN = "golden.npz"
+TOKENIZER = "tokenizer.json"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -56,6 +57,19 @@ class ImageInput(_Section):
         return self
 
 
+class TextInput(_Section):
+    """A text as the graph wants it: token ids int64 (L), 1 <= L <= `length`, each below `vocabulary`.
+
+    Id 0 is padding: it stands behind the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer`
+    is the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids.
+    """
+
+    kind: Literal["text"] = "text"
+    length: Count
+    vocabulary: Annotated[int, Field(ge=2)]
+    tokenizer: FileName = TOKENIZER
+
+
 class Metrics(_Section):
     """What a model is worth on the n examples of a split.
 
@@ -71,16 +85,17 @@ class Metrics(_Section):
 class Manifest(_Section):
     """Everything that serving must know of a model version."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     version: Count
     task: Literal["classification"] = "classification"
-    input: ImageInput
+    input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
     labels: Annotated[list[str], Field(min_length=2)]
     preprocessing_version: int
     max_batch: Count
     temperature: Annotated[float, Field(gt=0)]
-    test_metrics: Metrics
+    test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
+    """What the model is worth on each test split that was held back for it, by the data set's name."""
     dataset: str
     dataset_fingerprint: str
     recipe: dict[str, Any]
@@ -95,6 +110,8 @@ class Manifest(_Section):
             raise ValueError("labels stand twice in the list")
         if GRAPH not in self.files:
             raise ValueError(f"files does not name {GRAPH}")
+        if isinstance(self.input, TextInput) and self.input.tokenizer not in self.files:
+            raise ValueError(f"files does not name {self.input.tokenizer}")
         return self
 
     def write(self, folder: Path) -> None:

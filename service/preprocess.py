@@ -1,21 +1,24 @@
-"""Encoded pictures to the pixels that a graph takes. Training and serving both come through here, and only here.
+"""Encoded pictures to pixels, texts to token ids. Training and serving both come through here, and only here.
 
 `decode` opens a picture as a person sees it: upright, flattened, in 8 bits. `frame` brings it to the graph's size:
-squashed, or, for digits, as MNIST was made (LeCun et al., 1998, section III.A). Whoever changes a pixel here raises
-`PREPROCESSING_VERSION` in `service.manifest`.
+squashed, or, for digits, as MNIST was made (LeCun et al., 1998, section III.A). A text goes through the tokenizer that
+lies beside its graph. Whoever changes a pixel or an id here raises `PREPROCESSING_VERSION` in `service.manifest`.
 """
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from tokenizers import Tokenizer
 
 from service.errors import TooLarge, Unreadable, UnsupportedKind
-from service.manifest import ImageInput
+from service.manifest import ImageInput, TextInput
 
 Pixels = npt.NDArray[np.uint8]
+Tokens = npt.NDArray[np.int64]
 Grey = npt.NDArray[np.float32]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -50,6 +53,26 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
     image = decode(data, spec, max_pixels=max_pixels)
     framed = _frame_digit(image) if spec.framing == "mnist" else _squash(image, spec)
     return np.asarray(framed, np.uint8).reshape(spec.height, spec.width, spec.channels)
+
+
+def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
+    """Turn a text into what the graph takes: the ids of its first `spec.length` tokens, int64 (L), L from 1.
+
+    Raises:
+        Unreadable: there is no word in it.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False).ids[: spec.length]
+    if not ids:
+        raise Unreadable("the text holds no word")
+    return np.array(ids, np.int64)
+
+
+def pad(texts: Sequence[Tokens]) -> Tokens:
+    """Bring the ids of several texts to one length with padding, id 0, at their ends: N x (L) -> (N, longest L)."""
+    padded = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for row, ids in zip(padded, texts, strict=True):
+        row[: len(ids)] = ids
+    return padded
 
 
 def warm_up() -> None:

@@ -187,7 +187,7 @@ def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(split), batch_size):
         chosen = order[start : start + batch_size]
         if len(chosen) > 1 or batch_size == 1:
-            yield split.pictures[chosen], split.labels[chosen]
+            yield split.inputs[chosen], split.labels[chosen]
 
 
 def _validate(recipe: Recipe, state: _State, split: Split | None) -> tuple[float | None, float | None]:

@@ -16,7 +16,7 @@ from training.errors import RecipeError
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Activation = Literal["relu", "sigmoid", "tanh", "none"]
+Activation = Literal["relu", "sigmoid", "tanh", "softmax", "none"]
 Count = Annotated[int, Field(ge=1)]
 Padding = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -42,11 +42,32 @@ class Conv(Section):
 
 
 class Pool(Section):
-    """Max or average pooling over `size` x `size`; the stride is the size where none is given."""
+    """Max or average pooling over `size` x `size`, or over the whole map where `size` is "global".
+
+    The stride is the size where none is given; a smaller one makes the windows overlap (Krizhevsky et al., 2012).
+    """
 
     pool: Literal["max", "average"]
-    size: Count
+    size: Count | Literal["global"]
     stride: Count | None = None
+
+    @model_validator(mode="after")
+    def _global_has_no_stride(self) -> "Pool":
+        if self.size == "global" and self.stride is not None:
+            raise ValueError('size = "global" is one window: it takes no stride')
+        return self
+
+
+class LocalResponseNorm(Section):
+    """Local response normalisation across `lrn` neighbouring channels (Krizhevsky et al., 2012, section 3.3).
+
+    b = a / (k + alpha * sum of a^2 over the neighbours)^beta, with the paper's constants as defaults.
+    """
+
+    lrn: Count
+    k: Positive = 2.0
+    alpha: Positive = 1e-4
+    beta: Positive = 0.75
 
 
 class Flatten(Section):
@@ -61,6 +82,8 @@ class Dense(Section):
     dense: Count
     batch_norm: bool = False
     activation: Activation | None = None
+    max_norm: Positive | None = None
+    """After each step, rows of weights longer than this are scaled back to it (Hinton et al., 2012)."""
 
 
 class Dropout(Section):
@@ -69,12 +92,33 @@ class Dropout(Section):
     dropout: Fraction
 
 
+class Embedding(Section):
+    """A vector of `embedding` values for each token; padding's is 0 and stays so. (L) -> (E, L)."""
+
+    embedding: Count
+
+
+class Windows(Section):
+    """Parallel 1-D convolutions, `filters` of each width in `windows`, then pooling over time (Kim, 2014).
+
+    (E, L) -> (len(windows) * filters), or twice that where `over_time` is "both", the maximum and the average.
+    """
+
+    windows: Annotated[list[Count], Field(min_length=1)]
+    filters: Count
+    over_time: Literal["max", "average", "both"] = "max"
+    activation: Activation | None = None
+
+
 LAYERS: dict[str, type[Section]] = {
     "conv": Conv,
     "pool": Pool,
     "flatten": Flatten,
     "dense": Dense,
     "dropout": Dropout,
+    "lrn": LocalResponseNorm,
+    "embedding": Embedding,
+    "windows": Windows,
 }
 
 
@@ -88,14 +132,18 @@ Layer = Annotated[
     | Annotated[Pool, Tag("pool")]
     | Annotated[Flatten, Tag("flatten")]
     | Annotated[Dense, Tag("dense")]
-    | Annotated[Dropout, Tag("dropout")],
+    | Annotated[Dropout, Tag("dropout")]
+    | Annotated[LocalResponseNorm, Tag("lrn")]
+    | Annotated[Embedding, Tag("embedding")]
+    | Annotated[Windows, Tag("windows")],
     Discriminator(_layer_kind),
 ]
 
 
-class Input(Section):
+class Image(Section):
     """What the network sees: pictures of height x width, scaled to [0, 1], then (x - mean) / std a channel."""
 
+    kind: Literal["image"] = "image"
     height: Count
     width: Count
     mode: Literal["L", "RGB"]
@@ -108,39 +156,82 @@ class Input(Section):
         return {"L": 1, "RGB": 3}[self.mode]
 
     @model_validator(mode="after")
-    def _framing_fits(self) -> "Input":
+    def _framing_fits(self) -> "Image":
         if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
             raise ValueError("framing 'mnist' makes 28 x 28 pictures of mode 'L'")
         return self
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> "Input":
+    def _one_value_a_channel(self) -> "Image":
         for key in ("mean", "std"):
             if len(getattr(self, key)) != self.channels:
                 raise ValueError(f"{key} needs {self.channels} values, one a channel of mode {self.mode!r}")
         return self
 
 
+class Text(Section):
+    """What the network sees: the first `length` tokens of a text, as ids below `vocabulary`.
+
+    Id 0 is padding, 1 stands for every word that is not among the `vocabulary` - 2 most frequent of the training
+    split or occurs there fewer than `min_count` times.
+    """
+
+    kind: Literal["text"]
+    length: Count
+    vocabulary: Annotated[int, Field(ge=3)]
+    min_count: Count = 1
+
+
+def _input_kind(value: Any) -> str:
+    kind = value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image")
+    return kind if kind in INPUTS else "image"
+
+
+INPUTS: dict[str, type[Section]] = {"image": Image, "text": Text}
+Input = Annotated[Annotated[Image, Tag("image")] | Annotated[Text, Tag("text")], Discriminator(_input_kind)]
+
+
 class Data(Section):
     """The data set, and how many of its training examples are held out for choices and calibration."""
 
-    name: Literal["mnist"]
+    name: Literal["mnist", "cats-vs-dogs", "oxford-pets", "imdb", "mr", "sst2", "reviews"]
     validation: Annotated[int, Field(ge=100)]
     refit: bool = False
     """After the choices on the validation split, train once more on training and validation split together."""
+    stored_side: Count | None = None
+    """Side in pixels at which training photos are kept; above the input's it leaves detail for crops."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validate: train once for each of so many tenths (or other shares) of all examples, tested on it."""
 
 
 class Initialise(Section):
-    """Weights at the start: PyTorch's own, Glorot & Bengio (2010) or He et al. (2015), normal or uniform."""
+    """Weights at the start: PyTorch's own, Glorot & Bengio (2010) or He et al. (2015), normal or uniform.
 
-    name: Literal["pytorch", "xavier", "he"] = "pytorch"
+    `pretrained` takes all layers but the last from a file of weights that torch can read, downloaded from `url`;
+    `sha256` is its checksum or the first digits of it. The last layer is drawn as PyTorch does.
+    """
+
+    name: Literal["pytorch", "xavier", "he", "pretrained"] = "pytorch"
     distribution: Literal["normal", "uniform"] = "uniform"
+    url: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+    freeze: bool = False
+    """Keep the pretrained layers as they are and train the last one only."""
+
+    @model_validator(mode="after")
+    def _pretrained_has_a_source(self) -> "Initialise":
+        if (self.name == "pretrained") != bool(self.url and self.sha256):
+            raise ValueError("name = 'pretrained' needs url and sha256, and no other name takes them")
+        if self.freeze and self.name != "pretrained":
+            raise ValueError("freeze = true needs name = 'pretrained'")
+        return self
 
 
 class Loss(Section):
-    """Cross-entropy, optionally against labels smoothed by Szegedy et al. (2016)."""
+    """Cross-entropy or the mean squared error of the probabilities, optionally against labels smoothed by Szegedy
+    et al. (2016)."""
 
-    name: Literal["cross-entropy"] = "cross-entropy"
+    name: Literal["cross-entropy", "mean-squared-error"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
 
 
@@ -205,20 +296,36 @@ class Schedule(Section):
     """The learning rate over the steps of a run, as a share of the optimiser's.
 
     `constant`; `cosine` falls to 0 (Loshchilov & Hutter, 2017); `one-cycle` climbs linearly from a 25th over the
-    share `warmup` of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle).
+    share `warmup` of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle);
+    `step` is multiplied by `factor` at each share of the steps in `milestones` (Krizhevsky et al., 2012).
     """
 
-    name: Literal["constant", "cosine", "one-cycle"] = "constant"
+    name: Literal["constant", "cosine", "one-cycle", "step"] = "constant"
     warmup: Fraction = 0.3
+    milestones: list[Fraction] = [0.5, 0.75]
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 class Augment(Section):
-    """Random changes to each training picture, uniform within +-bounds: a new draw every epoch."""
+    """Random changes to each training example, uniform within +-bounds: a new draw every epoch.
+
+    For pictures, geometry first: a part of the picture, at least the share `crop` of its area with sides up to 4:3
+    or 3:4 (Szegedy et al., 2015), mirrored half of the time where `flip` is set, turned, scaled, sheared and shifted;
+    then colours: `brightness`, `contrast` and `tint` (brightness a channel) in shares of the standard deviation that
+    the input is scaled by. For texts: `word_dropout` replaces each token by the unknown one with that probability
+    (Iyyer et al., 2015).
+    """
 
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Fraction = 0.0
     shear_deg: Annotated[float, Field(ge=0, lt=90)] = 0.0
     shift_px: NotNegative = 0.0
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    flip: bool = False
+    brightness: NotNegative = 0.0
+    contrast: Fraction = 0.0
+    tint: NotNegative = 0.0
+    word_dropout: Fraction = 0.0
 
 
 def _batch_size(value: Any) -> Any:
@@ -239,7 +346,12 @@ class Recipe(Section):
     epochs: Count
     batch_size: Annotated[int | Literal["full"], BeforeValidator(_batch_size)]
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 computes in mixed precision; auto takes it where a check at the start finds it right and faster."""
+    resolutions: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Progressive resolution: sides in pixels of the training pictures, each for an equal share of the epochs."""
+    early_stopping: Count | None = None
+    """Stop after so many epochs without a better validation loss, and keep the best epoch's weights."""
     average_decay: Fraction = 0.0
     """Exponential moving average of the weights, used for evaluation and publication; 0 switches it off."""
     input: Input
@@ -256,10 +368,24 @@ class Recipe(Section):
             raise ValueError("labels: a label stands twice in the list")
         return self
 
+    @model_validator(mode="after")
+    def _keys_agree(self) -> "Recipe":
+        if self.early_stopping and self.data.refit:
+            raise ValueError("early_stopping: needs a validation split, which data.refit = true trains on in the end")
+        if self.data.folds and self.data.refit:
+            raise ValueError("data.folds: cross-validation publishes nothing, so there is nothing to refit")
+        if self.resolutions and isinstance(self.input, Text):
+            raise ValueError("resolutions: are of pictures; this input is text")
+        if self.resolutions and self.input.height != self.input.width:
+            raise ValueError("resolutions: are sides of square pictures; this input is not square")
+        return self
 
+
+_TAGS: dict[str, dict[str, type[Section]]] = {"optimiser": OPTIMISERS, "input": INPUTS}
 SECTIONS: dict[str, type[Section]] = {
     **LAYERS,
     **OPTIMISERS,
+    **INPUTS,
     **{
         key: field.annotation
         for key, field in Recipe.model_fields.items()
@@ -359,7 +485,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[str, type[Section]]:
     words: list[str] = []
     for position, part in enumerate(loc):
         before = loc[position - 1] if position else None
-        is_tag = (isinstance(before, int) and part in LAYERS) or (before == "optimiser" and part in OPTIMISERS)
+        is_tag = (isinstance(before, int) and part in LAYERS) or part in _TAGS.get(str(before), {})
         if isinstance(part, int):
             words[-1] += f"[{part + 1}]"
         elif is_tag:

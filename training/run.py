@@ -128,7 +128,7 @@ def load(recipe: Recipe) -> Dataset:
     """
     data = {"mnist": mnist.load}[recipe.data.name](recipe.data.validation)
     expected = (recipe.input.height, recipe.input.width, recipe.input.channels)
-    found = tuple(data.train.pictures.shape[1:])
+    found = tuple(data.train.inputs.shape[1:])
     if found != expected:
         raise RecipeError(
             f"{recipe.name}: input: is {expected} (height, width, channels), {recipe.data.name} has {found}"

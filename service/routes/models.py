@@ -32,7 +32,7 @@ def _summary(version: Version) -> dict[str, Any]:
         "labels": manifest.labels,
         "input": manifest.input.model_dump(),
         "max_batch": manifest.max_batch,
-        "test_metrics": manifest.test_metrics.model_dump(),
+        "test_metrics": {name: metrics.model_dump() for name, metrics in manifest.test_metrics.items()},
         "provider": version.session.provider,
     }
 

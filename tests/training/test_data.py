@@ -27,7 +27,7 @@ def pictures(count: int, seed: int = 0, side: int = 4) -> Split:
 
 def contents(split: Split) -> list[tuple[bytes, int]]:
     return [
-        (picture.numpy().tobytes(), int(label)) for picture, label in zip(split.pictures, split.labels, strict=True)
+        (picture.numpy().tobytes(), int(label)) for picture, label in zip(split.inputs, split.labels, strict=True)
     ]
 
 
@@ -44,7 +44,7 @@ def test_hold_out_does_not_depend_on_the_order() -> None:
     """The same examples in another order are parted into the same sets."""
     whole = pictures(200)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    shuffled = Split(whole.pictures[order], whole.labels[order])
+    shuffled = Split(whole.inputs[order], whole.labels[order])
     for ours, theirs in zip(hold_out(whole, 30), hold_out(shuffled, 30), strict=True):
         assert sorted(contents(ours)) == sorted(contents(theirs))
 
@@ -62,15 +62,15 @@ def test_hold_out_keeps_equal_pictures_on_one_side(count: int) -> None:
 def test_a_fingerprint_changes_with_every_byte() -> None:
     """One label, one pixel, the order or the shape changed gives another fingerprint; equal data the same."""
     whole = pictures(6)
-    label, pixel = whole.labels.clone(), whole.pictures.clone()
+    label, pixel = whole.labels.clone(), whole.inputs.clone()
     label[3] += 1
     pixel[2, 1, 1, 0] ^= 1
     variants = [
         whole,
-        Split(whole.pictures, label),
+        Split(whole.inputs, label),
         Split(pixel, whole.labels),
-        Split(whole.pictures.flip(0), whole.labels.flip(0)),
-        Split(whole.pictures.view(6, 2, 8, 1), whole.labels),
+        Split(whole.inputs.flip(0), whole.labels.flip(0)),
+        Split(whole.inputs.view(6, 2, 8, 1), whole.labels),
     ]
     prints = [fingerprint(split) for split in variants]
     assert len(set(prints)) == len(variants)
@@ -81,7 +81,7 @@ def test_a_fingerprint_changes_with_every_byte() -> None:
 def test_a_fingerprint_is_the_sha256_of_shape_pictures_and_labels() -> None:
     """What is hashed is what the docstring names, so that another program can compute it."""
     whole = pictures(3)
-    content = b"(3, 4, 4, 1)" + whole.pictures.numpy().tobytes() + whole.labels.numpy().tobytes()
+    content = b"(3, 4, 4, 1)" + whole.inputs.numpy().tobytes() + whole.labels.numpy().tobytes()
     assert fingerprint(whole) == f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
@@ -90,7 +90,7 @@ def test_batches_are_the_pictures_in_order() -> None:
     whole = pictures(10)
     batches = list(whole.batches(4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert torch.equal(torch.cat(batches), whole.pictures)
+    assert torch.equal(torch.cat(batches), whole.inputs)
 
 
 def test_the_data_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +151,10 @@ def test_unpacked_files_are_read_as_they_are(raw: Path, files: dict[str, bytes])
     data = mnist.load(50)
     assert len(data.train) + len(data.validation) == TRAIN
     assert len(data.validation) == 50
-    assert (data.train.pictures.dtype, data.train.labels.dtype) == (torch.uint8, torch.int64)
-    assert data.test.pictures.shape == (TEST, 28, 28, 1)
-    assert data.test.pictures.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
-    assert bytes(data.test.labels.tolist()) == files["t10k-labels-idx1-ubyte"][8:]
+    assert (data.train.inputs.dtype, data.train.labels.dtype) == (torch.uint8, torch.int64)
+    assert data.tests["mnist"].inputs.shape == (TEST, 28, 28, 1)
+    assert data.tests["mnist"].inputs.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
+    assert bytes(data.tests["mnist"].labels.tolist()) == files["t10k-labels-idx1-ubyte"][8:]
     assert contents(mnist.test_split()) == contents(data.test)
 
 
@@ -181,7 +181,7 @@ def test_packed_files_are_read_without_writing_beside_them(
     before = state(raw.parents[1])
     data = mnist.load(50)
     assert state(raw.parents[1]) == before
-    assert data.test.pictures.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
+    assert data.tests["mnist"].inputs.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
     assert len(data.train) + len(data.validation) == TRAIN
 
 
@@ -232,6 +232,6 @@ def test_the_real_mnist_has_its_published_counts_and_its_folder_is_left_alone(mn
     official = data.train + data.validation
     assert (len(official), len(data.test)) == (60_000, 10_000)
     assert 5000 <= len(data.validation) < 5010
-    assert data.train.pictures.shape[1:] == data.test.pictures.shape[1:] == (28, 28, 1)
+    assert data.train.inputs.shape[1:] == data.tests["mnist"].inputs.shape[1:] == (28, 28, 1)
     assert official.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert data.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.tests["mnist"].labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

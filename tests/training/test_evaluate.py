@@ -107,7 +107,7 @@ def test_logits_are_the_network_s_in_evaluation_mode_however_they_are_batched(
     recipe, split = recipe_with(), stripes(23)
     network = build(recipe)
     with torch.inference_mode():
-        expected = network.eval()(normalise(recipe)(split.pictures))
+        expected = network.eval()(normalise(recipe)(split.inputs))
     for batch_size in (1, 4, 23, 1000):
         found = logits(network.train(), normalise(recipe), split, batch_size)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -102,7 +102,7 @@ def test_a_training_learns(
     assert epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
     assert epochs[-1]["validation_accuracy"] > 0.95
     unseen = stripes(60, seed=2)
-    found = network(normalise(recipe)(unseen.pictures)).argmax(dim=1)
+    found = network(normalise(recipe)(unseen.inputs)).argmax(dim=1)
     assert float((found == unseen.labels).float().mean()) > 0.95
     assert not network.training
 
@@ -181,7 +181,7 @@ def test_a_full_batch_is_one_step_down_the_gradient_of_all_examples(
     torch.manual_seed(recipe.seed)
     start = build(recipe)
     target = F.one_hot(split.labels, 3) * 0.9 + 0.1 / 3
-    loss = -(target * F.log_softmax(start(normalise(recipe)(split.pictures)), dim=1)).sum(dim=1).mean()
+    loss = -(target * F.log_softmax(start(normalise(recipe)(split.inputs)), dim=1)).sum(dim=1).mean()
     slopes = torch.autograd.grad(loss, list(start.parameters()))
     found = fit(recipe, split, None, tmp_path / "fit.pt")
     for weight, slope, ours in zip(start.parameters(), slopes, found.parameters(), strict=True):
@@ -224,7 +224,7 @@ def test_validation_is_of_the_weights_that_are_given(
     recipe, validation = recipe_with(**EVERYTHING, loss={"label_smoothing": 0.1}), stripes(30, seed=1)
     network = fit(recipe, stripes(100), validation, tmp_path / "fit.pt")
     with torch.inference_mode():
-        outputs = network(normalise(recipe)(validation.pictures))
+        outputs = network(normalise(recipe)(validation.inputs))
     last = history(tmp_path / "fit.pt")[-1]
     assert last["validation_loss"] == pytest.approx(F.cross_entropy(outputs, validation.labels).item(), rel=1e-5)
     assert last["validation_accuracy"] == (outputs.argmax(dim=1) == validation.labels).float().mean().item()

@@ -89,7 +89,7 @@ def test_the_manifest_verifies_and_says_what_was_measured(published: Published) 
     assert manifest.temperature == result.temperature
     assert manifest.dataset_fingerprint == "sha256:stripes"
     assert Recipe.model_validate(manifest.recipe) == recipe
-    test = published.data.test
+    test = published.data.tests["mnist"]
     probabilities = evaluate.probabilities(published.session(), test)
     assert manifest.test_metrics == evaluate.metrics(probabilities, test.labels)
     assert manifest.test_metrics.n == 30
@@ -116,8 +116,8 @@ def test_the_golden_file_replays_and_holds_no_example(published: Published) -> N
         inputs = golden["inputs"]
     assert inputs.shape[1:] == (6, 9, 1)
     data = published.data
-    whole = data.train + data.validation + data.test
-    examples = {picture.numpy().tobytes() for picture in whole.pictures}
+    whole = data.train + data.validation + data.tests["mnist"]s["mnist"]
+    examples = {picture.numpy().tobytes() for picture in whole.inputs}
     assert not examples & {picture.tobytes() for picture in inputs}
 
 

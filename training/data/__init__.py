@@ -18,14 +18,17 @@ from training.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Examples decoded once: pictures uint8 (N, H, W, C), labels int64 (N)."""
+    """Examples decoded once, and their labels, int64 (N).
 
-    pictures: Tensor
+    `inputs` are pictures, uint8 (N, H, W, C), or the token ids of texts, int32 (N, L), 0 behind their ends.
+    """
+
+    inputs: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
-        assert self.pictures.dtype == torch.uint8, self.pictures.dtype
-        assert len(self.pictures) == len(self.labels), (len(self.pictures), len(self.labels))
+        assert self.inputs.dtype in {torch.uint8, torch.int32}, self.inputs.dtype
+        assert len(self.inputs) == len(self.labels), (len(self.inputs), len(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -33,14 +36,14 @@ class Split:
     def batches(self, size: int) -> Iterator[Tensor]:
         """The pictures in order, up to `size` at a time: uint8 (n, H, W, C)."""
         for start in range(0, len(self), size):
-            yield self.pictures[start : start + size]
+            yield self.inputs[start : start + size]
 
     def first(self, count: int) -> "Split":
         """The first `count` examples."""
-        return Split(self.pictures[:count], self.labels[:count])
+        return Split(self.inputs[:count], self.labels[:count])
 
     def __add__(self, other: "Split") -> "Split":
-        return Split(torch.cat([self.pictures, other.pictures]), torch.cat([self.labels, other.labels]))
+        return Split(torch.cat([self.inputs, other.inputs]), torch.cat([self.labels, other.labels]))
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ class Dataset:
 
     train: Split
     validation: Split
-    test: Split
+    tests: dict[str, Split]
+    """Test splits that nothing was chosen on, by the name of their data set; most have one."""
     fingerprint: str
+    tokenizer: str | None = None
+    """The content of the tokenizer.json that made the token ids, where the inputs are texts."""
 
 
 def folder() -> Path:
@@ -67,13 +73,13 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split]:
     Raises:
         DataError: there are not more than `count`.
     """
-    digests = np.array([hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in split.pictures])
+    digests = np.array([hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in split.inputs])
     if not 0 < count < len(digests):
         raise DataError(f"{count} examples cannot be held out of {len(digests)}: set data.validation lower")
     held_out = torch.from_numpy(digests <= np.sort(digests)[count - 1])
     return (
-        Split(split.pictures[~held_out], split.labels[~held_out]),
-        Split(split.pictures[held_out], split.labels[held_out]),
+        Split(split.inputs[~held_out], split.labels[~held_out]),
+        Split(split.inputs[held_out], split.labels[held_out]),
     )
 
 
@@ -81,7 +87,7 @@ def fingerprint(*splits: Split) -> str:
     """SHA-256 over shapes, pictures and labels in order, as `sha256:<hex>`."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(repr(tuple(split.pictures.shape)).encode())
-        digest.update(split.pictures.numpy().tobytes())
+        digest.update(repr(tuple(split.inputs.shape)).encode())
+        digest.update(split.inputs.numpy().tobytes())
         digest.update(split.labels.numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
