@@ -51,13 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     command.add_argument("--runs", type=Path, default=Path("runs"), help="where runs go (default: %(default)s/)")
     command.add_argument("--threads", type=int, default=os.cpu_count(), help="processor threads (default: %(default)s)")
+    command.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto takes CUDA where it is"
+    )
     command.add_argument("--publish", action="store_true", help="publish the run when it is finished")
     _models_argument(command)
+    _force_argument(command)
     command.set_defaults(command=_train, parser=command)
 
     command = commands.add_parser("publish", help="export a finished run and write the next version of its model")
     command.add_argument("run", type=Path, help="a run's folder, like runs/lenet/20260101-120000")
     _models_argument(command)
+    _force_argument(command)
     command.set_defaults(command=_publish)
 
     command = commands.add_parser("evaluate", help="measure a published model on its test split")
@@ -84,6 +89,10 @@ def _models_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _force_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--force", action="store_true", help="publish also what is worse than the version in service")
+
+
 def _shapes(arguments: argparse.Namespace) -> None:
     print(shapes.table(recipes.load(arguments.recipe, arguments.set)))
 
@@ -96,24 +105,25 @@ def _train(arguments: argparse.Namespace) -> None:
     from training import run  # noqa: PLC0415
 
     torch.set_num_threads(max(arguments.threads or 1, 1))
+    on = run.machine(arguments.device)
     if arguments.resume is None:
         recipe = recipes.load(arguments.recipe, arguments.set)
         print(shapes.table(recipe))
-        folder = run.start(recipe, arguments.runs)
+        folder = run.start(recipe, arguments.runs, on)
     else:
         folder = arguments.resume
     print(
         f"\nrun {folder}; if it is stopped, go on with: python -m training train --resume {folder}",
         flush=True,
     )
-    result = run.train(folder)
+    result = run.train(folder, on)
     print(
         f"trained in {result.seconds:.0f} s; validation accuracy {result.validation.accuracy:.2%} "
         f"(n = {result.validation.n:,}), calibration error {result.validation.ece:.4f}, "
         f"temperature {result.temperature:.3f}"
     )
     if arguments.publish:
-        _publish(argparse.Namespace(run=folder, models=arguments.models))
+        _publish(argparse.Namespace(run=folder, models=arguments.models, force=arguments.force))
     else:
         print(f"put it into service with: python -m training publish {folder}")
 
@@ -121,7 +131,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from training.publish import publish  # noqa: PLC0415
 
-    place = publish(arguments.run, arguments.models)
+    place = publish(arguments.run, arguments.models, force=arguments.force)
     print(f"published {place}; measure it with: python -m training evaluate {place}")
 
 
@@ -129,8 +139,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from service import manifest as contract  # noqa: PLC0415
     from service.errors import ServiceError  # noqa: PLC0415
     from service.session import Session  # noqa: PLC0415
-    from training import evaluate  # noqa: PLC0415
-    from training.data import mnist  # noqa: PLC0415
+    from training import evaluate, gate  # noqa: PLC0415
     from training.report import evaluation  # noqa: PLC0415
 
     folder: Path = arguments.model
@@ -140,10 +149,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         session = Session(folder / contract.GRAPH, manifest, threads=os.cpu_count() or 1)
     except ServiceError as error:
         raise TrainingError(str(error)) from error
-    test = mnist.test_split()
-    probabilities = evaluate.probabilities(session, test)
-    metrics = evaluate.metrics(probabilities, test.labels)
-    print(evaluation(manifest, metrics, evaluate.mistakes(probabilities, test.labels)))
+    recipe = manifest.recipe.get("name")
+    print(f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters")
+    for name, test in gate.tests_of(manifest, folder).items():
+        probabilities = evaluate.probabilities(session, test)
+        metrics = evaluate.metrics(probabilities, test.labels)
+        print(evaluation(manifest, name, metrics, evaluate.mistakes(probabilities, test.labels)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Metrics and calibration: what a model's probabilities are worth on a split it has not seen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from service.manifest import Metrics
 from service.session import Session
 from training.data import Split
-from training.network import Normalise
 
 Probabilities = npt.NDArray[np.float32]
 
 _BINS = 15  # Guo et al. (2017), section 2
+_TOKENS = 20_000  # of texts in one batch: enough for a processor, and some tens of megabytes
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,36 @@ class Mistake:
     probability: float
 
 
-def logits(network: nn.Module, normalise: Normalise, split: Split, batch_size: int = 1000) -> Tensor:
+def logits(
+    network: nn.Module, normalise: nn.Module, split: Split, batch_size: int = 1000, device: torch.device | None = None
+) -> Tensor:
     """A network's outputs over a split: float32 (N, classes), in evaluation mode."""
     network.eval()
+    scale = normalise.to(device)
     with torch.inference_mode():
-        return torch.cat([network(normalise(batch)) for batch in split.batches(batch_size)])
+        return in_order(split, lambda batch: network(scale(batch.to(device))).float().cpu(), batch_size)
 
 
 def probabilities(session: Session, split: Split, batch_size: int = 250) -> Probabilities:
     """An exported model's outputs over a split: float32 (N, classes)."""
-    return np.concatenate([session.run(batch.numpy()) for batch in split.batches(batch_size)])
+    return in_order(split, lambda batch: torch.from_numpy(session.run(batch.numpy())), batch_size).numpy()
+
+
+def in_order(split: Split, run: Callable[[Tensor], Tensor], batch_size: int) -> Tensor:
+    """What `run` gives for the inputs of a split, batch by batch, in the split's order: (N, ...).
+
+    `run` gets pictures uint8 (n, H, W, C) or token ids int64 (n, L). Texts come sorted by length, with little padding,
+    in batches of a few thousand tokens.
+    """
+    if split.lengths is None:
+        return torch.cat([run(batch) for batch in split.batches(batch_size)])
+    order = split.lengths.argsort(stable=True)
+    outputs, start = [], 0
+    while start < len(order):
+        size = min(batch_size, max(_TOKENS // max(int(split.lengths[order[start]]), 1), 1))
+        outputs.append(run(split.texts(order[start : start + size]).long()))
+        start += size
+    return torch.cat(outputs)[order.argsort()]
 
 
 def metrics(probs: Probabilities, labels: Tensor) -> Metrics:

@@ -20,11 +20,11 @@ def initialise(network: nn.Module, how: Initialise) -> None:
         ("he", "normal"): lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
         ("he", "uniform"): lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
     }
-    if how.name == "pytorch":
+    if how.name in {"pytorch", "pretrained"}:
         return
     draw = draws[how.name, how.distribution]
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             draw(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -5,19 +5,34 @@ is exported: encoded bytes' pixels in, calibrated probabilities out, so that tra
 """
 
 from functools import singledispatch
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
 from training.initialise import initialise
-from training.recipe import Activation, Conv, Dense, Dropout, Flatten, Layer, Pool, Recipe
+from training.recipe import (
+    Activation,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Layer,
+    LocalResponseNorm,
+    Pool,
+    Recipe,
+    Text,
+    Windows,
+)
 from training.shapes import Shape, trace
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 def build(recipe: Recipe) -> nn.Sequential:
-    """The network of a recipe: float32 (N, C, H, W), scaled as `normalise` does -> logits float32 (N, classes).
+    """The network of a recipe: what `normalise` makes of its input -> logits float32 (N, classes).
 
     Weights are drawn from torch's global generator.
 
@@ -25,8 +40,12 @@ def build(recipe: Recipe) -> nn.Sequential:
         RecipeError: a stack that cannot be built.
     """
     modules: list[nn.Module] = []
-    for layer, shape in zip(recipe.layers, trace(recipe), strict=True):
-        modules += layer_modules(layer, shape.input, recipe.activation)
+    for layer, step in zip(recipe.layers, trace(recipe), strict=True):
+        if isinstance(layer, Embedding):
+            assert isinstance(recipe.input, Text), "trace lets an embedding stand on a text only"
+            modules.append(Embed(recipe.input.vocabulary, layer.embedding))
+        else:
+            modules += layer_modules(layer, step.input, recipe.activation)
     network = nn.Sequential(*modules)
     initialise(network, recipe.initialise)
     return network
@@ -47,6 +66,8 @@ def _(layer: Conv, shape: Shape, activation: Activation) -> list[nn.Module]:
 
 @layer_modules.register
 def _(layer: Pool, _shape: Shape, _activation: Activation) -> list[nn.Module]:
+    if layer.size == "global":
+        return [nn.AdaptiveMaxPool2d(1) if layer.pool == "max" else nn.AdaptiveAvgPool2d(1)]
     return [(nn.MaxPool2d if layer.pool == "max" else nn.AvgPool2d)(layer.size, layer.stride)]
 
 
@@ -57,18 +78,106 @@ def _(_layer: Flatten, _shape: Shape, _activation: Activation) -> list[nn.Module
 
 @layer_modules.register
 def _(layer: Dense, shape: Shape, activation: Activation) -> list[nn.Module]:
-    dense = nn.Linear(shape[0], layer.dense, bias=not layer.batch_norm)
+    bias = not layer.batch_norm
+    bounded = layer.max_norm is not None
+    dense = BoundedLinear(shape[0], layer, bias=bias) if bounded else nn.Linear(shape[0], layer.dense, bias=bias)
     norm = [nn.BatchNorm1d(layer.dense)] if layer.batch_norm else []
     return [dense, *norm, *_activation(layer.activation or activation)]
 
 
 @layer_modules.register
-def _(layer: Dropout, _shape: Shape, _activation: Activation) -> list[nn.Module]:
-    return [nn.Dropout(layer.dropout)]
+def _(layer: Dropout, shape: Shape, _activation: Activation) -> list[nn.Module]:
+    return [EmbeddedDropout(layer.dropout) if len(shape) == 2 else nn.Dropout(layer.dropout)]  # noqa: PLR2004 -- (E, L)
+
+
+@layer_modules.register
+def _(layer: LocalResponseNorm, _shape: Shape, _activation: Activation) -> list[nn.Module]:
+    # torch divides alpha by the number of neighbours, the paper does not.
+    return [nn.LocalResponseNorm(layer.lrn, alpha=layer.alpha * layer.lrn, beta=layer.beta, k=layer.k)]
+
+
+@layer_modules.register
+def _(layer: Windows, shape: Shape, activation: Activation) -> list[nn.Module]:
+    return [ParallelWindows(shape[0], layer, _activation(layer.activation or activation))]
 
 
 def _activation(name: Activation) -> list[nn.Module]:
-    return [] if name == "none" else [_ACTIVATIONS[name]()]
+    """No module for softmax: it stands in the loss and in the exported graph, the network gives logits."""
+    return [] if name in {"none", "softmax"} else [_ACTIVATIONS[name]()]
+
+
+class BoundedLinear(nn.Linear):
+    """A dense layer whose rows of weights are scaled back to `max_norm` where they grew beyond it."""
+
+    def __init__(self, width: int, layer: Dense, *, bias: bool) -> None:
+        super().__init__(width, layer.dense, bias)
+        assert layer.max_norm is not None, "a layer without a bound is a plain nn.Linear"
+        self.max_norm = layer.max_norm
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Scale long rows back (Hinton et al., 2012; Kim, 2014, section 2.1). Called after each step."""
+        self.weight.copy_(self.weight.renorm(2, 0, self.max_norm))
+
+
+class Embedded(NamedTuple):
+    """Texts as vectors: values (N, E, L), and where a text has a token, bool (N, 1, L)."""
+
+    values: Tensor
+    present: Tensor
+
+
+class Embed(nn.Module):
+    """Token ids (N, L) -> Embedded; the vector of padding, id 0, is 0 and is not trained."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width, padding_idx=0)
+        with torch.no_grad():
+            self.table.weight[1:].uniform_(-0.25, 0.25)  # Kim (2014), section 3.1
+
+    def forward(self, tokens: Tensor) -> Embedded:
+        values = self.table(tokens).transpose(1, 2)  # (N, L, E) -> (N, E, L)
+        return Embedded(values, (tokens != 0).unsqueeze(1))
+
+
+class EmbeddedDropout(nn.Module):
+    """Dropout of single values of the vectors."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, texts: Embedded) -> Embedded:
+        return Embedded(F.dropout(texts.values, self.share, self.training), texts.present)
+
+
+class ParallelWindows(nn.Module):
+    """Parallel 1-D convolutions with pooling over time: Embedded -> (N, F); Kim (2014), section 2.
+
+    A window may reach beyond the end of its text, where it sees zeros, but starts inside of it; so a short text is
+    read by every width, and the padding behind a text changes nothing.
+    """
+
+    def __init__(self, width: int, layer: Windows, activation: list[nn.Module]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv1d(width, layer.filters, size) for size in layer.windows)
+        self.activation = nn.Sequential(*activation)
+        self.over_time = layer.over_time
+
+    def forward(self, texts: Embedded) -> Tensor:
+        values, present = texts
+        count = present.sum(dim=2)  # (N, 1)
+        pooled: list[Tensor] = []
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv1d)
+            (size,) = conv.kernel_size
+            maps = self.activation(conv(F.pad(values, (0, size - 1))))  # (N, F, L)
+            if self.over_time != "average":
+                pooled.append(maps.masked_fill(~present, -torch.inf).amax(dim=2))
+            if self.over_time != "max":
+                pooled.append((maps * present).sum(dim=2) / count)
+        return torch.cat(pooled, dim=1)
 
 
 class Normalise(nn.Module):
@@ -86,13 +195,22 @@ class Normalise(nn.Module):
         return pictures.to(torch.float32) * self.get_buffer("scale") + self.get_buffer("shift")
 
 
-def normalise(recipe: Recipe) -> Normalise:
-    """The scaling of a recipe's input."""
+class Ids(nn.Module):
+    """Token ids of any integer type (N, L) -> int64 (N, L)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.to(torch.int64)
+
+
+def normalise(recipe: Recipe) -> nn.Module:
+    """What stands before the first layer: the scaling of pictures, the type of token ids."""
+    if isinstance(recipe.input, Text):
+        return Ids()
     return Normalise(recipe.input.mean, list(recipe.input.std))
 
 
 class Served(nn.Module):
-    """The exported graph: uint8 (N, H, W, C) -> probabilities float32 (N, classes), calibrated.
+    """The exported graph: pictures uint8 (N, H, W, C) or token ids int64 (N, L) -> calibrated probabilities.
 
     The temperature of Guo et al. (2017) is folded into the last dense layer; `network` is taken over and changed.
     """
@@ -107,5 +225,5 @@ class Served(nn.Module):
             last.weight.div_(temperature)
             last.bias.div_(temperature)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return torch.softmax(self.network(self.normalise(image)), dim=1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.softmax(self.network(self.normalise(inputs)), dim=1)

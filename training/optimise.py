@@ -37,6 +37,8 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     match schedule.name:
         case "constant":
             return 1.0
+        case "step":
+            return math.prod(schedule.factor for milestone in schedule.milestones if step >= milestone * steps)
         case "cosine":
             return (1 + math.cos(math.pi * done)) / 2
         case "one-cycle" if done < schedule.warmup:

@@ -1,6 +1,7 @@
 """What a person sees while a network is trained: a bar on a terminal, a line an epoch elsewhere."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -15,8 +16,10 @@ def say(line: str) -> None:
 class EpochBar:
     """One epoch's progress: examples, live loss and accuracy, examples/s, time left; then one line that stays."""
 
-    def __init__(self, epoch: int, epochs: int, examples: int) -> None:
-        self._terminal = sys.stderr.isatty()
+    def __init__(self, epoch: int, epochs: int, examples: int, *, visible: bool = True) -> None:
+        self._terminal = visible and sys.stderr.isatty()
+        self._visible = visible
+        self._began, self._left = time.perf_counter(), epochs - epoch
         self._bar = tqdm(
             total=examples,
             desc=f"epoch {epoch:>{len(str(epochs))}}/{epochs}",
@@ -35,7 +38,7 @@ class EpochBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if kind is None and not self._terminal:
+        if kind is None and self._visible and not self._terminal:
             say(f"{self._title}: {self._line}")
 
     def step(self, seen: int, loss: float, accuracy: float) -> None:
@@ -48,4 +51,10 @@ class EpochBar:
         """Show the epoch's last figures."""
         if validation_loss is not None and validation_accuracy is not None:
             self._line += f", validation loss {validation_loss:.4f}, accuracy {validation_accuracy:.2%}"
+        seconds = time.perf_counter() - self._began
+        self._line += f", {seconds:.0f} s" + (f", about {_minutes(seconds * self._left)} left" if self._left else "")
         self._bar.set_postfix_str(self._line)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 -- a minute and a half

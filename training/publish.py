@@ -1,4 +1,4 @@
-"""From a finished run to models/NAME/VERSION: export, parity, card, manifest, and one atomic step into place.
+"""From a finished run to models/NAME/VERSION: export, parity, gate, card, manifest, one atomic step into place.
 
 The version is built in a hidden folder beside its place and renamed when it is whole, so that a publication that is
 killed leaves no half version; the service looks at folders named by a number only.
@@ -12,20 +12,22 @@ import tempfile
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
 from service import manifest as contract
-from service.manifest import ImageInput, Manifest, Metrics
+from service.manifest import ImageInput, Manifest, Metrics, TextInput
 from service.session import Session
-from training import evaluate, run
+from training import evaluate, gate, run
 from training.data import Split
 from training.errors import PublishError
 from training.evaluate import Probabilities
 from training.network import Served
-from training.recipe import Recipe
+from training.recipe import Image, Recipe, Text
 from training.report import card
 from training.shapes import trace
 
@@ -34,15 +36,21 @@ _GOLDEN = 16
 _PARITY = 1e-4  # between torch and ONNX Runtime, both on the CPU
 
 
-def publish(folder: Path, models: Path) -> Path:
+def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     """Publish a run as the next version of its task's model, and give its folder.
 
-    The test split is touched here, once, by the exported graph.
+    The test splits are touched here, once, by the exported graph.
+
+    Args:
+        folder: the run's.
+        models: where versions go.
+        force: publish also what is worse than the version in service; the card says so.
 
     Raises:
         RunError: the run is not finished.
         DataError: the data set is not there, or not the one that the run was trained on.
-        PublishError: torch and ONNX Runtime disagree, or the version cannot be written.
+        PublishError: torch and ONNX Runtime disagree, the model is worse than the one in service, or the version
+            cannot be written.
     """
     recipe = run.recipe_of(folder)
     network, result = run.finished(folder)
@@ -56,7 +64,9 @@ def publish(folder: Path, models: Path) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=".publishing-", dir=home))
         try:
             export(served, recipe, partial / contract.GRAPH)
-            manifest = _describe(recipe, served, result, data.test, partial, _next_version(home))
+            if data.tokenizer is not None:
+                (partial / contract.TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
+            manifest = _describe(recipe, served, result, data.tests, partial, home, force=force)
             return _place(partial, home, manifest)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -65,20 +75,23 @@ def publish(folder: Path, models: Path) -> Path:
 
 
 def export(served: Served, recipe: Recipe, path: Path) -> None:
-    """Write a graph, `image` uint8 (N, H, W, C) -> `probabilities` float32 (N, classes), to one ONNX file.
+    """Write a graph to one ONNX file: `image` uint8 (N, H, W, C) or `tokens` int64 (N, L) -> `probabilities`.
 
     Raises:
-        PublishError: the batch axis came out fixed.
+        PublishError: the batch axis, or the length of texts, came out fixed.
     """
-    example = torch.zeros(2, recipe.input.height, recipe.input.width, recipe.input.channels, dtype=torch.uint8)
+    name, example = ("image", torch.from_numpy(_noise(recipe, 2)[:2]))
+    axes: dict[int, Any] = {0: torch.export.Dim("N", min=1)}
+    if isinstance(recipe.input, Text):
+        name, axes = "tokens", {**axes, 1: torch.export.Dim("L", min=1, max=recipe.input.length)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of deprecated torch
         program = torch.onnx.export(
             served,
             (example,),
-            input_names=["image"],
+            input_names=[name],
             output_names=["probabilities"],
-            dynamic_shapes={"image": {0: torch.export.Dim("N", min=1)}},
+            dynamic_shapes={"inputs": axes},
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -87,9 +100,10 @@ def export(served: Served, recipe: Recipe, path: Path) -> None:
     program.save(str(path), external_data=False)
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
-    for end in (*graph.graph.input, *graph.graph.output):
-        if not end.type.tensor_type.shape.dim[0].dim_param:
-            raise PublishError(f"{path}: the batch axis of {end.name} came out fixed")
+    ends = [(graph.graph.input[0], axes), (graph.graph.output[0], {0: None})]
+    for end, free in ends:
+        if not all(end.type.tensor_type.shape.dim[axis].dim_param for axis in free):
+            raise PublishError(f"{path}: an axis of {end.name} came out fixed")
 
 
 def check_parity(served: Served, session: Session, split: Split) -> Probabilities:
@@ -100,7 +114,7 @@ def check_parity(served: Served, session: Session, split: Split) -> Probabilitie
     """
     ours = evaluate.probabilities(session, split)
     with torch.inference_mode():
-        torchs = torch.cat([served(batch) for batch in split.batches(MAX_BATCH)]).numpy()
+        torchs = evaluate.in_order(split, served, MAX_BATCH).numpy()
     gap = float(np.abs(ours - torchs).max())
     differing = int((ours.argmax(axis=1) != torchs.argmax(axis=1)).sum())
     if differing or gap > _PARITY:
@@ -111,42 +125,84 @@ def check_parity(served: Served, session: Session, split: Split) -> Probabilitie
     return ours
 
 
-def _describe(recipe: Recipe, served: Served, result: run.Result, test: Split, partial: Path, version: int) -> Manifest:
-    """Check the exported graph over the test split and write golden file, card and manifest beside it."""
-    spec = recipe.input
+def _describe(
+    recipe: Recipe,
+    served: Served,
+    result: run.Result,
+    tests: dict[str, Split],
+    partial: Path,
+    home: Path,
+    *,
+    force: bool,
+) -> Manifest:
+    """Check the exported graph over the test splits and write golden file, card and manifest beside it."""
+    files = [contract.GRAPH, *([contract.TOKENIZER] if isinstance(recipe.input, Text) else [])]
     draft = Manifest(
         model=recipe.task,
-        version=version,
-        input=ImageInput(height=spec.height, width=spec.width, mode=spec.mode, framing=spec.framing),
+        version=_next_version(home),
+        input=_input(recipe),
         labels=recipe.labels,
         preprocessing_version=contract.PREPROCESSING_VERSION,
         max_batch=MAX_BATCH,
         temperature=result.temperature,
-        test_metrics=Metrics(n=1, accuracy=0, nll=0, ece=0),
+        test_metrics=dict.fromkeys(tests, Metrics(n=1, accuracy=0, nll=0, ece=0)),
         dataset=recipe.data.name,
         dataset_fingerprint=result.fingerprint,
         recipe=json.loads(recipe.model_dump_json()),
         parameters=sum(step.parameters for step in trace(recipe)),
         commit=_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files={contract.GRAPH: contract.sha256(partial / contract.GRAPH)},
+        files={name: contract.sha256(partial / name) for name in files},
     )
     session = Session(partial / contract.GRAPH, draft, provider="cpu", threads=os.cpu_count() or 1)
-    probabilities = check_parity(served, session, test)
-    metrics = evaluate.metrics(probabilities, test.labels)
-    _golden(session, spec.height, spec.width, spec.channels, partial / contract.GOLDEN)
+    probabilities = {name: check_parity(served, session, split) for name, split in tests.items()}
+    metrics = {name: evaluate.metrics(probabilities[name], tests[name].labels) for name in tests}
+    answers = {name: gate.right(probabilities[name], tests[name]) for name in tests}
+    verdict = _pass_gate(answers, draft, home, force=force)
+    noise = _noise(recipe, _GOLDEN)
+    np.savez_compressed(partial / contract.GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
-    (partial / contract.CARD).write_text(card(measured, recipe, result.validation, result.seconds), encoding="utf-8")
-    files = {name: contract.sha256(partial / name) for name in (contract.GRAPH, contract.GOLDEN, contract.CARD)}
-    manifest = measured.model_copy(update={"files": files})
+    text = card(measured, recipe, result.validation, result.seconds, verdict)
+    (partial / contract.CARD).write_text(text, encoding="utf-8")
+    files += [contract.GOLDEN, contract.CARD]
+    manifest = measured.model_copy(update={"files": {name: contract.sha256(partial / name) for name in files}})
     manifest.write(partial)
     return manifest
 
 
-def _golden(session: Session, height: int, width: int, channels: int, path: Path) -> None:
-    """Store generated inputs, never examples of a data set, with what the graph makes of them."""
-    noise = np.random.default_rng(0).integers(0, 256, (_GOLDEN, height, width, channels), dtype=np.uint8)
-    np.savez_compressed(path, inputs=noise, probabilities=session.run(noise))
+def _pass_gate(answers: dict[str, gate.Answers], draft: Manifest, home: Path, *, force: bool) -> str:
+    """What the card says of the comparison with the version in service.
+
+    Raises:
+        PublishError: the new model is worse, and nobody insists.
+    """
+    comparisons, verdict = gate.compare(answers, draft, home)
+    worse = [str(comparison) for comparison in comparisons if comparison.is_worse]
+    if worse and not force:
+        raise PublishError(
+            f"the model is worse than the one in service, beyond noise: {'; '.join(worse)}. Nothing was published; "
+            "--force publishes it all the same"
+        )
+    return f"Published by force, although worse beyond noise. {verdict}" if worse else verdict
+
+
+def _input(recipe: Recipe) -> ImageInput | TextInput:
+    spec = recipe.input
+    if isinstance(spec, Text):
+        return TextInput(length=spec.length, vocabulary=spec.vocabulary)
+    return ImageInput(height=spec.height, width=spec.width, mode=spec.mode, framing=spec.framing)
+
+
+def _noise(recipe: Recipe, count: int) -> npt.NDArray[Any]:
+    """Generated inputs, never examples of a data set: uint8 (N, H, W, C), or int64 (N, L) of several lengths."""
+    spec, draw = recipe.input, np.random.default_rng(0)
+    if isinstance(spec, Image):
+        return draw.integers(0, 256, (count, spec.height, spec.width, spec.channels), dtype=np.uint8)
+    longest = min(spec.length, 64)
+    tokens = draw.integers(1, spec.vocabulary, (count, longest))
+    for row, length in zip(tokens, np.linspace(longest, 1, count).astype(int), strict=True):
+        row[length:] = 0
+    return tokens
 
 
 def _next_version(home: Path) -> int:

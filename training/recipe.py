@@ -228,8 +228,7 @@ class Initialise(Section):
 
 
 class Loss(Section):
-    """Cross-entropy or the mean squared error of the probabilities, optionally against labels smoothed by Szegedy
-    et al. (2016)."""
+    """Cross-entropy or mean squared error of the probabilities; labels may be smoothed (Szegedy et al., 2016)."""
 
     name: Literal["cross-entropy", "mean-squared-error"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
@@ -376,7 +375,7 @@ class Recipe(Section):
             raise ValueError("data.folds: cross-validation publishes nothing, so there is nothing to refit")
         if self.resolutions and isinstance(self.input, Text):
             raise ValueError("resolutions: are of pictures; this input is text")
-        if self.resolutions and self.input.height != self.input.width:
+        if self.resolutions and isinstance(self.input, Image) and self.input.height != self.input.width:
             raise ValueError("resolutions: are sides of square pictures; this input is not square")
         return self
 

@@ -9,20 +9,20 @@ from training.recipe import Recipe
 from training.shapes import table
 
 
-def card(manifest: Manifest, recipe: Recipe, validation: Metrics, seconds: float) -> str:
-    """A model card (Mitchell et al., 2019) in Markdown, from what was measured."""
-    test = manifest.test_metrics
+def card(manifest: Manifest, recipe: Recipe, validation: Metrics, seconds: float, verdict: str) -> str:
+    """A model card (Mitchell et al., 2019) in Markdown, from what was measured; `verdict` is the gate's."""
+    tests = [_row(f"test: {name}", metrics) for name, metrics in manifest.test_metrics.items()]
+    rows = "\n".join([*tests, _row("validation", validation)])
     return f"""# {manifest.model}, version {manifest.version}
 
 {recipe.description}, trained by the recipe `{recipe.name}` on {manifest.dataset}.
 
 | | n | accuracy | negative log-likelihood (nats) | expected calibration error |
 | --- | --- | --- | --- | --- |
-| test | {test.n:,} | {test.accuracy:.2%} | {test.nll:.4f} | {test.ece:.4f} |
-| validation | {validation.n:,} | {validation.accuracy:.2%} | {validation.nll:.4f} | {validation.ece:.4f} |
+{rows}
 
 Choices were made on the validation split, whose temperature of {manifest.temperature:.4f} is folded into the last
-layer; the test split was looked at once, by this publication.{_refit(recipe)}
+layer; the test splits were looked at once, by this publication.{_refit(recipe)} {verdict}
 
 Training took {seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}, no GPU), seed {recipe.seed}. Measure
 the test figures again with `python -m training evaluate models/{manifest.model}/{manifest.version}`.
@@ -49,6 +49,10 @@ same. Its writers were American census employees and students, in 1992.""",
 }
 
 
+def _row(title: str, metrics: Metrics) -> str:
+    return f"| {title} | {metrics.n:,} | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |"
+
+
 def _refit(recipe: Recipe) -> str:
     if not recipe.data.refit:
         return ""
@@ -58,15 +62,11 @@ def _refit(recipe: Recipe) -> str:
     )
 
 
-def evaluation(manifest: Manifest, metrics: Metrics, mistakes: list[Mistake], most: int = 10) -> str:
-    """The figures of an evaluation, and the most confident mistakes, as a terminal shows them."""
+def evaluation(manifest: Manifest, test: str, metrics: Metrics, mistakes: list[Mistake], most: int = 10) -> str:
+    """The figures of an evaluation on one test split, and the most confident mistakes, as a terminal shows them."""
     lines = [
-        (
-            f"{manifest.model}, version {manifest.version}: recipe {manifest.recipe.get('name')}, "
-            f"{manifest.parameters:,} parameters"
-        ),
-        f"  test split of {manifest.dataset}, n = {metrics.n:,}",
-        f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes)} mistakes)",
+        f"  test split of {test}, n = {metrics.n:,}",
+        f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes):,} mistakes)",
         f"  negative log-likelihood      {metrics.nll:.4f} nats",
         f"  expected calibration error   {metrics.ece:.4f}",
     ]

@@ -19,12 +19,13 @@ import torch
 from torch import nn
 
 from service.manifest import Metrics
-from training import evaluate, fit
-from training.data import Dataset, mnist
+from training import evaluate, fit, parallel, precision
+from training.data import Dataset, catalogue
 from training.errors import RecipeError, RunError
+from training.fit import Machine
 from training.network import normalise
 from training.progress import say
-from training.recipe import Recipe, parse
+from training.recipe import Image, Recipe, parse
 
 RECIPE, RESULT = "recipe.json", "result.json"
 CHECKPOINTS = FIT, REFIT = "fit.pt", "refit.pt"
@@ -40,12 +41,28 @@ class Result:
     fingerprint: str
 
 
-def start(recipe: Recipe, runs: Path) -> Path:
-    """Make the folder of a new run and save its recipe there.
+def machine(device: str = "auto") -> Machine:
+    """What to train on: `cpu`, `cuda`, or `auto`, which takes CUDA where it is; shared under torchrun.
+
+    Raises:
+        RunError: CUDA was asked for and is not there, or the processes of torchrun cannot meet.
+    """
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise RunError("--device cuda: PyTorch finds no CUDA device on this machine; train with --device cpu")
+    world = parallel.join()
+    use = torch.device("cuda", torch.cuda.current_device()) if cuda and device != "cpu" else torch.device("cpu")
+    return Machine(use, world)
+
+
+def start(recipe: Recipe, runs: Path, on: Machine | None = None) -> Path:
+    """Make the folder of a new run and save its recipe there, with the precision that it will compute in.
 
     Raises:
         RunError: the folder cannot be made.
     """
+    on = on or Machine()
+    recipe = recipe.model_copy(update={"precision": precision.resolve(recipe, on.device)})
     folder = home = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
         for number in count(2):
@@ -72,7 +89,7 @@ def recipe_of(folder: Path) -> Recipe:
         raise RunError(f"{folder}: this is no run's folder; expected runs/RECIPE/TIME: {error}") from error
 
 
-def train(folder: Path) -> Result:
+def train(folder: Path, on: Machine | None = None) -> Result:
     """Do what a run still lacks: fit, calibrate on the validation split, refit.
 
     Raises:
@@ -80,14 +97,15 @@ def train(folder: Path) -> Result:
     """
     recipe = recipe_of(folder)
     data = load(recipe)
-    network = fit.fit(recipe, data.train, data.validation, folder / FIT)
+    on = on or Machine()
+    network = fit.fit(recipe, data.train, data.validation, folder / FIT, machine=on)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     temperature = evaluate.fit_temperature(logits, data.validation.labels)
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
     validation = evaluate.metrics(probabilities, data.validation.labels)
     if recipe.data.refit:
         say(f"validation accuracy {validation.accuracy:.2%}; now once more, on training and validation split together")
-        fit.fit(recipe, data.train + data.validation, None, folder / REFIT)
+        fit.fit(recipe, data.train + data.validation, None, folder / REFIT, machine=on)
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
     result = Result(temperature, validation, seconds, data.fingerprint)
     record = {**vars(result), "validation": validation.model_dump()}
@@ -126,13 +144,14 @@ def load(recipe: Recipe) -> Dataset:
         DataError: it is not there, or damaged.
         RecipeError: its pictures or classes are not those of the recipe.
     """
-    data = {"mnist": mnist.load}[recipe.data.name](recipe.data.validation)
-    expected = (recipe.input.height, recipe.input.width, recipe.input.channels)
-    found = tuple(data.train.inputs.shape[1:])
-    if found != expected:
-        raise RecipeError(
-            f"{recipe.name}: input: is {expected} (height, width, channels), {recipe.data.name} has {found}"
-        )
+    data = catalogue.load(recipe.data, recipe.input)
+    if isinstance(recipe.input, Image):
+        expected = (recipe.input.height, recipe.input.width, recipe.input.channels)
+        found = tuple(data.validation.inputs.shape[1:])
+        if found != expected:
+            raise RecipeError(
+                f"{recipe.name}: input: is {expected} (height, width, channels), {recipe.data.name} has {found}"
+            )
     classes = int(data.train.labels.max()) + 1
     if classes != len(recipe.labels):
         raise RecipeError(

@@ -10,9 +10,23 @@ from functools import singledispatch
 from math import prod
 
 from training.errors import RecipeError
-from training.recipe import Conv, Dense, Dropout, Flatten, Layer, Pool, Recipe
+from training.recipe import (
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Layer,
+    LocalResponseNorm,
+    Pool,
+    Recipe,
+    Text,
+    Windows,
+)
 
-Shape = tuple[int, ...]  # (C, H, W) for pictures and feature maps, (F,) for vectors
+_PLAIN = {"none", "softmax"}  # a softmax at the end stands in the loss and in the exported graph
+
+Shape = tuple[int, ...]  # (C, H, W) for feature maps, (E, L) for embedded texts, (F,) for vectors
 
 
 @dataclass(frozen=True)
@@ -34,15 +48,14 @@ class LayerShape:
 
 
 def trace(recipe: Recipe) -> list[LayerShape]:
-    """Follow one example, (C, H, W), through the layers.
+    """Follow one example, a picture (C, H, W) or a text of the greatest length, through the layers.
 
     Raises:
         RecipeError: a layer that cannot be built on its input, named by its place counted from 1; or an output
             that is not one plain logit a label.
     """
-    shape: Shape = (recipe.input.channels, recipe.input.height, recipe.input.width)
-    steps: list[LayerShape] = []
-    for number, layer in enumerate(recipe.layers, start=1):
+    shape, steps = _begin(recipe)
+    for number, layer in enumerate(recipe.layers[len(steps) :], start=len(steps) + 1):
         try:
             step = layer_shape(layer, shape)
         except RecipeError as error:
@@ -55,14 +68,30 @@ def trace(recipe: Recipe) -> list[LayerShape]:
             f"{len(recipe.labels)} values, one a label: end with flatten = true, dense = {len(recipe.labels)}"
         )
     last = recipe.layers[-1]
-    if not isinstance(last, Dense) or last.batch_norm or (last.activation or recipe.activation) != "none":
+    if not isinstance(last, Dense) or last.batch_norm or (last.activation or recipe.activation) not in _PLAIN:
         raise RecipeError(
             f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
-            f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "none" }}'
+            f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "softmax" }}'
         )
     if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
         raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
     return steps
+
+
+def _begin(recipe: Recipe) -> tuple[Shape, list[LayerShape]]:
+    """The shape that enters the stack, and the embedding where there is one: only it knows the vocabulary."""
+    first, spec = recipe.layers[0], recipe.input
+    if not isinstance(spec, Text):
+        return (spec.channels, spec.height, spec.width), []
+    if not isinstance(first, Embedding):
+        raise RecipeError(f"{recipe.name}: layers[1]: a text needs {{ embedding = N }} first")
+    step = LayerShape(
+        title=f"embedding {first.embedding} of {spec.vocabulary:,} tokens",
+        input=(spec.length,),
+        output=(first.embedding, spec.length),
+        weights=spec.vocabulary * first.embedding,
+    )
+    return step.output, [step]
 
 
 @singledispatch
@@ -97,6 +126,8 @@ def _(layer: Conv, shape: Shape) -> LayerShape:
 @layer_shape.register
 def _(layer: Pool, shape: Shape) -> LayerShape:
     channels, height, width = _feature_maps(shape, "pool")
+    if layer.size == "global":
+        return LayerShape(f"global {layer.pool} pool", shape, (channels, 1, 1))
     stride = layer.stride or layer.size
     fit = _Window("window", layer.size, stride, 0)
     out_height, how_h = fit.slide("H", height)
@@ -112,13 +143,16 @@ def _(layer: Pool, shape: Shape) -> LayerShape:
 @layer_shape.register
 def _(_layer: Flatten, shape: Shape) -> LayerShape:
     formulas = (f"{_times(shape)} = {prod(shape)}",) if len(shape) > 1 else ()
+    if len(shape) == 2:  # noqa: PLR2004 -- (E, L)
+        raise RecipeError("a text has no fixed length to flatten: put windows = [...] over it")
     return LayerShape(title="flatten", input=shape, output=(prod(shape),), formulas=formulas)
 
 
 @layer_shape.register
 def _(layer: Dense, shape: Shape) -> LayerShape:
     if len(shape) != 1:
-        raise RecipeError(f"dense needs a vector, its input is {_times(shape)}: put flatten = true before it")
+        missing = "flatten = true" if len(shape) > 2 else "windows = [...]"  # noqa: PLR2004 -- (E, L)
+        raise RecipeError(f"dense needs a vector, its input is {_times(shape)}: put {missing} before it")
     return LayerShape(
         title=f"dense {layer.dense}{_extras(layer)}",
         input=shape,
@@ -133,6 +167,39 @@ def _(layer: Dense, shape: Shape) -> LayerShape:
 @layer_shape.register
 def _(layer: Dropout, shape: Shape) -> LayerShape:
     return LayerShape(title=f"dropout {layer.dropout:g}", input=shape, output=shape)
+
+
+@layer_shape.register
+def _(layer: LocalResponseNorm, shape: Shape) -> LayerShape:
+    _feature_maps(shape, "local response norm")
+    return LayerShape(f"local response norm over {layer.lrn}", shape, shape, multiply_adds=layer.lrn * prod(shape))
+
+
+@layer_shape.register
+def _(_layer: Embedding, _shape: Shape) -> LayerShape:
+    raise RecipeError("an embedding takes the token ids of a text: it can only be the first layer, under a text input")
+
+
+@layer_shape.register
+def _(layer: Windows, shape: Shape) -> LayerShape:
+    if len(shape) != 2:  # noqa: PLR2004 -- (E, L)
+        raise RecipeError(f"windows slide over an embedded text, (E, L), their input is {_times(shape)}")
+    channels, length = shape
+    weights = layer.filters * channels * sum(layer.windows)
+    maps, widest = layer.filters * len(layer.windows), max(layer.windows)
+    over = f"{'maximum and average' if layer.over_time == 'both' else layer.over_time} over time"
+    activation = f", {layer.activation}" if layer.activation not in {None, "none"} else ""
+    return LayerShape(
+        title=f"windows {', '.join(map(str, layer.windows))}, {layer.filters} filters{activation}",
+        input=shape,
+        output=(maps * (2 if layer.over_time == "both" else 1),),
+        formulas=(
+            f"OL = ({length} + {widest - 1} - {widest})/1 + 1 = {length}, padded behind its end; then the {over}",
+        ),
+        weights=weights,
+        biases=maps,
+        multiply_adds=weights * length,
+    )
 
 
 @dataclass(frozen=True)
@@ -169,7 +236,8 @@ class _Window:
 
 def _feature_maps(shape: Shape, what: str) -> tuple[int, int, int]:
     if len(shape) != 3:  # noqa: PLR2004 -- (C, H, W)
-        raise RecipeError(f"{what} needs feature maps (C, H, W), its input is a vector of {shape[0]}")
+        found = f"a vector of {shape[0]}" if len(shape) == 1 else f"an embedded text, {_times(shape)}"
+        raise RecipeError(f"{what} needs feature maps (C, H, W), its input is {found}")
     channels, height, width = shape
     return channels, height, width
 

@@ -155,7 +155,7 @@ def test_unpacked_files_are_read_as_they_are(raw: Path, files: dict[str, bytes])
     assert data.tests["mnist"].inputs.shape == (TEST, 28, 28, 1)
     assert data.tests["mnist"].inputs.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
     assert bytes(data.tests["mnist"].labels.tolist()) == files["t10k-labels-idx1-ubyte"][8:]
-    assert contents(mnist.test_split()) == contents(data.test)
+    assert contents(mnist.test_split()) == contents(data.tests["mnist"])
 
 
 def test_the_fingerprint_does_not_depend_on_what_is_held_out(raw: Path, files: dict[str, bytes]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn, optim
 from training import augment, checkpoint
 from training.data import Split
 from training.errors import RunError
-from training.fit import fit, seconds, trained
+from training.fit import Epoch, fit, seconds, trained
 from training.network import build, normalise
 from training.optimise import optimiser
 from training.recipe import Recipe
@@ -118,16 +118,16 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     """Stopped in any of the 4 epochs of 7 steps and continued: the same weights, averages, moments and history."""
     recipe, train, validation = recipe_with(**EVERYTHING), stripes(200), stripes(30, seed=1)
     whole = fit(recipe, train, validation, tmp_path / "whole.pt")
-    calls = 0
+    calls, whole_augment = 0, augment.augment
 
     def stopping(*arguments: Any) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == stop:
             raise Stop
-        return augment.augment(*arguments)
+        return whole_augment(*arguments)
 
-    monkeypatch.setattr("training.fit.augment", stopping)
+    monkeypatch.setattr("training.augment.augment", stopping)
     with pytest.raises(Stop):
         fit(recipe, train, validation, tmp_path / "stopped.pt")
     before = history(tmp_path / "stopped.pt") if stop > 7 else []
@@ -318,6 +318,7 @@ def test_the_seed_decides_the_training(
 
 def test_the_seconds_of_a_training_are_the_sum_of_its_epochs(tmp_path: Path) -> None:
     """Over all sittings; 0 where there is no checkpoint."""
-    checkpoint.save(tmp_path / "fit.pt", {"history": [{"seconds": 1.5}, {"seconds": 2.0}]})
-    assert seconds(tmp_path / "fit.pt") == 3.5
+    epochs = [vars(Epoch(number, 1.0, 0.5, None, None, 10.0, number + 0.5)) for number in (1, 2)]
+    checkpoint.save(tmp_path / "fit.pt", {"history": epochs})
+    assert seconds(tmp_path / "fit.pt") == 4.0
     assert seconds(tmp_path / "other.pt") == 0.0

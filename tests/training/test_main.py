@@ -133,7 +133,7 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`train` prints the shapes, the folder and how to go on; `--resume` takes the finished run as it is."""
-    data = Dataset(stripes(60), stripes(30, seed=1), stripes(30, seed=2), "sha256:stripes")
+    data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.run.load", lambda _recipe: data)
     words = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
     assert main(words) == 0
@@ -163,4 +163,4 @@ def test_the_published_digits_read_mnist_as_well_as_they_say(capsys: pytest.Capt
     assert int(parameters.replace(",", "")) <= 70_000
     accuracy = 1 - int(mistakes) / 10_000
     assert accuracy >= 0.993
-    assert accuracy == pytest.approx(contract.read(folder).test_metrics.accuracy, abs=2e-4)
+    assert accuracy == pytest.approx(contract.read(folder).test_metrics["mnist"].accuracy, abs=2e-4)

@@ -44,10 +44,11 @@ def published(
 ) -> Iterator[Published]:
     """One export, which takes seconds, for all tests here."""
     place = tmp_path_factory.mktemp("published")
-    data = Dataset(stripes(120), stripes(45, seed=1), stripes(30, seed=2), "sha256:stripes")
+    data = Dataset(stripes(120), stripes(45, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     recipe = recipe_with(data={"name": "mnist", "validation": 100, "refit": True}, average_decay=0.9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.run.load", lambda _recipe: data)
+        patch.setattr("training.gate.tests_of", lambda _manifest, _folder: data.tests)
         folder = run.start(recipe, place / "runs")
         run.train(folder)
         yield Published(folder, data, publish(folder, place / "models"))
@@ -89,10 +90,10 @@ def test_the_manifest_verifies_and_says_what_was_measured(published: Published) 
     assert manifest.temperature == result.temperature
     assert manifest.dataset_fingerprint == "sha256:stripes"
     assert Recipe.model_validate(manifest.recipe) == recipe
-    test = published.data.tests["mnist"]
+    test = published.data.tests["stripes"]
     probabilities = evaluate.probabilities(published.session(), test)
-    assert manifest.test_metrics == evaluate.metrics(probabilities, test.labels)
-    assert manifest.test_metrics.n == 30
+    assert manifest.test_metrics["stripes"] == evaluate.metrics(probabilities, test.labels)
+    assert manifest.test_metrics["stripes"].n == 30
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -116,7 +117,7 @@ def test_the_golden_file_replays_and_holds_no_example(published: Published) -> N
         inputs = golden["inputs"]
     assert inputs.shape[1:] == (6, 9, 1)
     data = published.data
-    whole = data.train + data.validation + data.tests["mnist"]s["mnist"]
+    whole = data.train + data.validation + data.tests["stripes"]
     examples = {picture.numpy().tobytes() for picture in whole.inputs}
     assert not examples & {picture.tobytes() for picture in inputs}
 
@@ -124,8 +125,8 @@ def test_the_golden_file_replays_and_holds_no_example(published: Published) -> N
 def test_the_card_carries_the_manifest_s_figures(published: Published) -> None:
     """Accuracy, n, fingerprint and the network's table stand in the card."""
     card = (published.version / contract.CARD).read_text(encoding="utf-8")
-    metrics = contract.read(published.version).test_metrics
-    assert f"| test | 30 | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |" in card
+    metrics = contract.read(published.version).test_metrics["stripes"]
+    assert f"| test: stripes | 30 | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |" in card
     assert "sha256:stripes" in card
     assert "dense 3" in card
 
@@ -147,7 +148,7 @@ def test_the_next_version_is_one_above_the_highest(published: Published, tmp_pat
 
 
 @pytest.mark.usefixtures("_exported_before")
-@pytest.mark.parametrize("where", ["export", "check_parity", "_golden", "card", "_place"])
+@pytest.mark.parametrize("where", ["export", "check_parity", "_pass_gate", "card", "_place"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_publication_that_fails_leaves_nothing(
     failure: BaseException, where: str, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +157,7 @@ def test_a_publication_that_fails_leaves_nothing(
     home = tmp_path / "stripes"
     shutil.copytree(published.version, home / "1")
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise failure
 
     monkeypatch.setattr(f"training.publish.{where}", fail)
@@ -200,7 +201,7 @@ def test_a_run_that_is_not_finished_is_refused(published: Published, tmp_path: P
 
 def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> None:
     """Parity gives the graph's probabilities where torch agrees, and refuses a network of another temperature."""
-    test, session = published.data.test, published.session()
+    test, session = published.data.tests["stripes"], published.session()
     found = check_parity(published.served(), session, test)
     np.testing.assert_array_equal(found, evaluate.probabilities(session, test))
     with pytest.raises(PublishError, match="torch and ONNX Runtime disagree: 0 of 30 labels differ"):

@@ -19,7 +19,7 @@ from training.recipe import Recipe
 @pytest.fixture
 def data(stripes: Callable[..., Split], monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Stripes in place of the data set that a recipe names."""
-    made = Dataset(stripes(120), stripes(45, seed=1), stripes(30, seed=2), "sha256:stripes")
+    made = Dataset(stripes(120), stripes(45, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.run.load", lambda _recipe: made)
     return made
 
@@ -128,7 +128,7 @@ def test_a_recipe_that_does_not_fit_its_data_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Pictures of another size, or classes without a label, are found before any training."""
-    data = Dataset(stripes(60), stripes(30, seed=1), stripes(30, seed=2), "sha256:0")
-    monkeypatch.setattr("training.run.mnist.load", lambda _validation: data)
+    data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:0")
+    monkeypatch.setattr("training.data.mnist.load", lambda _validation: data)
     with pytest.raises(RecipeError, match=said):
         run.load(recipe_with(**change))

@@ -7,10 +7,12 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor
 
 from training.errors import DataError
@@ -33,8 +35,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def lengths(self) -> Tensor | None:
+        """How many tokens each text has, int64 (N); None for pictures."""
+        return (self.inputs != 0).sum(dim=1) if self.inputs.dtype == torch.int32 else None
+
+    def texts(self, chosen: Tensor) -> Tensor:
+        """The token ids of some texts, padded to the longest of them: int32 (n, L)."""
+        assert self.lengths is not None, "pictures have no length"
+        return self.inputs[chosen, : max(int(self.lengths[chosen].max()), 1)]
+
     def batches(self, size: int) -> Iterator[Tensor]:
-        """The pictures in order, up to `size` at a time: uint8 (n, H, W, C)."""
+        """The inputs in order, up to `size` at a time: (n, H, W, C) or (n, L)."""
         for start in range(0, len(self), size):
             yield self.inputs[start : start + size]
 
@@ -43,7 +55,11 @@ class Split:
         return Split(self.inputs[:count], self.labels[:count])
 
     def __add__(self, other: "Split") -> "Split":
-        return Split(torch.cat([self.inputs, other.inputs]), torch.cat([self.labels, other.labels]))
+        ours, theirs = self.inputs, other.inputs
+        if self.lengths is not None:
+            length = max(ours.shape[1], theirs.shape[1])
+            ours, theirs = (F.pad(tokens, (0, length - tokens.shape[1])) for tokens in (ours, theirs))
+        return Split(torch.cat([ours, theirs]), torch.cat([self.labels, other.labels]))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def load(validation: int) -> Dataset:
     """
     official_train, test = (_read(folder() / "mnist", train=train) for train in (True, False))
     train, held_out = hold_out(official_train, validation)
-    return Dataset(train, held_out, test, fingerprint(official_train, test))
+    return Dataset(train, held_out, {"mnist": test}, fingerprint(official_train, test))
 
 
 def test_split() -> Split:

@@ -1,0 +1,123 @@
+"""Data-parallel training under torchrun: who this process is, and what it shares with the others.
+
+    torchrun --nproc-per-node 2 -m training train lenet
+
+Every process walks through the same batches in the same order, takes each `size`-th example of them, and averages
+gradients, so that the batch, and what is learnt from it, is that of one process. Without torchrun there is one
+process and nothing here does anything.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as shared
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.errors import RunError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together: how many, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This process's examples of a batch of `count`."""
+        return slice(self.rank, count, self.size)
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return [float(value) for value in total]
+
+    def share(self, text: str) -> str:
+        """The leading process's text, on every process."""
+        box = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
+    def wait(self) -> None:
+        """Go on once all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, network: nn.Sequential) -> nn.Module:
+        """The network with gradients averaged over the processes, and batch norm over the whole batch."""
+        if self.size == 1:
+            return network
+        for index, module in enumerate(network):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                network[index] = _WholeBatchNorm(module)
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+
+def join() -> World:
+    """Meet the other processes that torchrun started, if it did.
+
+    Raises:
+        RunError: they cannot be met.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or not dist.is_available():
+        return World()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        if not dist.is_initialized():
+            if backend == "nccl":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group(f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the {size} processes of torchrun cannot meet: {error}") from error
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class _WholeBatchNorm(nn.Module):
+    """Batch norm over the examples of all processes, on any device (torch's SyncBatchNorm needs a GPU).
+
+    Takes over a batch norm's parameters and running statistics, under the same names.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps, self.momentum = norm.eps, norm.momentum or 0.1
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, norm.get_buffer(name))
+
+    def forward(self, values: Tensor) -> Tensor:
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        if self.training:
+            axes = [0, *range(2, values.ndim)]
+            wide = values.float()
+            sums = torch.cat([wide.sum(axes), wide.square().sum(axes), wide.new_tensor([wide[:, 0].numel()])])
+            total: Tensor = shared.all_reduce(sums)  # type: ignore[no-untyped-call]
+            width, count = values.shape[1], total[-1]
+            mean = total[:width] / count
+            var = total[width : 2 * width] / count - mean.square()
+            with torch.no_grad():
+                self.get_buffer("num_batches_tracked").add_(1)
+                self.get_buffer("running_mean").lerp_(mean.detach(), self.momentum)
+                self.get_buffer("running_var").lerp_(var.detach() * count / (count - 1), self.momentum)
+        shape = [1, -1, *[1] * (values.ndim - 2)]
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (values * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(values.dtype)
