@@ -3,21 +3,33 @@
 A recipe names everything about an experiment; the recipes that come along are in training/recipes/, and any key can
 be overridden with --set KEY=VALUE. Data sets lie in the folder that CONVOKE_DATA names (default: data/).
 
+  python -m training data mnist                         say what is there, download what is not, verify
   python -m training shapes lenet                       what each layer computes, before any training
   python -m training train lenet                        train; leaves runs/lenet/TIME/
   python -m training train --resume runs/lenet/TIME     go on after an interruption
+  python -m training compare runs/lenet/*               what runs are worth, and where their recipes differ
   python -m training publish runs/lenet/TIME            export, check, and write models/digits/VERSION/
-  python -m training evaluate models/digits/1           measure a published model on its test split
+  python -m training evaluate models/digits/1           measure a published model on its test splits
+  python -m training inspect models/digits/1            what a run or a published model holds
+
+  torchrun --nproc-per-node 2 -m training train lenet   train in two processes, on GPUs one each
 """
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
+from statistics import stdev
+from typing import TYPE_CHECKING
 
 from training import recipe as recipes
-from training import shapes
+from training import compare, shapes
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.fit import Machine
+    from training.run import Result
 
 
 def main(words: list[str] | None = None) -> int:
@@ -29,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; what was finished is kept", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("data", help="say what data is there, download what is not, verify it")
+    command.add_argument("name", nargs="?", help="a data set's name; all of them are listed without one")
+    command.add_argument("--no-download", action="store_true", help="only say what is there and verify it")
+    command.set_defaults(command=_data)
 
     command = commands.add_parser("shapes", help="print a recipe's layers: shapes, formulas, parameters, costs")
     _recipe_arguments(command, nargs=None)
@@ -64,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     _models_argument(command)
     _force_argument(command)
     command.set_defaults(command=_publish)
+
+    command = commands.add_parser("compare", help="print what runs are worth, and where their recipes differ")
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    command.set_defaults(command=_compare)
+
+    command = commands.add_parser("inspect", help="print what a run or a published model holds")
+    command.add_argument("path", type=Path, help="a folder like runs/lenet/TIME or models/digits/1")
+    command.set_defaults(command=_inspect)
 
     command = commands.add_parser("evaluate", help="measure a published model on its test split")
     command.add_argument("model", type=Path, help="a version's folder, like models/digits/1")
@@ -97,35 +122,80 @@ def _shapes(arguments: argparse.Namespace) -> None:
     print(shapes.table(recipes.load(arguments.recipe, arguments.set)))
 
 
+def _data(arguments: argparse.Namespace) -> None:
+    from training.data import sources  # noqa: PLC0415
+
+    for line in sources.report(arguments.name, download=not arguments.no_download):
+        print(line, flush=True)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    print(compare.table(arguments.runs, width=shutil.get_terminal_size((120, 24)).columns))
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from training import inspection  # noqa: PLC0415
+
+    print(inspection.describe(arguments.path))
+
+
 def _train(arguments: argparse.Namespace) -> None:
     if (arguments.recipe is None) == (arguments.resume is None) or (arguments.resume and arguments.set):
         arguments.parser.error("name a recipe to start with, or a run to --resume (which takes no --set), not both")
     import torch  # noqa: PLC0415 -- seconds of import that --help and shapes do without
 
-    from training import run  # noqa: PLC0415
+    from training import parallel, run  # noqa: PLC0415
 
     torch.set_num_threads(max(arguments.threads or 1, 1))
     on = run.machine(arguments.device)
-    if arguments.resume is None:
+    try:
+        _train_on(arguments, on)
+    finally:
+        parallel.leave()
+
+
+def _train_on(arguments: argparse.Namespace, on: "Machine") -> None:
+    from training import run  # noqa: PLC0415
+
+    def tell(text: str) -> None:
+        if on.world.leads:
+            print(text, flush=True)
+
+    folder: Path = arguments.resume
+    if folder is None:
         recipe = recipes.load(arguments.recipe, arguments.set)
-        print(shapes.table(recipe))
+        tell(shapes.table(recipe))
         folder = run.start(recipe, arguments.runs, on)
-    else:
-        folder = arguments.resume
-    print(
-        f"\nrun {folder}; if it is stopped, go on with: python -m training train --resume {folder}",
-        flush=True,
-    )
-    result = run.train(folder, on)
-    print(
-        f"trained in {result.seconds:.0f} s; validation accuracy {result.validation.accuracy:.2%} "
-        f"(n = {result.validation.n:,}), calibration error {result.validation.ece:.4f}, "
-        f"temperature {result.temperature:.3f}"
-    )
-    if arguments.publish:
+    command = f"python -m training train --resume {folder}"
+    tell(f"\nrun {folder}; if it is stopped, go on with: {command}")
+    try:
+        result = run.train(folder, on)
+    except KeyboardInterrupt:
+        tell(f"\nstopped; every finished epoch is kept. Go on with: {command}")
+        raise
+    tell(summary(result))
+    if result.folds:
+        return
+    if arguments.publish and on.world.leads:
         _publish(argparse.Namespace(run=folder, models=arguments.models, force=arguments.force))
-    else:
-        print(f"put it into service with: python -m training publish {folder}")
+    elif not arguments.publish:
+        tell(f"put it into service with: python -m training publish {folder}")
+
+
+def summary(result: "Result") -> str:
+    """What a finished run says of itself."""
+    found = result.validation
+    if result.folds:
+        accuracies = [fold.accuracy for fold in result.folds]
+        return (
+            f"trained in {result.seconds:.0f} s; accuracy over {len(accuracies)} folds {found.accuracy:.2%} "
+            f"(n = {found.n:,}), standard deviation of a fold {stdev(accuracies):.2%}, "
+            f"calibration error {found.ece:.4f}"
+        )
+    return (
+        f"trained in {result.seconds:.0f} s; validation accuracy {found.accuracy:.2%} (n = {found.n:,}), "
+        f"calibration error {found.ece:.4f}, temperature {result.temperature:.3f}"
+    )
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training import augment, checkpoint, evaluate
+from training import augment, checkpoint, evaluate, pretrained
 from training.data import Split
 from training.errors import RecipeError, RunError
 from training.network import BoundedLinear, build, normalise
@@ -132,10 +132,11 @@ def fit(
 
     Raises:
         RecipeError: a stack that cannot be built.
+        DataError: pretrained weights cannot be downloaded.
         RunError: the loss became infinite or NaN, the memory is too small, or the checkpoint cannot be read or written.
     """
     machine = machine or Machine()
-    state = _start(recipe, machine.device)
+    state = _start(recipe, machine.device, pretrain=not path.exists())
     state.load(path)
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
     if batch_size < machine.world.size:
@@ -202,9 +203,15 @@ def trained(recipe: Recipe, path: Path) -> nn.Sequential:
     return state.result()
 
 
-def _start(recipe: Recipe, device: torch.device) -> _State:
+def _start(recipe: Recipe, device: torch.device, *, pretrain: bool = False) -> _State:
+    """The state before the first step; a checkpoint brings pretrained weights of its own."""
     torch.manual_seed(recipe.seed)
-    network = prepare(build(recipe), recipe, device)
+    network = build(recipe)
+    if pretrain and recipe.initialise.name == "pretrained":
+        pretrained.load(network, recipe.initialise)
+    if recipe.initialise.freeze:
+        pretrained.body(network).requires_grad_(requires_grad=False)
+    network = prepare(network, recipe, device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     learning = (parameter for parameter in network.parameters() if parameter.requires_grad)
     return _State(network, average, optimiser(recipe.optimiser, learning), [])

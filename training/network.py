@@ -59,7 +59,15 @@ def layer_modules(layer: Layer, shape: Shape, activation: Activation) -> list[nn
 
 @layer_modules.register
 def _(layer: Conv, shape: Shape, activation: Activation) -> list[nn.Module]:
-    conv = nn.Conv2d(shape[0], layer.conv, layer.kernel, layer.stride, layer.padding, bias=not layer.batch_norm)
+    conv = nn.Conv2d(
+        shape[0],
+        layer.conv,
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        groups=layer.groups,
+        bias=not layer.batch_norm,
+    )
     norm = [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
     return [conv, *norm, *_activation(layer.activation or activation)]
 

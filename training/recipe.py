@@ -31,12 +31,16 @@ class Section(BaseModel):
 
 
 class Conv(Section):
-    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias."""
+    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias.
+
+    With `groups`, each share of the filters sees only its share of the channels (Krizhevsky et al., 2012, figure 2).
+    """
 
     conv: Count
     kernel: Count
     stride: Count = 1
     padding: Padding = 0
+    groups: Count = 1
     batch_norm: bool = False
     activation: Activation | None = None
 

@@ -4,30 +4,38 @@
       recipe.json        the recipe as it ran, overrides applied
       fit.pt             checkpoint of the training on the training split
       refit.pt           checkpoint of the training on training and validation split, where the recipe asks for it
-      result.json        temperature, validation metrics, seconds, data fingerprint
+      fit.jsonl, ...     a line an epoch; events/ holds the same for TensorBoard, where that is installed
+      pictures/          learning curves, confusion matrix, reliability, first filters, worst mistakes
+      result.json        temperature, validation metrics, seconds, data fingerprint; or the folds' metrics
 
 A run that was stopped goes on from its checkpoints; a finished one is only read.
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from service.manifest import Metrics
-from training import evaluate, fit, parallel, precision
-from training.data import Dataset, catalogue
+from training import album, evaluate, fit, parallel, precision
+from training.data import Dataset, Split, catalogue
 from training.errors import RecipeError, RunError
 from training.fit import Machine
+from training.log import Log
 from training.network import normalise
 from training.progress import say
 from training.recipe import Image, Recipe, parse
 
 RECIPE, RESULT = "recipe.json", "result.json"
+PICTURES, LOCK = "pictures", ".lock"
 CHECKPOINTS = FIT, REFIT = "fit.pt", "refit.pt"
 
 
@@ -39,6 +47,8 @@ class Result:
     validation: Metrics
     seconds: float
     fingerprint: str
+    folds: tuple[Metrics, ...] = ()
+    """The test metrics of each fold of a cross-validation, whose `validation` is over all folds together."""
 
 
 def machine(device: str = "auto") -> Machine:
@@ -62,7 +72,13 @@ def start(recipe: Recipe, runs: Path, on: Machine | None = None) -> Path:
         RunError: the folder cannot be made.
     """
     on = on or Machine()
-    recipe = recipe.model_copy(update={"precision": precision.resolve(recipe, on.device)})
+    if on.world.leads:
+        recipe = recipe.model_copy(update={"precision": precision.resolve(recipe, on.device)})
+    folder = _make(recipe, runs) if on.world.leads else Path()
+    return Path(on.world.share(str(folder)))
+
+
+def _make(recipe: Recipe, runs: Path) -> Path:
     folder = home = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
         for number in count(2):
@@ -90,34 +106,140 @@ def recipe_of(folder: Path) -> Recipe:
 
 
 def train(folder: Path, on: Machine | None = None) -> Result:
-    """Do what a run still lacks: fit, calibrate on the validation split, refit.
+    """Do what a run still lacks: fit, calibrate on the validation split, refit; or all folds of a cross-validation.
 
     Raises:
-        RecipeError, DataError, RunError: as what it calls.
+        RecipeError, DataError, RunError: as what it calls; also where another process trains this run.
     """
-    recipe = recipe_of(folder)
-    data = load(recipe)
     on = on or Machine()
-    network = fit.fit(recipe, data.train, data.validation, folder / FIT, machine=on)
+    with _locked(folder, on):
+        recipe = recipe_of(folder)
+        result = _cross_validate(folder, recipe, on) if recipe.data.folds else _train(folder, recipe, on)
+        if on.world.leads:
+            record = {
+                **vars(result),
+                "validation": result.validation.model_dump(),
+                "folds": [fold.model_dump() for fold in result.folds],
+            }
+            _write(folder / RESULT, record)
+    return result
+
+
+def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
+    data = load(recipe)
+    network = _fit(folder, recipe, data.train, data.validation, FIT, on)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     temperature = evaluate.fit_temperature(logits, data.validation.labels)
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
     validation = evaluate.metrics(probabilities, data.validation.labels)
+    if on.world.leads:
+        album.draw(folder / PICTURES, recipe, network, data, logits, temperature, fit.history(folder / FIT))
     if recipe.data.refit:
-        say(f"validation accuracy {validation.accuracy:.2%}; now once more, on training and validation split together")
-        fit.fit(recipe, data.train + data.validation, None, folder / REFIT, machine=on)
+        if on.world.leads:
+            say(
+                f"validation accuracy {validation.accuracy:.2%}; now once more, on training and validation split together"
+            )
+        _fit(folder, recipe, data.train + data.validation, None, REFIT, on)
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
-    result = Result(temperature, validation, seconds, data.fingerprint)
-    record = {**vars(result), "validation": validation.model_dump()}
+    return Result(temperature, validation, seconds, data.fingerprint)
+
+
+def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
+    """Train once a fold and test on it; the metrics are over all folds' test examples together.
+
+    A finished fold leaves its figures and no checkpoint: ten of them would take gigabytes.
+    """
+    assert recipe.data.folds is not None, "only called for a cross-validation"
+    folds: list[Metrics] = []
+    seconds, fingerprint = 0.0, ""
+    for number in range(recipe.data.folds):
+        name = f"fold-{number + 1:02}"
+        found = _read_fold(folder / f"{name}.json")
+        if found is None:
+            if on.world.leads:
+                say(f"fold {number + 1} of {recipe.data.folds}")
+            data = catalogue.fold(recipe.data, recipe.input, number)
+            network = _fit(folder, recipe, data.train, data.validation, f"{name}.pt", on)
+            scale = normalise(recipe)
+            temperature = evaluate.fit_temperature(
+                evaluate.logits(network, scale, data.validation), data.validation.labels
+            )
+            (test,) = data.tests.values()
+            probabilities = torch.softmax(evaluate.logits(network, scale, test) / temperature, dim=1).numpy()
+            metrics = evaluate.metrics(probabilities, test.labels)
+            found = _Fold(metrics, fit.seconds(folder / f"{name}.pt"), data.fingerprint)
+            if on.world.leads:
+                _write(folder / f"{name}.json", {**vars(found), "metrics": metrics.model_dump()})
+                (folder / f"{name}.pt").unlink()
+                say(f"fold {number + 1}: test accuracy {metrics.accuracy:.2%} (n = {metrics.n:,})")
+            on.world.wait()
+        folds.append(found.metrics)
+        seconds, fingerprint = seconds + found.seconds, found.fingerprint
+    return Result(1.0, _pooled(folds), seconds, fingerprint, tuple(folds))
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """What one fold of a cross-validation leaves."""
+
+    metrics: Metrics
+    seconds: float
+    fingerprint: str
+
+
+def _read_fold(path: Path) -> _Fold | None:
     try:
-        partial = folder / f"{RESULT}.partial"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return _Fold(**{**record, "metrics": Metrics(**record["metrics"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: cannot be read: {error}. Remove it to train this fold again.") from error
+
+
+def _pooled(folds: list[Metrics]) -> Metrics:
+    """The metrics over all folds' examples; the calibration error is the folds' mean."""
+    n = sum(fold.n for fold in folds)
+    means = {key: sum(getattr(fold, key) * fold.n for fold in folds) / n for key in ("accuracy", "nll", "ece")}
+    return Metrics(n=n, **means)
+
+
+def _fit(folder: Path, recipe: Recipe, train: Split, validation: Split | None, name: str, on: Machine) -> nn.Sequential:
+    """Fit with a log beside the checkpoint."""
+    log: Log | None = None
+
+    def watch(history: list[fit.Epoch]) -> None:
+        nonlocal log
+        if log is None:
+            log = Log(folder, [vars(epoch) for epoch in history], Path(name).stem)
+        else:
+            log.write(vars(history[-1]))
+
+    return fit.fit(recipe, train, validation, folder / name, machine=on, watch=watch if on.world.leads else None)
+
+
+@contextmanager
+def _locked(folder: Path, on: Machine) -> Iterator[None]:
+    """Keep a second training away from the same checkpoints."""
+    if not on.world.leads or not folder.is_dir():
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{folder}: another process trains this run; wait for it, or end it first") from error
+        yield
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write a small file in one step."""
+    try:
+        partial = path.with_name(f"{path.name}.partial")
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / RESULT)
+        partial.replace(path)
     except OSError as error:
-        raise RunError(
-            f"{folder / RESULT}: cannot be written: {error}. The checkpoints beside it are whole."
-        ) from error
-    return result
+        raise RunError(f"{path}: cannot be written: {error}. The checkpoints beside it are whole.") from error
 
 
 def finished(folder: Path) -> tuple[nn.Sequential, Result]:
@@ -129,11 +251,14 @@ def finished(folder: Path) -> tuple[nn.Sequential, Result]:
     recipe = recipe_of(folder)
     try:
         record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        result = Result(**{**record, "validation": Metrics(**record["validation"])})
+        folds = tuple(Metrics(**fold) for fold in record.pop("folds", ()))
+        result = Result(**{**record, "validation": Metrics(**record["validation"]), "folds": folds})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{folder}: this run is not finished: {error}. Go on with: python -m training train --resume {folder}"
         ) from error
+    if result.folds:
+        raise RunError(f"{folder}: is a cross-validation: it measures a recipe and leaves no model to publish")
     return fit.trained(recipe, folder / (REFIT if recipe.data.refit else FIT)), result
 
 

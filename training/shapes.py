@@ -54,12 +54,21 @@ def trace(recipe: Recipe) -> list[LayerShape]:
         RecipeError: a layer that cannot be built on its input, named by its place counted from 1; or an output
             that is not one plain logit a label.
     """
-    shape, steps = _begin(recipe)
+    steps = _trace(recipe, None)
+    for side in set(recipe.resolutions or []):
+        _trace(recipe, side)
+    return steps
+
+
+def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
+    """`trace` with pictures of another side."""
+    shape, steps = _begin(recipe, side)
     for number, layer in enumerate(recipe.layers[len(steps) :], start=len(steps) + 1):
         try:
             step = layer_shape(layer, shape)
         except RecipeError as error:
-            raise RecipeError(f"{recipe.name}: layers[{number}]: {error}") from error
+            where = f" at resolution {side}" if side else ""
+            raise RecipeError(f"{recipe.name}: layers[{number}]{where}: {error}") from error
         steps.append(step)
         shape = step.output
     if shape != (len(recipe.labels),):
@@ -78,11 +87,11 @@ def trace(recipe: Recipe) -> list[LayerShape]:
     return steps
 
 
-def _begin(recipe: Recipe) -> tuple[Shape, list[LayerShape]]:
+def _begin(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:
     """The shape that enters the stack, and the embedding where there is one: only it knows the vocabulary."""
     first, spec = recipe.layers[0], recipe.input
     if not isinstance(spec, Text):
-        return (spec.channels, spec.height, spec.width), []
+        return (spec.channels, side or spec.height, side or spec.width), []
     if not isinstance(first, Embedding):
         raise RecipeError(f"{recipe.name}: layers[1]: a text needs {{ embedding = N }} first")
     step = LayerShape(
@@ -110,9 +119,13 @@ def _(layer: Conv, shape: Shape) -> LayerShape:
     fit = _Window("filter", layer.kernel, layer.stride, layer.padding)
     out_height, how_h = fit.slide("H", height)
     out_width, how_w = fit.slide("W", width)
-    weights = layer.conv * channels * layer.kernel**2
+    if channels % layer.groups or layer.conv % layer.groups:
+        raise RecipeError(
+            f"{layer.groups} groups do not divide both the {channels} channels of the input and the {layer.conv} filters"
+        )
+    weights = layer.conv * (channels // layer.groups) * layer.kernel**2
     return LayerShape(
-        title=f"conv {layer.conv}, {layer.kernel}x{layer.kernel}{fit.details(1)}{_extras(layer)}",
+        title=f"conv {layer.conv}, {layer.kernel}x{layer.kernel}{fit.details(1)}{_groups(layer)}{_extras(layer)}",
         input=shape,
         output=(layer.conv, out_height, out_width),
         formulas=(how_h,) if (height, out_height) == (width, out_width) else (how_h, how_w),
@@ -245,6 +258,10 @@ def _feature_maps(shape: Shape, what: str) -> tuple[int, int, int]:
 def _extras(layer: Conv | Dense) -> str:
     activation = f", {layer.activation}" if layer.activation not in {None, "none"} else ""
     return (", batch norm" if layer.batch_norm else "") + activation
+
+
+def _groups(layer: Conv) -> str:
+    return f", {layer.groups} groups" if layer.groups > 1 else ""
 
 
 def _times(shape: Shape) -> str:

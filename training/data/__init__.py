@@ -80,6 +80,12 @@ def folder() -> Path:
     return Path(os.environ.get("CONVOKE_DATA") or "data")
 
 
+def cache_folder() -> Path:
+    """Where decoded photos and downloaded weights are kept: $CONVOKE_CACHE, or convoke/ in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CONVOKE_CACHE") or Path(home) / "convoke")
+
+
 def hold_out(split: Split, count: int) -> tuple[Split, Split]:
     """Split off `count` examples by the hash of their pixels: (rest, held out).
 

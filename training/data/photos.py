@@ -27,7 +27,7 @@ from service import manifest as contract
 from service.errors import ServiceError
 from service.preprocess import image_to_pixels
 from training import recipe as recipes
-from training.data import Dataset, Split, folder
+from training.data import Dataset, Split, cache_folder, folder
 from training.errors import DataError
 from training.progress import say
 
@@ -169,12 +169,6 @@ def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Spl
         raise DataError(f"none of the {len(photos)} {what} photos can be decoded")
     pixels = np.load(store, mmap_mode="c")  # copy on write: torch wants memory that it may write to
     return Split(torch.from_numpy(pixels), torch.tensor([photo.label for photo in kept]))
-
-
-def cache_folder() -> Path:
-    """Where decoded photos are kept: $CONVOKE_CACHE, or convoke/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CONVOKE_CACHE") or Path(home) / "convoke")
 
 
 def contract_of(spec: recipes.Image, side: int | None = None) -> contract.ImageInput:
