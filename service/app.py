@@ -39,7 +39,7 @@ async def _mounted(scope: Scope, receive: Receive, send: Send) -> None:
 )
 @bentoml.asgi_app(_mounted, path="/")
 class Convoke:
-    """Batched image classification over HTTP."""
+    """Batched classification of pictures and texts over HTTP."""
 
     def __init__(self) -> None:
         chosen = settings.from_environment()

@@ -7,7 +7,7 @@ with no delay added. Everything here but `_run` happens on the event loop, so th
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ Row = npt.NDArray[np.float32] | InferenceFailed
 class _Entry:
     """One caller's items and what has come of them."""
 
-    items: Array  # (k, ...)
+    items: Sequence[Array]
     answer: asyncio.Future[None]
     enqueued: float
     rows: list[Row | None]
@@ -33,6 +33,9 @@ class _Entry:
     pending: int = 0
     left: float = 0.0
     done: float = 0.0
+
+
+_Share = tuple[_Entry, int, int]  # an entry's items from the one position to the other
 
 
 @dataclass(frozen=True)
@@ -58,37 +61,42 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Array], npt.NDArray[np.float32]],
+        run: Callable[[Sequence[Array]], npt.NDArray[np.float32]],
         *,
         max_batch: int,
         max_items: int,
+        max_tokens: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         """Prepare an empty queue.
 
         Args:
-            run: (N, ...) -> (N, classes), called in a thread of the batcher's own, one batch at a time.
+            run: N items -> (N, classes), called in a thread of the batcher's own, one batch at a time.
             max_batch: the most items in a batch.
             max_items: the most items that wait; a caller who would exceed it is turned away.
+            max_tokens: the most that a batch may hold once its items are padded to the length of the longest (their
+                first axis), unless it is one item; None for items that are not padded.
             observer: told of batches and waits.
         """
         self._run_batch = run
         self._max_batch = max_batch
         self._max_items = max_items
+        self._max_tokens = max_tokens
         self._observer = observer or Observer()
         self._queue: deque[_Entry] = deque()
         self._waiting = 0
         self._busy = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="batch")
 
-    async def submit(self, items: Array, *, timeout_s: float) -> Outcome:
-        """Run items, (k, ...) -> one row an item, in whatever batches they fall into.
+    async def submit(self, items: Sequence[Array], *, timeout_s: float) -> Outcome:
+        """Run items, one row an item, in whatever batches they fall into.
 
         Raises:
             Overloaded: the queue has no room for them.
             DeadlineExceeded: they were not done in time; those that still wait are dropped.
         """
         count = len(items)
+        assert count, "a caller has one item at least"
         if self._waiting + count > self._max_items:
             raise Overloaded(
                 f"{self._waiting} items wait already and {count} more would exceed the bound of {self._max_items}; "
@@ -129,26 +137,49 @@ class Batcher:
         """Send the next batch off, if the session is free and someone waits."""
         if self._busy or not self._queue:
             return
-        shares: list[tuple[_Entry, int, int]] = []
-        room, now = self._max_batch, time.perf_counter()
-        while self._queue and room:
+        now = time.perf_counter()
+        shares = self._take(now)
+        batch = [item for entry, start, stop in shares for item in entry.items[start:stop]]
+        self._busy = True
+        self._wait_for(-len(batch))
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
+        future.add_done_callback(lambda done: self._scatter(shares, done, now))
+
+    def _take(self, now: float) -> list[_Share]:
+        """Take the next batch from the head of the queue, at least one item."""
+        shares: list[_Share] = []
+        count = longest = 0
+        while self._queue:
             entry = self._queue[0]
-            start, stop = entry.taken, min(entry.taken + room, len(entry.items))
+            start = entry.taken
+            stop, longest = self._reach(entry, count, longest)
+            if stop == start:
+                break
             if start == 0:
                 entry.left = now
             shares.append((entry, start, stop))
             self._observer.waited(stop - start, now - entry.enqueued)
-            entry.taken, entry.pending, room = stop, entry.pending + stop - start, room - (stop - start)
-            if stop == len(entry.items):
-                self._queue.popleft()
-        self._busy = True
-        self._wait_for(room - self._max_batch)
-        parts = [entry.items[start:stop] for entry, start, stop in shares]
-        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
-        future.add_done_callback(lambda done: self._scatter(shares, done, now))
+            entry.taken, entry.pending, count = stop, entry.pending + stop - start, count + stop - start
+            if stop < len(entry.items):
+                break
+            self._queue.popleft()
+        return shares
 
-    def _run(self, batch: Array) -> list[Row]:
+    def _reach(self, entry: _Entry, count: int, longest: int) -> tuple[int, int]:
+        """Up to which of an entry's items a batch of `count` items has room, and the length of its longest then."""
+        start = entry.taken
+        stop = min(start + self._max_batch - count, len(entry.items))
+        if self._max_tokens is None:
+            return stop, longest
+        for position in range(start, stop):
+            size = count + position - start + 1
+            grown = max(longest, len(entry.items[position]))
+            if size > 1 and size * grown > self._max_tokens:
+                return position, longest
+            longest = grown
+        return stop, longest
+
+    def _run(self, batch: Sequence[Array]) -> list[Row]:
         """Rows for a batch, in the batcher's thread; a batch that fails is halved until the bad item stands alone."""
         try:
             rows = self._run_batch(batch)
@@ -163,7 +194,7 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
-    def _scatter(self, shares: list[tuple[_Entry, int, int]], done: asyncio.Future[list[Row]], started: float) -> None:
+    def _scatter(self, shares: list[_Share], done: asyncio.Future[list[Row]], started: float) -> None:
         """Hand a batch's rows to their callers and send the next batch off."""
         self._busy = False
         if done.cancelled():

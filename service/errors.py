@@ -6,7 +6,7 @@ ServiceError
 ├── RouteNotFound       404  not_found            no such path
 ├── MethodNotAllowed    405  method_not_allowed   the path exists, not for this method
 ├── SlowBody            408  slow_body            the body did not arrive in time
-├── TooLarge            413  too_large            too many bytes, pixels or items
+├── TooLarge            413  too_large            too many bytes, pixels, characters or items
 ├── UnsupportedKind     415  unsupported_kind     a kind of content that is not read
 ├── Unreadable          422  unreadable           the right kind of content, but damaged
 ├── Overloaded          429  overloaded           the queue is full; carries Retry-After
@@ -65,7 +65,7 @@ class SlowBody(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """Too many bytes, pixels or items."""
+    """Too many bytes, pixels, characters or items."""
 
     status, code = 413, "too_large"
 

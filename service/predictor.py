@@ -6,18 +6,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from service.batching import Batcher, Observer
-from service.errors import ServiceError, TooLarge
+from service.errors import InferenceFailed, ServiceError, TooLarge, UnsupportedKind
+from service.manifest import ImageInput
 from service.metrics import Metrics
-from service.preprocess import Pixels, image_to_pixels, is_tiny
+from service.preprocess import Tokens, image_to_pixels, is_tiny, pad, text_to_tokens
 from service.repository import Repository, Version
+from service.session import MAX_BATCH_TOKENS
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
+
+Kind = Literal["image", "text"]
+Item = bytes | str | ServiceError
+"""An encoded picture, a text, or why a front end could read neither."""
+Array = npt.NDArray[Any]
+
+_TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
 
 
 @dataclass(frozen=True)
@@ -50,20 +60,20 @@ class Predictor:
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
 
-    def check(self, model: str) -> str:
-        """A model's name, once it is known to be served, so that no body is read in vain.
+    def kind(self, model: str) -> Kind:
+        """What a model takes, once it is known to be served, so that no body is read in vain.
 
         Raises:
             ModelNotFound, NotReady: the model cannot be asked.
         """
-        return self._repository.get(model).name
+        return self._repository.get(model).manifest.input.kind
 
-    async def classify(self, model: str, items: Sequence[bytes], *, top: int | None = None) -> Answer:
-        """Classify encoded pictures.
+    async def classify(self, model: str, items: Sequence[Item], *, top: int | None = None) -> Answer:
+        """Classify encoded pictures or texts, whichever the model takes.
 
         Args:
             model: the model's name.
-            items: one encoded picture each.
+            items: one picture or text each; an error stays in its place.
             top: how many labels to give a probability for; all where it is None.
 
         Raises:
@@ -76,13 +86,12 @@ class Predictor:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         began = time.perf_counter()
         decoded = await self._decode(version, items)
-        pixels = [item for item in decoded if not isinstance(item, ServiceError)]
+        readable = [item for item in decoded if not isinstance(item, ServiceError)]
         decode_s = time.perf_counter() - began
-        if not pixels:
+        if not readable:
             return self._answer(version, decoded, [], top, decode_s, 0.0, 0.0)
-        batch = pixels[0][None] if len(pixels) == 1 else np.stack(pixels)  # k x (H, W, C) -> (k, H, W, C)
         timeout_s = self._settings.request_timeout_s
-        outcome = await self._batcher(version).submit(batch, timeout_s=timeout_s)
+        outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s)
         return self._answer(version, decoded, outcome.rows, top, decode_s, outcome.queue_s, outcome.infer_s)
 
     def close(self) -> None:
@@ -90,10 +99,10 @@ class Predictor:
         for batcher in self._batchers.values():
             batcher.close()
 
-    async def _decode(self, version: Version, items: Sequence[bytes]) -> list[Pixels | ServiceError]:
-        """Pixels or an error an item. Decoding leaves the event loop, but for one picture of a few pixels."""
-        decode = partial(_decode_each, version, items, self._settings.max_pixels)
-        if len(items) == 1 and is_tiny(items[0]):
+    async def _decode(self, version: Version, items: Sequence[Item]) -> list[Array | ServiceError]:
+        """Pixels, token ids or an error an item. It leaves the event loop, but for one short text or tiny picture."""
+        decode = partial(_decode_each, version, items, self._settings)
+        if len(items) == 1 and _is_quick(items[0]):
             return decode()
         return await asyncio.get_running_loop().run_in_executor(None, decode)
 
@@ -101,9 +110,10 @@ class Predictor:
         batcher = self._batchers.get(version)
         if batcher is None:
             batcher = self._batchers[version] = Batcher(
-                version.session.run,
+                partial(_run, version),
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
+                max_tokens=MAX_BATCH_TOKENS if version.tokenizer else None,
                 observer=self._observer(version),
             )
         return batcher
@@ -126,7 +136,7 @@ class Predictor:
     def _answer(
         self,
         version: Version,
-        decoded: Sequence[Pixels | ServiceError],
+        decoded: Sequence[Array | ServiceError],
         rows: Sequence[npt.NDArray[np.float32] | ServiceError],
         top: int | None,
         decode_s: float,
@@ -148,14 +158,68 @@ class Predictor:
         return Answer(version.name, version.number, predictions, decode_s, queue_s, infer_s)
 
 
-def _decode_each(version: Version, items: Sequence[bytes], max_pixels: int) -> list[Pixels | ServiceError]:
-    def one(item: bytes) -> Pixels | ServiceError:
+def _is_quick(item: Item) -> bool:
+    """Whether an item is certainly decoded in less time than another thread takes to be asked."""
+    match item:
+        case bytes():
+            return is_tiny(item)
+        case str():
+            return len(item) <= _TINY_CHARACTERS
+        case _:
+            return True
+
+
+def _decode_each(version: Version, items: Sequence[Item], settings: Settings) -> list[Array | ServiceError]:
+    def one(item: Item) -> Array | ServiceError:
         try:
-            return image_to_pixels(item, version.manifest.input, max_pixels=max_pixels)
+            return _decode_one(version, item, settings)
         except ServiceError as error:
             return error
 
     return [one(item) for item in items]
+
+
+def _decode_one(version: Version, item: Item, settings: Settings) -> Array:
+    """A picture -> pixels (H, W, C), a text -> token ids (L)."""
+    spec = version.manifest.input
+    match item:
+        case ServiceError():
+            raise item
+        case bytes() if isinstance(spec, ImageInput):
+            return image_to_pixels(item, spec, max_pixels=settings.max_pixels)
+        case str() if not isinstance(spec, ImageInput):
+            return _tokens(version, item, settings.max_characters)
+        case _:
+            takes, given = ("texts", "a picture") if spec.kind == "text" else ("pictures", "a text")
+            raise UnsupportedKind(f"model {version.name!r} takes {takes}, this is {given}")
+
+
+def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
+    """The token ids of a text, int64 (L).
+
+    Raises:
+        TooLarge: more than `max_characters`.
+        Unreadable: as `preprocess.text_to_tokens`.
+        InferenceFailed: the model's tokenizer cannot take it.
+    """
+    spec, tokenizer = version.manifest.input, version.tokenizer
+    assert tokenizer is not None, "a version that takes texts has a tokenizer"
+    assert not isinstance(spec, ImageInput)
+    if len(text) > max_characters:
+        raise TooLarge(f"the text has {len(text)} characters; at most {max_characters} are read")
+    try:
+        return text_to_tokens(text, tokenizer, spec)
+    except ServiceError:
+        raise
+    except Exception as error:  # the library raises bare exceptions
+        raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
+
+
+def _run(version: Version, items: Sequence[Array]) -> npt.NDArray[np.float32]:
+    """Probabilities (N, classes) of N items, put together into what the graph takes."""
+    if version.tokenizer is not None:
+        return version.session.run(pad(items))  # N x (L) -> (N, longest L)
+    return version.session.run(items[0][None] if len(items) == 1 else np.stack(items))  # N x (H, W, C) -> (N, H, W, C)
 
 
 def _prediction(row: npt.NDArray[np.float32], labels: list[str], top: int | None) -> Prediction:

@@ -59,9 +59,13 @@ def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     """Turn a text into what the graph takes: the ids of its first `spec.length` tokens, int64 (L), L from 1.
 
     Raises:
-        Unreadable: there is no word in it.
+        Unreadable: there is no word in it, or it holds half of a surrogate pair.
     """
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[: spec.length]
+    try:  # `encode` alone would hold the interpreter's lock; for a batch it is let go
+        (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    except TypeError as error:
+        raise Unreadable("the text holds half of a surrogate pair, which is no character") from error
+    ids = encoding.ids[: spec.length]
     if not ids:
         raise Unreadable("the text holds no word")
     return np.array(ids, np.int64)
@@ -84,6 +88,11 @@ def is_tiny(data: bytes) -> bool:
     """Whether a picture is certainly decoded in microseconds: a short PNG of at most 64 x 64 by its header."""
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     return data.startswith(_PNG) and len(data) <= _TINY_BYTES and max(width, height) <= _TINY_SIDE
+
+
+def has_picture_signature(data: bytes) -> bool:
+    """Whether bytes begin as a picture of a kind that is read here does."""
+    return data.startswith(_SIGNATURES)
 
 
 def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -110,7 +119,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
     except TooLarge:
         raise
     except UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES):
+        if has_picture_signature(data):
             raise Unreadable("the picture is damaged or cut off: its header cannot be read") from error
         raise UnsupportedKind(f"this is no picture of a kind that is read here: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:

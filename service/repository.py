@@ -8,10 +8,12 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from service import manifest as contract
 from service import preprocess
 from service.errors import ModelNotFound, ModelRefused, NotReady
-from service.manifest import Manifest
+from service.manifest import Manifest, TextInput
 from service.metrics import Metrics
 from service.session import Session
 from service.settings import Settings
@@ -21,11 +23,12 @@ logger = logging.getLogger("bentoml.convoke")
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One version of a model, ready to run."""
+    """One version of a model, ready to run; a model that takes texts has a tokenizer."""
 
     manifest: Manifest
     session: Session
     card: str
+    tokenizer: Tokenizer | None = None
 
     @property
     def name(self) -> str:
@@ -122,10 +125,30 @@ def open_version(folder: Path, settings: Settings) -> Version:
             f"{folder}: the manifest is of {manifest.model} version {manifest.version}; the folder names must agree"
         )
     contract.verify(folder, manifest)
+    spec = manifest.input
+    tokenizer = _read_tokenizer(folder / spec.tokenizer, spec) if isinstance(spec, TextInput) else None
     session = Session(folder / contract.GRAPH, manifest, provider=settings.provider, threads=settings.threads)
     session.replay(folder)
     session.warm_up()
-    return Version(manifest, session, (folder / contract.CARD).read_text(encoding="utf-8"))
+    return Version(manifest, session, (folder / contract.CARD).read_text(encoding="utf-8"), tokenizer)
+
+
+def _read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
+    """The tokenizer of a model that takes texts, once it is found to fit the graph.
+
+    Raises:
+        ModelRefused: it cannot be read, gives ids that the graph has no embedding for, or cuts and pads by itself.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare exceptions
+        raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= spec.vocabulary:
+        raise ModelRefused(f"{path}: holds id {highest}, but the graph takes ids below {spec.vocabulary} only")
+    if tokenizer.padding is not None or tokenizer.truncation is not None:
+        raise ModelRefused(f"{path}: pads or truncates by itself; the service does both, so save it without")
+    return tokenizer
 
 
 def _is_version(path: Path) -> bool:

@@ -1,27 +1,35 @@
 """One ONNX Runtime session: provider, checks against the manifest, warm-up, run.
 
-The graph takes pixels and gives calibrated probabilities; scaling and softmax are inside it.
+The graph takes pixels or token ids and gives calibrated probabilities; scaling and softmax are inside it.
 """
 
 import ctypes
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from service.errors import ModelRefused, ProviderError
-from service.manifest import GOLDEN, Manifest
+from service.manifest import GOLDEN, ImageInput, Manifest
 
 Provider = Literal["auto", "cpu", "cuda"]
+Batch = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
+
+MAX_BATCH_TOKENS = 1 << 15
+"""Token ids in one batch of several texts, padding included: what bounds the memory of a run. A single text may be
+longer."""
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TOLERANCE = {_CUDA: 1e-3, _CPU: 1e-4}  # CUDA computes in TF32; processors differ in the last bits
 
 
 class Session:
-    """A loaded graph: uint8 (N, H, W, C) in, float32 (N, classes) out. `run` may be called from any thread."""
+    """A loaded graph: uint8 (N, H, W, C) or int64 (N, L) in, float32 (N, classes) out.
+
+    `run` may be called from any thread.
+    """
 
     def __init__(self, graph: Path, manifest: Manifest, *, provider: Provider = "auto", threads: int = 1) -> None:
         """Load a graph and check that its ends are those of the manifest.
@@ -46,30 +54,40 @@ class Session:
         self.provider: str = self._session.get_providers()[0]
         self._manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
+        self._graph = graph
 
-    def run(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C)."""
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
         probabilities: npt.NDArray[np.float32] = self._session.run(["probabilities"], {self._input: batch})[0]
         return probabilities
 
     def warm_up(self) -> None:
-        """Run once at batch 1 and at the largest batch, so that no caller pays for the first."""
-        spec = self._manifest.input
-        for size in (1, self._manifest.max_batch):
-            self.run(np.zeros((size, spec.height, spec.width, spec.channels), np.uint8))
+        """Run at batch 1 and at the largest batch, texts of all lengths, so that no caller pays for the first.
+
+        Raises:
+            ModelRefused: the graph fails on a batch of a shape that it must take.
+        """
+        for shape in _warm_up_shapes(self._manifest):
+            batch = np.ones(shape, np.uint8 if isinstance(self._manifest.input, ImageInput) else np.int64)
+            try:
+                self.run(batch)
+            except Exception as error:  # ONNX Runtime's own exceptions share no base class
+                raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {shape}: {error}") from error
 
     def replay(self, folder: Path) -> None:
         """Run a version's golden inputs and compare with the outputs that publication stored.
 
         Raises:
-            ModelRefused: this machine computes something else, or the golden file cannot be read.
+            ModelRefused: this machine computes something else, or the golden file cannot be read, or is no input and
+                output of this model.
         """
         path = folder / GOLDEN
         try:
-            with np.load(path, allow_pickle=False) as golden:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
                 inputs, expected = golden["inputs"], golden["probabilities"]
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged archive raises nearly anything
             raise ModelRefused(f"{path}: cannot be read: {error}") from error
+        _check_golden(path, self._manifest, inputs, expected)
         try:
             found = self.run(inputs)
             gap = float(np.abs(found - expected).max())
@@ -122,16 +140,58 @@ def _open(graph: Path, options: ort.SessionOptions, provider: str) -> ort.Infere
 
 def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) -> str:
     """The name of the graph's input, once both ends are found to be the manifest's."""
-    spec = manifest.input
-    ends = [
-        (session.get_inputs(), ("image", "tensor(uint8)", [spec.height, spec.width, spec.channels])),
-        (session.get_outputs(), ("probabilities", "tensor(float)", [len(manifest.labels)])),
+    name, kind = ("image", "uint8") if isinstance(manifest.input, ImageInput) else ("tokens", "int64")
+    ends: list[tuple[Any, str, str, list[str | int]]] = [
+        (session.get_inputs(), name, f"tensor({kind})", _input_axes(manifest)),
+        (session.get_outputs(), "probabilities", "tensor(float)", ["N", len(manifest.labels)]),
     ]
-    for found, (name, kind, shape) in ends:
-        described = [(end.name, end.type, end.shape[1:]) for end in found]
-        if described != [(name, kind, shape)] or isinstance(found[0].shape[0], int):
+    for found, end, tensor, axes in ends:
+        described = [(one.name, one.type, _named(one.shape, axes)) for one in found]
+        if described != [(end, tensor, axes)]:
             raise ModelRefused(
-                f"{graph}: expected {name} {kind} of shape [N, {', '.join(map(str, shape))}], "
-                f"found {[(end.name, end.type, end.shape) for end in found]}"
+                f"{graph}: expected {end} {tensor} of shape [{', '.join(map(str, axes))}], "
+                f"found {[(one.name, one.type, one.shape) for one in found]}"
             )
-    return "image"
+    return name
+
+
+def _input_axes(manifest: Manifest) -> list[str | int]:
+    """The axes of the graph's input: a number where the size is fixed, a letter where any is taken."""
+    spec = manifest.input
+    return ["N", spec.height, spec.width, spec.channels] if isinstance(spec, ImageInput) else ["N", "L"]
+
+
+def _named(shape: list[Any], axes: list[str | int]) -> list[Any]:
+    """A graph's shape with its open axes under our names, as far as there are any."""
+    names = [*axes, *("?" for _ in shape[len(axes) :])]
+    return [size if isinstance(size, int) else name for size, name in zip(shape, names, strict=False)]
+
+
+def _warm_up_shapes(manifest: Manifest) -> list[tuple[int, ...]]:
+    """Batches of one item and of as many as may come; texts of one token, of the longest, and those between."""
+    spec, most = manifest.input, manifest.max_batch
+    if isinstance(spec, ImageInput):
+        return [(size, spec.height, spec.width, spec.channels) for size in (1, most)]
+    many = min(most, MAX_BATCH_TOKENS)
+    few = min(most, max(MAX_BATCH_TOKENS // spec.length, 1))
+    return [(1, 1), (1, spec.length), (many, min(MAX_BATCH_TOKENS // many, spec.length)), (few, spec.length)]
+
+
+def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:
+    """Refuse golden arrays that cannot be an input of the manifest's graph and what it gave."""
+    kind = "uint8" if isinstance(manifest.input, ImageInput) else "int64"
+    axes = _input_axes(manifest)
+    sizes = [axis if isinstance(axis, str) else size for axis, size in zip(axes, inputs.shape, strict=False)]
+    if inputs.dtype != kind or inputs.ndim != len(axes) or sizes != axes or not inputs.size:
+        raise ModelRefused(
+            f"{path}: expected inputs {kind} of shape [{', '.join(map(str, axes))}], "
+            f"found {inputs.dtype} of shape {list(inputs.shape)}"
+        )
+    shape = (len(inputs), len(manifest.labels))
+    if outputs.dtype != np.float32 or outputs.shape != shape:
+        raise ModelRefused(
+            f"{path}: expected probabilities float32 of shape {list(shape)}, "
+            f"found {outputs.dtype} of shape {list(outputs.shape)}"
+        )
+    if not np.isfinite(outputs).all():
+        raise ModelRefused(f"{path}: holds probabilities that are no numbers")

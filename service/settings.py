@@ -39,6 +39,9 @@ class Settings(BaseModel):
     max_pixels: Annotated[int, Field(ge=784, le=178_000_000)] = Field(
         default=50_000_000, description="pixels of one picture, before it is decoded"
     )
+    max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
+        default=100_000, description="characters of one text"
+    )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items waiting for one model; what comes on top is answered 429"
     )

@@ -1,14 +1,25 @@
 """Reads request bodies within limits: while they arrive, not after."""
 
 import asyncio
+import base64
+import json
 import re
+from functools import partial
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import InvalidRequest, SlowBody, TooLarge
+from service.errors import InvalidRequest, ServiceError, SlowBody, TooLarge, Unreadable, UnsupportedKind
+from service.predictor import Item, Kind
+from service.preprocess import has_picture_signature
 from service.settings import Settings
+
+_QUICK_BYTES = 1 << 16  # longer bodies are taken apart off the event loop
+_FORMS = {"image": '{"images": ["<base64>", ...]}', "text": '{"texts": ["...", ...]}'}
+_KEYS = {"image": "images", "text": "texts"}
+_CHARSETS = {b"", b"utf-8", b"utf8", b"us-ascii"}
 
 
 async def read(request: Request, settings: Settings) -> bytes:
@@ -35,24 +46,128 @@ async def read(request: Request, settings: Settings) -> bytes:
     except ClientDisconnect as error:
         raise InvalidRequest("the client went away before its body was sent") from error
     if not body:
-        raise InvalidRequest("the body is empty; send a picture, for example with curl --data-binary @picture.png")
+        raise InvalidRequest("the body is empty; send a picture or a text, for example with curl --data-binary @FILE")
     return bytes(body)
 
 
-async def read_items(request: Request, settings: Settings) -> list[bytes]:
-    """The items of a request: every part of a multipart body, or the body itself as one.
+async def read_items(request: Request, kind: Kind, settings: Settings) -> list[Item]:
+    """The items of a request: every part of a multipart body, those of a JSON list, or the body itself as one.
+
+    Pictures come as bytes, texts as strings; an item that is no such thing comes as the error to answer in its place.
+
+    Args:
+        request: the request, its body not read yet.
+        kind: what the model takes.
+        settings: the limits.
 
     Raises:
-        TooLarge, SlowBody, InvalidRequest: as `read`; also for a multipart body that is none or has too many parts.
+        TooLarge, SlowBody, InvalidRequest: as `read`; also for a multipart body or JSON that is none, or has too many
+            items.
+        UnsupportedKind: JSON of pictures for a model that takes texts, or the other way round; a foreign charset.
+        Unreadable: JSON that is not UTF-8.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    label, options = parse_options_header(request.headers.get("content-type", ""))
     body = await read(request, settings)
-    if kind != b"multipart/form-data":
-        return [body]
-    boundary = options.get(b"boundary")
+    match label:
+        case b"multipart/form-data":
+            split = partial(_from_multipart, body, options.get(b"boundary"), kind, settings.max_items)
+        case b"application/json":
+            split = partial(_from_json, body, kind, settings.max_items)
+        case _ if kind == "image":
+            return [body]
+        case _:
+            _check_text_label(label, options.get(b"charset", b""), body)
+            return [_text_or_error(body)]
+    return split() if len(body) <= _QUICK_BYTES else await asyncio.to_thread(split)
+
+
+def _check_text_label(label: bytes, charset: bytes, body: bytes) -> None:
+    """Refuse what would be read as one text but was surely meant otherwise."""
+    if charset.lower() not in _CHARSETS:
+        raise UnsupportedKind(f"charset {charset[:40].decode('latin-1')!r} is not read; send the text in UTF-8")
+    if label != b"text/plain" and body.lstrip()[:1] == b"{":
+        raise InvalidRequest(
+            "the body looks like JSON, its Content-Type does not; send JSON as application/json, a text as text/plain"
+        )
+
+
+def _text_or_error(data: bytes) -> str | ServiceError:
+    try:
+        return _text(data)
+    except ServiceError as error:
+        return error
+
+
+def _text(data: bytes) -> str:
+    """UTF-8, with or without a byte order mark -> text."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if has_picture_signature(data):
+            raise UnsupportedKind("this is a picture, but the model takes texts; send UTF-8 text") from error
+        raise Unreadable(
+            f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}; send it in UTF-8"
+        ) from error
+
+
+def _from_json(body: bytes, kind: Kind, max_items: int) -> list[Item]:
+    """The items of `{"images": ["<base64>", ...]}` or `{"texts": ["...", ...]}`, in order."""
+    text = _text(body)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise InvalidRequest(f"the JSON is nested too deep; expected {_FORMS[kind]}") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is no JSON: {error}; expected {_FORMS[kind]}") from error
+    values = _values(content, kind)
+    if len(values) > max_items:
+        raise _too_many(max_items)
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{_KEYS[kind]}[{position}] is {_json_name(value)}; expected a string")
+    return [_from_base64(value) for value in values] if kind == "image" else values
+
+
+def _values(content: Any, kind: Kind) -> list[Any]:
+    """The list that a JSON body is about, not empty."""
+    key, other = _KEYS[kind], _KEYS["text" if kind == "image" else "image"]
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"the JSON is {_json_name(content)}; expected {_FORMS[kind]}")
+    if set(content) == {other}:
+        raise UnsupportedKind(f"the model takes {key}, not {other}; send {_FORMS[kind]}")
+    foreign = sorted(set(content) - {key})
+    if foreign:
+        raise InvalidRequest(f"the JSON has a key {foreign[0][:40]!r} that is not known; expected {_FORMS[kind]}")
+    values = content.get(key)
+    if not isinstance(values, list) or not values:
+        found = "missing" if key not in content else "empty" if values == [] else _json_name(values)
+        raise InvalidRequest(f"{key} is {found}; expected {_FORMS[kind]}")
+    return values
+
+
+def _json_name(value: Any) -> str:
+    """A JSON value's type, in words."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _from_base64(value: str) -> bytes | ServiceError:
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError as error:
+        return Unreadable(f"the picture is no base64: {error}; send its bytes in base64, without prefix or line breaks")
+
+
+def _too_many(max_items: int) -> TooLarge:
+    return TooLarge(f"the request holds more than {max_items} items; at most that many are taken")
+
+
+def _from_multipart(body: bytes, boundary: bytes | None, kind: Kind, max_items: int) -> list[Item]:
+    """The contents of a multipart body's parts, in order."""
     if not boundary:
         raise InvalidRequest("the Content-Type is multipart/form-data without a boundary")
-    return _split(body, boundary, settings.max_items)
+    parts = _split(body, boundary, max_items)
+    return [*parts] if kind == "image" else [_text_or_error(part) for part in parts]
 
 
 def _split(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
@@ -62,7 +177,7 @@ def _split(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
 
     def begin() -> None:
         if len(parts) == max_items:
-            raise TooLarge(f"the request holds more than {max_items} items; at most that many are taken")
+            raise _too_many(max_items)
         parts.append(bytearray())
 
     def data(chunk: bytes, start: int, end: int) -> None:

@@ -1,4 +1,4 @@
-"""POST /classify/{model}: one picture as the body, or any number as the parts of a multipart body."""
+"""POST /classify/{model}: one picture or text as the body, or any number as multipart parts or in JSON."""
 
 import re
 import time
@@ -19,8 +19,8 @@ def routes(predictor: Predictor, settings: Settings) -> list[BaseRoute]:
     async def classify(request: Request) -> JSONResponse:
         began = time.perf_counter()
         top = _top(request)
-        model = predictor.check(request.path_params["model"])
-        items = await body.read_items(request, settings)
+        model = request.path_params["model"]
+        items = await body.read_items(request, predictor.kind(model), settings)
         read_s = time.perf_counter() - began
         answer = await predictor.classify(model, items, top=top)
         _raise_if_alone(answer)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,24 @@ from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 Array = npt.NDArray[Any]
 
 
-def double(batch: Array) -> npt.NDArray[np.float32]:
-    """A model that can be told apart: a row of twice the item."""
-    return (batch * 2).astype(np.float32)
+def double(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+    """A model that can be told apart: a row of twice the item's first number."""
+    return np.array([[item[0] * 2] for item in batch], np.float32)
 
 
 class Gate:
     """A model that waits to be let through and remembers its batches."""
 
-    def __init__(self, run: Callable[[Array], npt.NDArray[np.float32]] = double) -> None:
+    def __init__(self, run: Callable[[Sequence[Array]], npt.NDArray[np.float32]] = double) -> None:
         self.sizes: list[int] = []
+        self.lengths: list[list[int]] = []
         self.entered = threading.Semaphore(0)
         self.open = threading.Event()
         self._run = run
 
-    def __call__(self, batch: Array) -> npt.NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Array]) -> npt.NDArray[np.float32]:
         self.sizes.append(len(batch))
+        self.lengths.append([len(item) for item in batch])
         self.entered.release()
         assert self.open.wait(10)
         return self._run(batch)
@@ -39,9 +41,9 @@ class Gate:
         assert await asyncio.to_thread(self.entered.acquire, timeout=10)
 
 
-def items(*values: int) -> Array:
-    """Items (k, 1) that are told apart by their value."""
-    return np.array(values).reshape(-1, 1)
+def items(*values: int, length: int = 1) -> list[Array]:
+    """Items (length) that are told apart by their value."""
+    return [np.full(length, value) for value in values]
 
 
 def values(outcome: Outcome) -> list[float | str]:
@@ -83,11 +85,36 @@ def test_who_waits_leaves_together_and_never_above_the_largest_batch() -> None:
     asyncio.run(scenario())
 
 
+def test_a_batch_of_long_items_is_shorter() -> None:
+    """No batch holds more than its bound once padded, but for one item alone; order and answers stay."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=4, max_items=100, max_tokens=12)
+        first = asyncio.create_task(batcher.submit(items(0), timeout_s=10))
+        await gate.wait_until_entered()
+        asked = [
+            items(1, 2),
+            [*items(3, length=6), *items(4, 5)],
+            items(6, length=50),
+            items(7, 8, 9, 10, 11, length=3),
+        ]
+        others = [asyncio.create_task(batcher.submit(mine, timeout_s=10)) for mine in asked]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        answers = await asyncio.gather(*others)
+        assert gate.lengths == [[1], [1, 1], [6, 1], [1], [50], [3, 3, 3, 3], [3]]
+        assert [values(answer) for answer in answers] == [[2, 4], [6, 8, 10], [12], [14, 16, 18, 20, 22]]
+
+    asyncio.run(scenario())
+
+
 def test_a_failing_item_stands_alone() -> None:
     """A batch that raises is halved until the bad item is found; its neighbours get their rows."""
 
-    def fragile(batch: Array) -> npt.NDArray[np.float32]:
-        if (batch == 13).any():
+    def fragile(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+        if any(item[0] == 13 for item in batch):
             raise ValueError("thirteen")
         return double(batch)
 

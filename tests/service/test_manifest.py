@@ -27,11 +27,11 @@ def test_what_was_written_is_read(version: Path, tmp_path: Path) -> None:
     assert contract.read(tmp_path) == manifest
 
 
-@pytest.mark.parametrize("found", [None, 0, 2, "1", True, [1]])
+@pytest.mark.parametrize("found", [None, 0, 1, 3, "2", True, [2]])
 def test_another_schema_version_is_refused_by_name(version: Path, found: object) -> None:
     """An old or future manifest is never read by guessing; the refusal names what it found."""
     rewrite(version, lambda content: content.update(schema_version=found))
-    with pytest.raises(ManifestError, match=r"schema version .* is not read here, 1 is"):
+    with pytest.raises(ManifestError, match=r"schema version .* is not read here, 2 is"):
         contract.read(version)
 
 
@@ -58,7 +58,8 @@ def test_another_preprocessing_version_is_refused(version: Path) -> None:
         (lambda content: content["files"].pop("model.onnx"), "model.onnx"),
         (lambda content: content["files"].update({"model.onnx": "abc"}), "model.onnx"),
         (lambda content: content["files"].update({"../../etc/passwd": "0" * 64}), "passwd"),
-        (lambda content: content["test_metrics"].update(accuracy=1.1), "accuracy"),
+        (lambda content: content["test_metrics"]["mnist"].update(accuracy=1.1), "accuracy"),
+        (lambda content: content.update(test_metrics={}), "test_metrics"),
     ],
 )
 def test_faulty_entries_are_refused_by_name(version: Path, change: Callable[[Any], object], named: str) -> None:

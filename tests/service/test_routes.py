@@ -239,7 +239,7 @@ def test_models_tells_what_is_served(call: Call) -> None:
     (model,) = [model for model in call("GET", "/models").json()["models"] if model["name"] == "digits"]
     assert model["labels"] == list("0123456789")
     assert model["provider"] == "CPUExecutionProvider"
-    assert model["test_metrics"]["n"] == 10_000
+    assert model["test_metrics"]["mnist"]["n"] == 10_000
     one = call("GET", "/models/digits").json()
     assert model.items() <= one.items()
     assert one["card"].startswith("# digits, version 1")

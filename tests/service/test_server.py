@@ -178,5 +178,5 @@ def test_all_of_mnist_over_http_is_the_offline_evaluation(server: Server) -> Non
                 online[start + row] = [prediction["scores"][label] for label in manifest.labels]
                 assert prediction["label"] == manifest.labels[offline[start + row].argmax()]
     assert np.abs(online - offline).max() < 1e-4
-    assert (online.argmax(axis=1) == labels).mean() == manifest.test_metrics.accuracy >= 0.993
+    assert (online.argmax(axis=1) == labels).mean() == manifest.test_metrics["mnist"].accuracy >= 0.993
     assert json.dumps(manifest.model_dump())

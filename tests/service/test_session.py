@@ -1,6 +1,8 @@
 """ONNX Runtime sessions."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -39,12 +41,34 @@ def test_golden_inputs_are_replayed(version: Path) -> None:
     np.savez(version / contract.GOLDEN, inputs=inputs, probabilities=probabilities[:, ::-1])
     with pytest.raises(ModelRefused, match="golden probabilities differ by"):
         session.replay(version)
-    np.savez(version / contract.GOLDEN, inputs=inputs[:, :5], probabilities=probabilities)
-    with pytest.raises(ModelRefused, match="cannot be run"):
-        session.replay(version)
-    (version / contract.GOLDEN).write_bytes(b"PK")
-    with pytest.raises(ModelRefused, match="cannot be read"):
-        session.replay(version)
+    for damaged in (b"PK", b"PK\x03\x04" + bytes(50)):
+        (version / contract.GOLDEN).write_bytes(damaged)
+        with pytest.raises(ModelRefused, match="cannot be read"):
+            session.replay(version)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda inputs, rows: (inputs[:, :5], rows),
+            r"expected inputs uint8 of shape \[N, 28, 28, 1\], found uint8 of",
+        ),
+        (lambda inputs, rows: (inputs[..., 0], rows), r"found uint8 of shape \[16, 28, 28\]"),
+        (lambda inputs, rows: (inputs.astype(np.int64), rows), "found int64"),
+        (lambda inputs, rows: (inputs[:0], rows[:0]), r"found uint8 of shape \[0, 28, 28, 1\]"),
+        (lambda inputs, rows: (inputs, rows[:3]), r"expected probabilities float32 of shape \[16, 10\]"),
+        (lambda inputs, rows: (inputs, rows.astype(np.float64)), "found float64"),
+        (lambda inputs, rows: (inputs, rows * np.nan), "no numbers"),
+    ],
+)
+def test_golden_arrays_of_another_form_are_refused(version: Path, spoil: Callable[..., Any], said: str) -> None:
+    """Inputs and outputs of a wrong type or shape, and outputs that are no numbers, are named, not run."""
+    with np.load(version / contract.GOLDEN) as golden:
+        inputs, rows = spoil(golden["inputs"], golden["probabilities"])
+    np.savez(version / contract.GOLDEN, inputs=inputs, probabilities=rows)
+    with pytest.raises(ModelRefused, match=said):
+        open_session(version).replay(version)
 
 
 def test_a_graph_whose_ends_are_not_the_manifests_is_refused(version: Path) -> None:
