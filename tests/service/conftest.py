@@ -1,5 +1,6 @@
-"""What the service's tests share: a version to spoil, and a really started server."""
+"""What the service's tests share: versions to spoil, the application in one process, and a really started server."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,17 +10,60 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from service import asgi
+from service.metrics import Metrics
+from service.predictor import Predictor
+from service.repository import Repository
+from service.routes import classify, models
+from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+Call = Callable[..., httpx.Response]
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
     """A copy of models/digits/1 that a test may spoil."""
     return Path(shutil.copytree(ROOT / "models/digits/1", tmp_path / "models/digits/1"))
+
+
+def application(*, load: bool = True, **settings: Any) -> ASGIApp:
+    """The application with these settings."""
+    chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", **settings})
+    metrics = Metrics(CollectorRegistry())
+    repository = Repository(chosen, metrics)
+    predictor = Predictor(repository, chosen, metrics)
+    app = asgi.application([*classify.routes(predictor, chosen), *models.routes(repository)], metrics)
+    if load:
+        repository.load()
+    return app
+
+
+def client(**settings: Any) -> Call:
+    """Calls an application with these settings: call(method, path, ...) -> response."""
+    app = application(**settings)
+
+    async def send(method: str, path: str, **arguments: object) -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as session:
+            return await session.request(method, path, **arguments)  # type: ignore[arg-type]
+
+    return lambda *words, **arguments: asyncio.run(send(*words, **arguments))
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    """Status and error code of a refusal, once its shape is found to be the one of all errors."""
+    error = response.json()["error"]
+    assert set(error) == {"code", "message"}
+    assert error["message"]
+    return response.status_code, error["code"]
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels."""
+"""Encoded pictures to pixels, texts to token ids."""
 
 import io
 import zlib
@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from service.errors import ServiceError, TooLarge, Unreadable, UnsupportedKind
-from service.manifest import ImageInput
-from service.preprocess import FORMATS, decode, image_to_pixels, is_tiny
+from service.manifest import ImageInput, TextInput
+from service.preprocess import FORMATS, decode, image_to_pixels, is_tiny, pad, text_to_tokens
+from tests import reviews
 from tests.drawing import draw, encode, mnist_like, styles
 
 DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")
@@ -223,3 +224,26 @@ def test_every_refusal_is_of_the_error_tree() -> None:
     for error in (TooLarge, Unreadable, UnsupportedKind):
         assert issubclass(error, ServiceError)
         assert 400 <= error.status < 500
+
+
+def test_a_text_becomes_the_ids_of_its_first_words() -> None:
+    """Ids int64 in order, unknown words as one id, cut at the model's length."""
+    spec = TextInput(length=4, vocabulary=len(reviews.WORTH))
+    tokens = text_to_tokens("Film strange GOOD", reviews.tokenizer(), spec)
+    assert tokens.dtype == np.int64
+    assert tokens.tolist() == [2, 1, 3]
+    assert text_to_tokens("bad " * 9, reviews.tokenizer(), spec).tolist() == [5] * 4
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "no word"), (" \n", "no word"), ("a \ud83d", "surrogate")])
+def test_a_text_without_a_word_is_unreadable(text: str, said: str) -> None:
+    """Nothing to classify, and what is no Unicode, is refused in words."""
+    with pytest.raises(Unreadable, match=said):
+        text_to_tokens(text, reviews.tokenizer(), TextInput(length=4, vocabulary=len(reviews.WORTH)))
+
+
+def test_padding_stands_behind_the_shorter_texts() -> None:
+    """One length for all, zeros at the ends."""
+    padded = pad([np.array([3]), np.array([4, 5, 6]), np.array([1, 2])])
+    assert padded.dtype == np.int64
+    assert padded.tolist() == [[3, 0, 0], [4, 5, 6], [1, 2, 0]]

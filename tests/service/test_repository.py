@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tokenizers import Tokenizer
 
 from service import manifest as contract
 from service.errors import ModelNotFound, NotReady
 from service.metrics import Metrics
 from service.repository import Repository
 from service.settings import Settings
+from tests import reviews
 
 
 def repository(models: Path) -> Repository:
@@ -96,3 +99,68 @@ def test_an_empty_or_missing_folder_is_not_ready(tmp_path: Path) -> None:
         assert not shelf.ready
         with pytest.raises(ModelNotFound, match="served are: none"):
             shelf.get("digits")
+
+
+def test_a_model_of_texts_comes_with_its_tokenizer(version: Path) -> None:
+    """Both kinds are served side by side; only the one that takes texts has a tokenizer, the one of its folder."""
+    reviews.publish(version.parents[1])
+    shelf = repository(version.parents[1])
+    shelf.load()
+    assert shelf.ready
+    assert shelf.get("digits").tokenizer is None
+    tokenizer = shelf.get("reviews").tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode("Good film").ids == [3, 2]
+
+
+def padding() -> str:
+    """A tokenizer that pads by itself."""
+    tokenizer = reviews.tokenizer()
+    tokenizer.enable_padding()
+    return tokenizer.to_str()
+
+
+def truncating() -> str:
+    """A tokenizer that cuts by itself."""
+    tokenizer = reviews.tokenizer()
+    tokenizer.enable_truncation(5)
+    return tokenizer.to_str()
+
+
+def added() -> str:
+    """A tokenizer with one word more than the graph has embeddings for."""
+    tokenizer: Tokenizer = reviews.tokenizer()
+    tokenizer.add_tokens(["more"])
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (lambda: "{}", "cannot be read as a tokenizer"),
+        (lambda: "", "cannot be read as a tokenizer"),
+        (padding, "pads or truncates by itself"),
+        (truncating, "pads or truncates by itself"),
+        (added, "holds id 7, but the graph takes ids below 7 only"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, words: Callable[[], str], said: str) -> None:
+    """One that cannot be read, knows more ids than the graph, or pads and cuts by itself, is refused by name."""
+    reviews.publish(tmp_path, words=words())
+    shelf = repository(tmp_path)
+    shelf.load()
+    assert not shelf.ready
+    assert said in shelf.refused["reviews"]["1"]
+    assert contract.TOKENIZER in shelf.refused["reviews"]["1"]
+
+
+def test_a_tokenizer_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no text give a refusal, never another exception."""
+    version = reviews.publish(tmp_path)
+    (version / contract.TOKENIZER).write_bytes(b"\xff\xfe")
+    content = json.loads((version / contract.MANIFEST).read_text())
+    content["files"][contract.TOKENIZER] = contract.sha256(version / contract.TOKENIZER)
+    (version / contract.MANIFEST).write_text(json.dumps(content))
+    shelf = repository(tmp_path)
+    shelf.load()
+    assert "cannot be read as a tokenizer" in shelf.refused["reviews"]["1"]

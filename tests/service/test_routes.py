@@ -3,65 +3,21 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp
 
-from service import asgi
-from service.metrics import Metrics
-from service.predictor import Predictor
-from service.repository import Repository
-from service.routes import classify, models
 from service.session import Session
-from service.settings import Settings
 from tests.drawing import draw, encode, mnist_like
-
-ROOT = Path(__file__).resolve().parents[2]
-Call = Callable[..., httpx.Response]
-
-
-def application(*, load: bool = True, **settings: Any) -> ASGIApp:
-    """The application with these settings."""
-    chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", **settings})
-    metrics = Metrics(CollectorRegistry())
-    repository = Repository(chosen, metrics)
-    predictor = Predictor(repository, chosen, metrics)
-    app = asgi.application([*classify.routes(predictor, chosen), *models.routes(repository)], metrics)
-    if load:
-        repository.load()
-    return app
-
-
-def client(**settings: Any) -> Call:
-    """Calls an application with these settings: call(method, path, ...) -> response."""
-    app = application(**settings)
-
-    async def send(method: str, path: str, **arguments: object) -> httpx.Response:
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as session:
-            return await session.request(method, path, **arguments)  # type: ignore[arg-type]
-
-    return lambda *words, **arguments: asyncio.run(send(*words, **arguments))
+from tests.service.conftest import Call, application, client, code
 
 
 @pytest.fixture(scope="module")
 def call() -> Call:
     """An application with the default settings."""
     return client()
-
-
-def code(response: httpx.Response) -> tuple[int, str]:
-    """Status and error code of a refusal, once its shape is found to be the one of all errors."""
-    error = response.json()["error"]
-    assert set(error) == {"code", "message"}
-    assert error["message"]
-    return response.status_code, error["code"]
 
 
 @pytest.mark.parametrize("label", ["image/png", "image/jpg", "application/octet-stream", "text/plain", None])

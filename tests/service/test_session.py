@@ -10,7 +10,8 @@ import pytest
 
 from service import manifest as contract
 from service.errors import ModelRefused, ProviderError
-from service.session import Session
+from service.session import MAX_BATCH_TOKENS, Session
+from tests import reviews
 
 
 def open_session(version: Path, **change: object) -> Session:
@@ -75,6 +76,80 @@ def test_a_graph_whose_ends_are_not_the_manifests_is_refused(version: Path) -> N
     """Labels that the graph has no outputs for are found before anybody asks."""
     with pytest.raises(ModelRefused, match=r"expected probabilities tensor\(float\) of shape \[N, 2\]"):
         open_session(version, labels=["cat", "dog"])
+
+
+def test_tokens_of_any_batch_and_length_give_probabilities(tmp_path: Path) -> None:
+    """Both axes are open, padding changes nothing, and the golden tokens replay."""
+    version = reviews.publish(tmp_path)
+    session = open_session(version)
+    session.replay(version)
+    session.warm_up()
+    rows = session.run(np.array([[3], [5]], np.int64))
+    assert rows == pytest.approx(reviews.reference(["good", "bad"]), abs=1e-5)
+    padded = session.run(np.array([[3, 0, 0, 0], [5, 0, 0, 0], [4, 4, 4, 4]], np.int64))
+    assert np.array_equal(padded[:2], rows)
+
+
+def test_golden_tokens_of_another_type_are_refused(tmp_path: Path) -> None:
+    """The graph takes int64 (N, L), and so must what is stored."""
+    version = reviews.publish(tmp_path)
+    with np.load(version / contract.GOLDEN) as golden:
+        inputs, rows = golden["inputs"], golden["probabilities"]
+    for spoilt in (inputs.astype(np.int32), inputs[0], inputs[:, :0]):
+        np.savez(version / contract.GOLDEN, inputs=spoilt, probabilities=rows)
+        with pytest.raises(ModelRefused, match=r"expected inputs int64 of shape \[N, L\], found"):
+            open_session(version).replay(version)
+    np.savez(version / contract.GOLDEN, inputs=inputs + 100, probabilities=rows)
+    with pytest.raises(ModelRefused, match="cannot be run"):
+        open_session(version).replay(version)
+
+
+@pytest.mark.parametrize("axes", ["N, 64", "8, L"])
+def test_a_graph_of_texts_with_a_fixed_axis_is_refused(tmp_path: Path, axes: str) -> None:
+    """A batch of any size and length must fit."""
+    version = reviews.publish(tmp_path, graph=reviews.GRAPH.replace("int64[N, L]", f"int64[{axes}]"))
+    with pytest.raises(ModelRefused, match=r"expected tokens tensor\(int64\) of shape \[N, L\], found"):
+        open_session(version)
+
+
+def test_a_graph_of_the_other_kind_is_refused(version: Path, tmp_path: Path) -> None:
+    """A graph of pictures under a manifest of texts is found before anybody asks."""
+    texts = contract.read(reviews.publish(tmp_path / "texts")).input
+    with pytest.raises(ModelRefused, match=r"expected tokens tensor\(int64\)"):
+        open_session(version, input=texts)
+
+
+@pytest.mark.parametrize(("max_batch", "length"), [(1, 1), (8, 64), (256, 400), (100_000, 3), (4, 1_000_000)])
+def test_the_warm_up_of_texts_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_batch: int, length: int
+) -> None:
+    """One token, the longest text, and the largest batches, none above the bound but a text alone."""
+    version = reviews.publish(tmp_path)
+    spec = contract.TextInput(length=length, vocabulary=len(reviews.WORTH))
+    session = open_session(version, input=spec, max_batch=max_batch)
+    shapes: list[tuple[int, int]] = []
+    monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch.shape))
+    session.warm_up()
+    assert {(1, 1), (1, length)} <= set(shapes)
+    assert all(size == 1 or size * tokens <= MAX_BATCH_TOKENS for size, tokens in shapes)
+    assert all(1 <= size <= max_batch and 1 <= tokens <= length for size, tokens in shapes)
+    assert max(size for size, _ in shapes) == min(max_batch, MAX_BATCH_TOKENS)
+
+
+def test_a_graph_that_fails_on_a_short_text_is_refused(tmp_path: Path) -> None:
+    """A text of one token is a text; a graph that cannot take it is found at the warm-up."""
+    graph = """
+        <ir_version: 10, opset_import: ["" : 21]>
+        reviews (int64[N, L] tokens) => (float[N, 2] probabilities)
+        <float[7, 2] worth = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, int64 second = {1}> {
+            one = Gather <axis = 1> (tokens, second)
+            total = Gather (worth, one)
+            probabilities = Softmax (total)
+        }
+    """
+    session = open_session(reviews.publish(tmp_path, graph=graph))
+    with pytest.raises(ModelRefused, match=r"cannot be run on tokens \(1, 1\)"):
+        session.warm_up()
 
 
 def test_a_damaged_graph_is_refused(version: Path) -> None:

@@ -1,0 +1,89 @@
+"""A tiny model that takes texts, made on the spot: a network that adds up what its few words are worth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import parser
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from service import manifest as contract
+from service.manifest import Manifest, Metrics, TextInput
+
+LABELS = ["negative", "positive"]
+WORTH = {"[PAD]": 9, "[UNK]": 0, "film": 0.01, "good": 0.4, "fine": 0.1, "bad": -0.4, "awful": -0.7}
+"""Padding has a worth of its own, so that a graph that does not hide it would show."""
+WORDS = [*WORTH][2:]
+LENGTH = 64
+MAX_BATCH = 8
+
+GRAPH = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    reviews (int64[N, L] tokens) => (float[N, 2] probabilities)
+    <float[7, 1] worth = {9, 0, 0.01, 0.4, 0.1, -0.4, -0.7}, float[1, 2] sides = {-1, 1},
+     int64 padding = {0}, int64[1] last = {2}, int64[1] along = {1}> {
+        hidden = Equal (tokens, padding)
+        shown = Not (hidden)
+        flat = Cast <to = 1> (shown)
+        mask = Unsqueeze (flat, last)
+        every = Gather (worth, tokens)
+        real = Mul (every, mask)
+        total = ReduceSum <keepdims = 0> (real, along)
+        logits = MatMul (total, sides)
+        probabilities = Softmax (logits)
+    }
+"""
+
+
+def reference(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """What the network should give, (N, 2), worked out from the words: a logistic function of twice their worth."""
+    totals = np.array([sum(WORTH.get(word, 0) for word in text.split()[:LENGTH]) for text in texts])
+    positive = 1 / (1 + np.exp(-2 * totals))
+    return np.stack([1 - positive, positive], axis=1).astype(np.float32)
+
+
+def tokenizer(unknown: str = "[UNK]") -> Tokenizer:
+    """Words between blanks, in lower case -> their places in `WORTH`."""
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORTH)}, unk_token=unknown))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return words
+
+
+def publish(folder: Path, *, graph: str = GRAPH, words: str | None = None, **change: Any) -> Path:
+    """Write models/reviews/1 into a folder of models, its manifest changed; gives the version's folder."""
+    version = folder / "reviews/1"
+    version.mkdir(parents=True)
+    onnx.save(parser.parse_model(graph), version / contract.GRAPH)
+    (version / contract.TOKENIZER).write_text(tokenizer().to_str() if words is None else words, encoding="utf-8")
+    (version / contract.CARD).write_text("# reviews, version 1\n", encoding="utf-8")
+    tokens = np.array([[2, 3, 6], [4, 5, 0]], np.int64)
+    expected = reference(["film good awful", "fine bad"])
+    np.savez(version / contract.GOLDEN, inputs=tokens, probabilities=expected)
+    manifest = Manifest.model_validate({**_fields(version), **change})
+    manifest.write(version)
+    return version
+
+
+def _fields(version: Path) -> dict[str, Any]:
+    names = (contract.GRAPH, contract.TOKENIZER, contract.CARD, contract.GOLDEN)
+    return {
+        "model": "reviews",
+        "version": 1,
+        "input": TextInput(length=LENGTH, vocabulary=len(WORTH)),
+        "labels": LABELS,
+        "preprocessing_version": contract.PREPROCESSING_VERSION,
+        "max_batch": MAX_BATCH,
+        "temperature": 1.0,
+        "test_metrics": {"made-up": Metrics(n=1, accuracy=1, nll=0, ece=0)},
+        "dataset": "made-up",
+        "dataset_fingerprint": "sha256:none",
+        "recipe": {},
+        "parameters": len(WORTH),
+        "commit": "none",
+        "created": "2026-01-01T00:00:00+00:00",
+        "files": {name: contract.sha256(version / name) for name in names},
+    }
