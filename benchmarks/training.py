@@ -77,8 +77,8 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Contender]:
     data = ImageFolder(str(root), _usual_transforms(recipe, spec))
     chosen = np.random.default_rng(0).permutation(len(data))[:count].tolist()
     loader: DataLoader[Batch] = DataLoader(
-        Subset(data, chosen), recipe.batch_size, shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
-    )  # type: ignore[arg-type]
+        Subset(data, chosen), int(recipe.batch_size), shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
+    )
     found = [Contender("the usual script", _rate(_Trainer(recipe), lambda: iter(loader)))]
     side = recipe.data.stored_side
     files = [photos.Photo(Path(data.samples[i][0]), data.samples[i][1], str(i)) for i in chosen]
@@ -88,16 +88,18 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Contender]:
     labels = torch.tensor([file.label for file in files])
     print(f"decoding once: {len(files) / decode_s:.0f} photos/s on one thread, {decode_s:.1f} s in all")
 
-    def batches(last: bool, at: int) -> Callable[[], Iterator[Batch]]:
+    def batches(at: int, *, last: bool) -> Callable[[], Iterator[Batch]]:
         return lambda: _batches(recipe, pictures, labels, channels_last=last, side=at)
 
     plain = _Trainer(recipe)
-    found.append(Contender("+ photos decoded once, batches augmented whole", _rate(plain, batches(False, spec.height))))
+    found.append(
+        Contender("+ photos decoded once, batches augmented whole", _rate(plain, batches(spec.height, last=False)))
+    )
     wide = _Trainer(recipe, channels_last=True)
-    found.append(Contender("+ channels last", _rate(wide, batches(True, spec.height))))
+    found.append(Contender("+ channels last", _rate(wide, batches(spec.height, last=True))))
     mixed = _Trainer(recipe, channels_last=True, bfloat16=True)
-    found.append(Contender("+ bfloat16", _rate(mixed, batches(True, spec.height))))
-    rates = [_rate(mixed, batches(True, at)) for at in recipe.resolutions or [spec.height]]
+    found.append(Contender("+ bfloat16", _rate(mixed, batches(spec.height, last=True))))
+    rates = [_rate(mixed, batches(at, last=True)) for at in recipe.resolutions or [spec.height]]
     mean = len(rates) / sum(1 / rate for rate in rates)  # equal shares of the epochs
     found.append(Contender(f"+ progressive resolution {recipe.resolutions}", mean))
     return found
@@ -139,7 +141,7 @@ def _rate(train: _Trainer, batches: Callable[[], Iterator[Batch]]) -> float:
 
 def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], Tensor]:
     how = recipe.augment
-    return transforms.Compose(  # type: ignore[no-any-return]
+    return transforms.Compose(
         [
             transforms.RandomResizedCrop(spec.height, scale=(how.crop, 1)),
             transforms.RandomHorizontalFlip(),

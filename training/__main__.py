@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING
 
-from training import recipe as recipes
 from training import compare, shapes
+from training import recipe as recipes
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _train_on(arguments: argparse.Namespace, on: "Machine") -> None:
         if on.world.leads:
             print(text, flush=True)
 
-    folder: Path = arguments.resume
+    folder: Path | None = arguments.resume
     if folder is None:
         recipe = recipes.load(arguments.recipe, arguments.set)
         tell(shapes.table(recipe))

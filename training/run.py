@@ -136,9 +136,7 @@ def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
         album.draw(folder / PICTURES, recipe, network, data, logits, temperature, fit.history(folder / FIT))
     if recipe.data.refit:
         if on.world.leads:
-            say(
-                f"validation accuracy {validation.accuracy:.2%}; now once more, on training and validation split together"
-            )
+            say(f"validation accuracy {validation.accuracy:.2%}; now once more, with the validation split")
         _fit(folder, recipe, data.train + data.validation, None, REFIT, on)
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
     return Result(temperature, validation, seconds, data.fingerprint)

@@ -26,9 +26,7 @@ def pictures(count: int, seed: int = 0, side: int = 4) -> Split:
 
 
 def contents(split: Split) -> list[tuple[bytes, int]]:
-    return [
-        (picture.numpy().tobytes(), int(label)) for picture, label in zip(split.inputs, split.labels, strict=True)
-    ]
+    return [(picture.numpy().tobytes(), int(label)) for picture, label in zip(split.inputs, split.labels, strict=True)]
 
 
 def test_hold_out_parts_every_example_by_content() -> None:

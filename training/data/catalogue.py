@@ -1,11 +1,12 @@
 """A data set by its name in a recipe or a manifest."""
 
 from service import manifest as contract
-from training.data import Dataset, Split, mnist, photos
+from training.data import Dataset, Split, mnist, photos, reviews
 from training.errors import RecipeError
-from training.recipe import Data, Image, Input
+from training.recipe import Data, Image, Input, Text
 
 PHOTOS = ("cats-vs-dogs", "oxford-pets")
+REVIEWS = (*reviews.SOURCES, "reviews")
 
 
 def load(data: Data, spec: Input) -> Dataset:
@@ -20,8 +21,22 @@ def load(data: Data, spec: Input) -> Dataset:
             return mnist.load(data.validation)
         case Image() if data.name in PHOTOS:
             return photos.load(data, spec)
-    kind = "pictures" if data.name == "mnist" or data.name in PHOTOS else "texts"
+        case Text() if data.name in REVIEWS:
+            return reviews.load(data, spec)
+    kind = "texts" if data.name in REVIEWS else "pictures"
     raise RecipeError(f"data.name: {data.name} holds {kind}, the input is of kind {spec.kind!r}")
+
+
+def fold(data: Data, spec: Input, number: int) -> Dataset:
+    """Fold `number`, from 0, of the cross-validation that `data.folds` asks for.
+
+    Raises:
+        DataError: the data set is not there, or has a test split of its own.
+        RecipeError: the input is of another kind than the data.
+    """
+    if not isinstance(spec, Text) or data.name not in REVIEWS or data.folds is None:
+        raise RecipeError(f"data.folds: cross-validation is for mr, a data set of texts, not for {data.name}")
+    return reviews.fold(data, spec, number, data.folds)
 
 
 def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: str | None) -> dict[str, Split]:
@@ -35,4 +50,6 @@ def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: 
             return {name: mnist.test_split()}
         case contract.ImageInput() if name in PHOTOS:
             return {name: photos.test_split(name, spec)}
+        case contract.TextInput() if name in REVIEWS and tokenizer is not None:
+            return reviews.tests(name, tokenizer, Text(kind="text", length=spec.length, vocabulary=spec.vocabulary))
     return {}

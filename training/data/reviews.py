@@ -75,9 +75,7 @@ def load(data: recipe.Data, spec: recipe.Text) -> Dataset:
     Raises:
         DataError: a file is missing or not what it should be, or too few texts are left to learn from.
     """
-    names = SOURCES if data.name == "reviews" else [name for name in SOURCES if name == data.name]
-    assert names, data.name
-    corpora = {name: read(name) for name in names}
+    corpora = {name: read(name) for name in _sources(data.name)}
     return _dataset(
         [review for corpus in corpora.values() for review in corpus.train],
         {name: corpus.test for name, corpus in corpora.items()},
@@ -101,6 +99,21 @@ def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS)
     parts = _tenths(_read_mr(), count)
     rest = [review for other, part in enumerate(parts) if other != number for review in part]
     return _dataset(rest, {"mr": parts[number]}, data.validation, spec)
+
+
+def tests(name: str, tokenizer: str, spec: recipe.Text) -> dict[str, Split]:
+    """The test splits of imdb, mr, sst2 or `reviews`, encoded by the tokenizer of a published model.
+
+    Raises:
+        DataError: as `load`.
+    """
+    return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
+
+
+def _sources(name: str) -> list[Source]:
+    names = [source for source in SOURCES if name in {source, "reviews"}]
+    assert names, name
+    return names
 
 
 def read(name: Source) -> Corpus:
