@@ -112,9 +112,10 @@ def _text(data: bytes) -> str:
 
 def _from_json(body: bytes, kind: Kind, max_items: int) -> list[Item]:
     """The items of `{"images": ["<base64>", ...]}` or `{"texts": ["...", ...]}`, in order."""
-    text = _text(body)
     try:
-        content = json.loads(text)
+        content = json.loads(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"the body is no JSON in UTF-8, as its Content-Type says; expected {_FORMS[kind]}") from error
     except RecursionError as error:
         raise InvalidRequest(f"the JSON is nested too deep; expected {_FORMS[kind]}") from error
     except ValueError as error:

@@ -217,9 +217,14 @@ def test_json_of_another_form_is_malformed(call: Call, model: str, content: str,
 
 
 def test_json_that_is_not_utf8_is_unreadable(call: Call) -> None:
-    """Bytes that are no UTF-8 are a 422, in JSON as anywhere."""
-    response = call("POST", "/classify/reviews", content='{"texts": ["caf\u00e9"]}'.encode("latin-1"), headers=JSON)
-    assert code(response) == (422, "unreadable")
+    """Bytes that are no UTF-8 are a 422, in JSON as anywhere; what was expected is of the model's kind."""
+    for model, content, form in (
+        ("reviews", '{"texts": ["caf\u00e9"]}'.encode("latin-1"), '{"texts": ['),
+        ("digits", encode(draw(1)), '{"images": ['),
+    ):
+        response = call("POST", f"/classify/{model}", content=content, headers=JSON)
+        assert code(response) == (422, "unreadable")
+        assert form in said(response)
 
 
 @pytest.mark.parametrize("model", ["digits", "reviews"])
