@@ -135,7 +135,7 @@ def _open_events(folder: Path, history: Sequence[Mapping[str, Any]]) -> _Writer 
 def _summary_writer(folder: Path, purge_step: int | None) -> _Writer:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- fails where tensorboard is not installed
 
-    writer: _Writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+    writer: _Writer = SummaryWriter(str(folder), purge_step=purge_step)
     return writer
 
 
