@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from training.errors import RunError
 from training.evaluate import expected_calibration_error
@@ -28,7 +28,8 @@ History = Sequence[Mapping[str, Any]]
 DPI: Final = 120
 
 _BINS: Final = 15  # as training.evaluate counts, after Guo et al. (2017), section 2
-_TRAINING, _VALIDATION, _MARK, _GAP = "#4878a8", "#d1661f", "#555555", "#c0392b"
+_TRAINING, _VALIDATION, _MARK = "#4878a8", "#d1661f", "#555555"
+_OVER, _UNDER = "#e39a8f", "#a9c8e4"
 _ANNOTATED: Final = 20  # classes up to which a number fits into a cell of the confusion matrix
 _LOG_RATIO: Final = 20  # of the largest loss to the smallest, above which the axis is logarithmic
 
@@ -67,8 +68,8 @@ def curves_figure(history: History, loss: str = "cross-entropy (nats)") -> Figur
     left.set_ylabel(loss)
     right.set_ylabel("accuracy (% of examples)")
     right.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
-    left.set_title("Loss")
-    right.set_title("Accuracy")
+    left.set_title("Loss", pad=16)
+    right.set_title("Accuracy", pad=16)
     _scale_loss(left, history)
     return figure
 
@@ -99,13 +100,18 @@ def _mark_resolutions(axes: Axes, history: History) -> None:
         return
     for before, side, epoch in zip([None, *sides], sides, history, strict=False):
         if side is not None and side != before:
-            axes.text(epoch["epoch"], 0.01, f"{side} px", transform=axes.get_xaxis_transform(), fontsize=8)
+            start = epoch["epoch"] - 0.5
+            axes.axvline(start, color=_MARK, alpha=0.4, linewidth=0.8)
+            axes.text(start, 1.01, f"{side} px", transform=axes.get_xaxis_transform(), fontsize=8, color=_MARK)
 
 
 def _scale_loss(axes: Axes, history: History) -> None:
     losses = [epoch[key] for epoch in history for key in ("loss", "validation_loss") if epoch.get(key) is not None]
     if min(losses) > 0 and max(losses) / min(losses) > _LOG_RATIO:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
 
@@ -122,12 +128,12 @@ def confusion(probabilities: Floats, labels: Labels, names: Sequence[str], path:
 def confusion_figure(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
     """How often each label (row) was read as each (column): counts and shares of the row, (classes, classes).
 
-    Right answers are blue, wrong ones red, on a scale of their own: a rare confusion is seen beside a full diagonal.
+    Correct answers are blue, wrong ones red, on a scale of their own: a rare confusion is seen beside a full diagonal.
     """
     counts = _confusion_counts(probabilities, labels, len(names))
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    side = min(2.6 + 0.72 * max(len(names), 3), 16)
+    side = min(2.4 + 0.72 * max(len(names), 3), 14)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(_confusion_colours(shares), aspect="equal")
@@ -141,7 +147,7 @@ def confusion_figure(probabilities: Floats, labels: Labels, names: Sequence[str]
     axes.set_xlabel("read as")
     axes.set_ylabel("label")
     right, n = int(np.trace(counts)), int(totals.sum())
-    axes.set_title(f"{right:,} of {n:,} read rightly ({right / max(n, 1):.2%})")
+    axes.set_title(f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})")
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
@@ -162,7 +168,7 @@ def _confusion_colours(shares: Floats) -> Floats:
     wrong = shares * (1 - np.eye(len(shares)))
     largest = max(float(wrong.max()), 1e-9)
     blue, red = 1 - np.array([0.13, 0.34, 0.60]), 1 - np.array([0.75, 0.22, 0.17])
-    strength = np.where(np.eye(len(shares)) > 0, 0.9 * shares, 0.75 * wrong / largest)
+    strength = np.where(np.eye(len(shares)) > 0, 0.9 * shares, 0.6 * wrong / largest)
     towards = np.where(np.eye(len(shares))[..., None] > 0, blue, red)
     colours: Floats = 1 - strength[..., None] * towards
     return colours
@@ -170,12 +176,13 @@ def _confusion_colours(shares: Floats) -> Floats:
 
 def _annotate(axes: Axes, counts: npt.NDArray[np.int64], shares: Floats) -> None:
     colours = _confusion_colours(shares)
+    size = 9 if len(counts) > 5 else 12  # noqa: PLR2004 -- cells of few classes are larger
     for row, column in np.ndindex(*counts.shape):
         count = int(counts[row, column])
         text = f"{count:,}\n{shares[row, column]:.1%}" if count else "0"
         dark = float(colours[row, column] @ np.array([0.299, 0.587, 0.114])) < 0.55  # noqa: PLR2004
         colour = "white" if dark else "black" if count else "#aaaaaa"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
 def reliability(before: Floats, after: Floats, labels: Labels, path: Path) -> None:
@@ -190,8 +197,8 @@ def reliability(before: Floats, after: Floats, labels: Labels, path: Path) -> No
 def reliability_figure(before: Floats, after: Floats, labels: Labels) -> Figure:
     """Accuracy against confidence in 15 bins, before and after calibration, over histograms of the confidence.
 
-    Guo et al., "On Calibration of Modern Neural Networks" (2017), figure 1. Red is the gap between a bin's accuracy
-    and its mean confidence; the calibration error in the title is the mean gap, weighted by the histogram.
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), figure 1. Hatched is the gap between a bin's
+    accuracy and its mean confidence; the calibration error in the title is the mean gap, weighted by the histogram.
     """
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     grid = figure.subplots(2, 2, sharex="col", sharey="row", height_ratios=(3, 1.2))
@@ -202,6 +209,7 @@ def reliability_figure(before: Floats, after: Floats, labels: Labels) -> Figure:
         _diagram(grid[0, column], confidence, correct)
         _histogram(grid[1, column], confidence, float(correct.mean()))
         grid[0, column].set_title(f"{title}: ECE {ece:.4f}, n = {len(confidence):,}")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     grid[0, 0].set_ylabel("accuracy")
     grid[1, 0].set_ylabel("share of examples (%)")
     return figure
@@ -212,36 +220,38 @@ def _diagram(axes: Axes, confidence: Floats, correct: npt.NDArray[np.bool_]) -> 
     filled = np.unique(bins)
     accuracy = np.array([correct[bins == place].mean() for place in filled])
     meant = np.array([confidence[bins == place].mean() for place in filled])
-    left, width = filled / _BINS, 1 / _BINS
-    axes.bar(left, accuracy, width, align="edge", color=_TRAINING, edgecolor="white", label="accuracy")
-    axes.bar(
-        left,
-        np.abs(meant - accuracy),
-        width,
-        bottom=np.minimum(meant, accuracy),
-        align="edge",
-        facecolor=(*_rgb(_GAP), 0.35),
-        edgecolor=_GAP,
-        hatch="//",
-        label="gap to the mean confidence",
-    )
+    width = 1 / _BINS
+    axes.bar(filled / _BINS, accuracy, width, align="edge", color=_TRAINING, edgecolor="white", label="accuracy")
+    for label, colour, gap in (
+        ("overconfident: the mean confidence is higher", _OVER, np.maximum(meant - accuracy, 0)),
+        ("underconfident: the mean confidence is lower", _UNDER, np.maximum(accuracy - meant, 0)),
+    ):
+        chosen = gap > 0
+        axes.bar(
+            filled[chosen] / _BINS,
+            gap[chosen],
+            width,
+            bottom=np.minimum(meant, accuracy)[chosen],
+            align="edge",
+            color=colour,
+            edgecolor="white",
+            hatch="//",
+            label=label,
+        )
     axes.plot([0, 1], [0, 1], color=_MARK, linestyle="--", linewidth=1, label="calibrated")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left")
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    return int(colour[1:3], 16) / 255, int(colour[3:5], 16) / 255, int(colour[5:7], 16) / 255
 
 
 def _histogram(axes: Axes, confidence: Floats, accuracy: float) -> None:
     share = np.full(len(confidence), 1 / len(confidence))
-    axes.hist(confidence, bins=[edge / _BINS for edge in range(_BINS + 1)], weights=share, color=_TRAINING, edgecolor="white")
+    axes.hist(
+        confidence, bins=[edge / _BINS for edge in range(_BINS + 1)], weights=share, color=_TRAINING, edgecolor="white"
+    )
     mean = float(confidence.mean())
-    axes.axvline(mean, color=_GAP, label=f"mean confidence {mean:.2%}")
+    axes.axvline(mean, color=_VALIDATION, label=f"mean confidence {mean:.2%}")
     axes.axvline(accuracy, color=_MARK, linestyle="--", label=f"accuracy {accuracy:.2%}")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     axes.set_xlabel("confidence")
@@ -324,13 +334,13 @@ def mistakes_figure(
 ) -> Figure:
     """The most confident mistakes among pictures, uint8 (K, H, W, C) with C of 1 or 3, at most `most` of them.
 
-    Each has its label, what it was read as, and with which confidence. Examples that were read rightly are left out.
+    Each has its label, what it was read as, and with which confidence. Examples that were read correctly are left out.
     """
     order = _most_confident(truth, predicted, confidence)
     shown = order[:most]
     columns = min(6, max(len(shown), 3))
     rows = max(math.ceil(len(shown) / columns), 1)
-    figure = Figure(figsize=(columns * 1.9, rows * 2.45 + 0.5), layout="constrained")
+    figure = Figure(figsize=(columns * 1.9, rows * 2.3 + 0.5), layout="constrained")
     figure.suptitle(_mistakes_title(len(shown), len(order), len(pictures)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
@@ -394,6 +404,6 @@ def _save(figure: Figure, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a label in a script that the font lacks shows boxes
-            figure.savefig(path, format="png", dpi=DPI)
+            figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error}") from error
