@@ -3,7 +3,9 @@
 `table` reads what the runs left, without torch and without the data set.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final
@@ -16,10 +18,12 @@ from training.record import Record
 _NONE: Final = "-"
 _ABOVE: Final = {"name", "description", "seed"}  # said above the differences, or of no effect
 _LEAST: Final = 12  # characters below which a cell says nothing
+_MOST: Final = 28  # characters of a value's line, below which fewer runs stand side by side
+_DIFFER: Final = "recipes differ in"
 
 
 def table(runs: Sequence[Path], width: int = 120) -> str:
-    """Two blocks of at most `width` characters a line: a row a run, then a row a key in which the recipes differ.
+    """A row a run, then a row a key in which their recipes differ; at most `width` characters, from 100 on, a line.
 
     Accuracy, NLL (nats an example) and ECE are the finished run's, on its validation split and calibrated; for a run
     that is not finished the accuracy of its last epoch, marked by `*`; for a cross-validated one, marked by `+-`, the
@@ -132,49 +136,30 @@ def _difference_lines(records: list[Record], width: int) -> list[str]:
     found = differences([{key: value for key, value in r.recipe.items() if key not in _ABOVE} for r in records])
     if not found:
         return ["the recipes do not differ"] if len(records) > 1 else []
-    keys = max(map(len, found))
-    cells = [[_text(value) for value in values] for values in found.values()]
-    widths = [max(len(row[run]) for row in cells) for run in range(len(records))]
+    keys = max(len(_DIFFER), *map(len, found))
+    most = max((width - keys) // len(records) - 2, _MOST)
+    cells = [[textwrap.wrap(record.text(value), most) for value in values] for values in found.values()]
+    widths = [max(_LEAST, *(len(line) for row in cells for line in row[run])) for run in range(len(records))]
     lines: list[str] = []
-    for runs in _chunks(widths, max(width - keys - 2, _LEAST)):
-        room = max((width - keys) // len(runs) - 2, _LEAST)
-        header = ["recipes differ in", *(str(run + 1) for run in runs)]
-        rows = [
-            [key, *(_cut(row[run], room if len(runs) > 1 else width - keys - 2, keep_end=False) for run in runs)]
-            for key, row in zip(found, cells, strict=True)
-        ]
-        lines += [*([""] if lines else []), *_columns([header, *rows], width, flexible=0, left=set(range(len(header))))]
+    for runs in _groups(widths, width - keys):
+        rows = [[_DIFFER, *(str(run + 1) for run in runs)]]
+        for key, row in zip(found, cells, strict=True):
+            rows += map(list, zip_longest([key], *(row[run] for run in runs), fillvalue=""))
+        lines += [*([""] if lines else []), *_columns(rows, width, flexible=0, left=set(range(len(rows[0]))))]
     return lines
 
 
-def _chunks(widths: list[int], room: int) -> list[list[int]]:
-    """The places of columns, in order, in groups that fit side by side."""
-    groups: list[list[int]] = []
+def _groups(widths: list[int], room: int) -> list[list[int]]:
+    """The places of columns, in order, in groups that fit side by side with two spaces before each."""
+    groups: list[list[int]] = [[]]
     used = 0
-    for place, wanted in enumerate(widths):
-        needed = min(max(wanted, _LEAST), room) + 2
-        if not groups or used + needed > room + 2:
+    for place, width in enumerate(widths):
+        if groups[-1] and used + width + 2 > room:
             groups.append([])
             used = 0
         groups[-1].append(place)
-        used += needed
+        used += width + 2
     return groups
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None:
-            return _NONE
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:g}"
-        case list():
-            return "[" + ", ".join(map(_text, value)) + "]"
-        case dict():
-            return " ".join(f"{key}={_text(part)}" for key, part in value.items() if part not in (None, False))
-        case _:
-            return str(value)
 
 
 def _columns(rows: list[list[str]], width: int, flexible: int, left: set[int]) -> list[str]:
@@ -184,14 +169,12 @@ def _columns(rows: list[list[str]], width: int, flexible: int, left: set[int]) -
     widths[flexible] = max(widths[flexible] - max(excess, 0), min(widths[flexible], _LEAST))
     return [
         "  ".join(
-            _cut(cell, size, keep_end=True).ljust(size) if place in left else cell.rjust(size)
+            _cut(cell, size).ljust(size) if place in left else cell.rjust(size)
             for place, (cell, size) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
 
 
-def _cut(text: str, size: int, *, keep_end: bool) -> str:
-    if len(text) <= size:
-        return text
-    return "…" + text[len(text) - size + 1 :] if keep_end else text[: size - 1] + "…"
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else "…" + text[len(text) - size + 1 :]

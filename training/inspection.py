@@ -238,14 +238,13 @@ def _flat(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             for number, item in enumerate(value, start=1):
-                given = " ".join(f"{part}={item[part]}" for part in item if item[part] not in (None, False))
-                yield f"{name}[{number}]", given
+                yield f"{name}[{number}]", item
         elif value is not None:
             yield name, value
 
 
 def _fact(title: str, value: Any) -> str:
-    return f"{title:<22} " + (f"{value:.6g}" if isinstance(value, float) else str(value))
+    return f"{title:<24} {record.text(value)}"
 
 
 def _section(title: str, lines: list[str] | Iterator[str]) -> Iterator[str]:

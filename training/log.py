@@ -119,7 +119,7 @@ def _line(epoch: Mapping[str, Any]) -> str:
 def _open_events(folder: Path, history: Sequence[Mapping[str, Any]]) -> _Writer | None:
     """A writer of TensorBoard events behind those of `history`; None where `tensorboard` is not installed."""
     if find_spec("tensorboard") is None:
-        _hint()
+        hint()
         return None
     known = folder.is_dir() and any(folder.iterdir())
     try:
@@ -147,6 +147,6 @@ def _points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
 
 
 @cache
-def _hint() -> None:
+def hint() -> None:
     """Say once a process that TensorBoard is to be had."""
     say("no points for TensorBoard are written; to have them: pip install 'convoke[tensorboard]'")

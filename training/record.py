@@ -75,7 +75,8 @@ def read(folder: Path) -> Record:
     histories = {"fit": epochs(folder / METRICS)}
     for path in sorted(folder.glob("metrics-*.jsonl")):
         histories[path.stem.removeprefix("metrics-")] = epochs(path)
-    return Record(folder, recipe, {stage: history for stage, history in histories.items() if history}, _result(folder))
+    begun = {stage: history for stage, history in histories.items() if history}
+    return Record(folder, recipe, begun, _table(folder / RESULT))
 
 
 def epochs(path: Path) -> list[dict[str, Any]]:
@@ -95,8 +96,22 @@ def epochs(path: Path) -> list[dict[str, Any]]:
     return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def _result(folder: Path) -> dict[str, Any] | None:
-    return _table(folder / RESULT)
+def text(value: Any) -> str:
+    """A recipe's value as a terminal shows it: `-` for none, a layer as `conv=10 kernel=5 batch_norm`."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return "[" + ", ".join(map(text, value)) + "]"
+        case dict():
+            given = {key: part for key, part in value.items() if part is not None and part is not False}
+            return " ".join(key if part is True else f"{key}={text(part)}" for key, part in given.items())
+        case _:
+            return str(value)
 
 
 def _table(path: Path) -> dict[str, Any] | None:
