@@ -133,17 +133,18 @@ def confusion_figure(probabilities: Floats, labels: Labels, names: Sequence[str]
     counts = _confusion_counts(probabilities, labels, len(names))
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    side = min(2.4 + 0.72 * max(len(names), 3), 14)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(_confusion_colours(shares), aspect="equal")
     small = len(names) > _ANNOTATED
-    ticks = [_plain(name) for name in names]
-    axes.set_xticks(range(len(names)), ticks, rotation=90 if small else 0, fontsize=7 if small else 10)
+    side = len(names) * (0.34 if small else 0.75) + 1.5 / len(names)
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside of it; the file is made to hold them
+    axes.imshow(_confusion_colours(shares), aspect="equal")
+    ticks = [_plain(textwrap.fill(name, 28)) for name in names]
     rows = [f"{tick}  (n = {n:,})" for tick, n in zip(ticks, totals.tolist(), strict=True)]
-    axes.set_yticks(range(len(names)), rows, fontsize=7 if small else 10)
-    if not small and max(map(len, names)) > 9:  # noqa: PLR2004 -- characters in the width of a cell
-        axes.tick_params(axis="x", rotation=45)
+    axes.set_xticks(range(len(names)), ticks, fontsize=8 if small else 10)
+    axes.set_yticks(range(len(names)), rows, fontsize=8 if small else 10)
+    if max(map(len, names)) > (2 if small else 9):  # characters in the width of a cell
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", va="top", rotation_mode="anchor")
     axes.set_xlabel("read as")
     axes.set_ylabel("label")
     right, n = int(np.trace(counts)), int(totals.sum())
@@ -338,19 +339,19 @@ def mistakes_figure(
     """
     order = _most_confident(truth, predicted, confidence)
     shown = order[:most]
+    titles = [_mistake_title(names[truth[place]], names[predicted[place]], confidence[place]) for place in shown]
     columns = min(6, max(len(shown), 3))
     rows = max(math.ceil(len(shown) / columns), 1)
-    figure = Figure(figsize=(columns * 1.9, rows * 2.3 + 0.5), layout="constrained")
+    height = 1.9 + 0.17 * max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(figsize=(columns * 1.9, rows * height + 0.5), layout="constrained")
     figure.suptitle(_mistakes_title(len(shown), len(order), len(pictures)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, place in zip(grid.flat, shown, strict=False):
+    for axes, place, title in zip(grid.flat, shown, titles, strict=False):
         picture = pictures[place]
         axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
-        title = f"{names[truth[place]]}, read as {names[predicted[place]]}"
-        lines = [*textwrap.wrap(title, 22), f"{confidence[place]:.2%}"]
-        axes.set_title(_plain("\n".join(lines)), fontsize=9)
+        axes.set_title(title, fontsize=9)
     return figure
 
 
@@ -393,6 +394,10 @@ def _mistakes_title(shown: int, wrong: int, examples: int) -> str:
         return f"No mistake in {examples:,} examples"
     counted = f"the {shown} most confident of {wrong:,} mistakes" if shown < wrong else f"{wrong} mistakes"
     return f"{counted[0].upper()}{counted[1:]}"
+
+
+def _mistake_title(label: str, prediction: str, confidence: float) -> str:
+    return _plain("\n".join([*textwrap.wrap(f"{label}, read as {prediction}", 22), f"{confidence:.2%}"]))
 
 
 def _plain(text: str) -> str:
