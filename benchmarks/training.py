@@ -111,9 +111,9 @@ class _Trainer:
     def __init__(self, recipe: Recipe, *, channels_last: bool = False, bfloat16: bool = False) -> None:
         torch.manual_seed(0)
         self._recipe, self._bfloat16 = recipe, bfloat16
-        self._network: nn.Module = build(recipe)
+        self._network = build(recipe)
         if channels_last:
-            prepare(self._network, recipe, torch.device("cpu"))  # type: ignore[arg-type]
+            prepare(self._network, recipe, torch.device("cpu"))
         self._network.train()
         self._optimiser = optimiser(recipe.optimiser, self._network.parameters())
         self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -141,7 +141,7 @@ def _rate(train: _Trainer, batches: Callable[[], Iterator[Batch]]) -> float:
 
 def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], Tensor]:
     how = recipe.augment
-    return transforms.Compose(
+    change: Callable[[Pillow.Image], Tensor] = transforms.Compose(
         [
             transforms.RandomResizedCrop(spec.height, scale=(how.crop, 1)),
             transforms.RandomHorizontalFlip(),
@@ -151,6 +151,7 @@ def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], T
             transforms.Normalize(spec.mean, spec.std),
         ]
     )
+    return change
 
 
 def _batches(recipe: Recipe, pictures: Tensor, labels: Tensor, *, channels_last: bool, side: int) -> Iterator[Batch]:

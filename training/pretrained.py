@@ -62,4 +62,7 @@ def fetch(how: Initialise) -> Path:
     assert how.url is not None
     assert how.sha256 is not None
     name = Path(urlsplit(how.url).path).name or "weights.pth"
-    return download.fetch(how.url, cache_folder() / f"{how.sha256[:16]}-{name}", sha256=how.sha256)
+    path = cache_folder() / f"{how.sha256[:16]}-{name}"
+    if not path.exists():
+        download.fetch(how.url, path, sha256=how.sha256)
+    return path
