@@ -138,6 +138,19 @@ def confusion_figure(probabilities: Floats, labels: Labels, names: Sequence[str]
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))  # the labels stand outside of it; the file is made to hold them
     axes.imshow(_confusion_colours(shares), aspect="equal")
+    _name_cells(axes, names, totals)
+    axes.set_xlabel("read as")
+    axes.set_ylabel("label")
+    right, n = int(np.trace(counts)), int(totals.sum())
+    axes.set_title(f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})")
+    if not small:
+        _annotate(axes, counts, shares)
+    return figure
+
+
+def _name_cells(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64]) -> None:
+    """Labels beside rows and columns, with the rows' examples, and white lines between the cells."""
+    small = len(names) > _ANNOTATED
     ticks = [_plain(textwrap.fill(name, 28)) for name in names]
     rows = [f"{tick}  (n = {n:,})" for tick, n in zip(ticks, totals.tolist(), strict=True)]
     axes.set_xticks(range(len(names)), ticks, fontsize=8 if small else 10)
@@ -145,17 +158,10 @@ def confusion_figure(probabilities: Floats, labels: Labels, names: Sequence[str]
     if max(map(len, names)) > (2 if small else 9):  # characters in the width of a cell
         for tick in axes.get_xticklabels():
             tick.set(rotation=45, ha="right", va="top", rotation_mode="anchor")
-    axes.set_xlabel("read as")
-    axes.set_ylabel("label")
-    right, n = int(np.trace(counts)), int(totals.sum())
-    axes.set_title(f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})")
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
-    if not small:
-        _annotate(axes, counts, shares)
-    return figure
 
 
 def _confusion_counts(probabilities: Floats, labels: Labels, classes: int) -> npt.NDArray[np.int64]:
