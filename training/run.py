@@ -4,7 +4,8 @@
       recipe.json        the recipe as it ran, overrides applied
       fit.pt             checkpoint of the training on the training split
       refit.pt           checkpoint of the training on training and validation split, where the recipe asks for it
-      fit.jsonl, ...     a line an epoch; events/ holds the same for TensorBoard, where that is installed
+      metrics.jsonl      a line an epoch, metrics-refit.jsonl for the second training; events/ holds the same for
+                         TensorBoard, where that is installed
       pictures/          learning curves, confusion matrix, reliability, first filters, worst mistakes
       result.json        temperature, validation metrics, seconds, data fingerprint; or the folds' metrics
 

@@ -73,7 +73,10 @@ def test_a_finished_run_knows_its_network_and_what_it_is_worth(
         "recipe.json",
         "result.json",
         "fit.pt",
-        *(["refit.pt"] if refit else []),
+        "metrics.jsonl",
+        ".lock",
+        "pictures",
+        *(["refit.pt", "metrics-refit.jsonl"] if refit else []),
     }
     first = fit.trained(recipe, folder / "fit.pt")
     outputs = evaluate.logits(first, normalise(recipe), data.validation)
