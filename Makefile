@@ -19,10 +19,10 @@ export BENTOML_DO_NOT_TRACK := True
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train train-env bench build lock clean
+.PHONY: help serve test check format train train-env bench bench-training build lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings: PORT=$(PORT) HOST=$(HOST) RECIPE=$(RECIPE) PYTHON=$(PYTHON), and ARGS for the program that runs."
 
 serve: $(ENVS)/serve.ready ## run the service with the models in models/ (PORT=, HOST=)
@@ -47,6 +47,9 @@ train-env: $(ENVS)/train.ready ## install what training needs, for .venv/train/b
 
 bench: $(ENVS)/bench.ready ## measure the service beside its peers
 	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)
+
+bench-training: $(ENVS)/train.ready ## measure training beside the usual script
+	$(ENVS)/train/bin/python benchmarks/training.py $(ARGS)
 
 build: $(ENVS)/serve.ready ## build the Bento (see `bentoml containerize --help` for the container)
 	$(ENVS)/serve/bin/bentoml build $(ARGS)

@@ -162,7 +162,7 @@ def _describe(
     noise = _noise(recipe, _GOLDEN)
     np.savez_compressed(partial / contract.GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
-    text = card(measured, recipe, result.validation, result.seconds, verdict)
+    text = card(measured, recipe, result, verdict)
     (partial / contract.CARD).write_text(text, encoding="utf-8")
     files += [contract.GOLDEN, contract.CARD]
     manifest = measured.model_copy(update={"files": {name: contract.sha256(partial / name) for name in files}})

@@ -1,18 +1,16 @@
 """What people read of a model: its card, and the figures of an evaluation."""
 
-import os
-import platform
-
 from service.manifest import Manifest, Metrics
 from training.evaluate import Mistake
 from training.recipe import Recipe
+from training.run import Result
 from training.shapes import table
 
 
-def card(manifest: Manifest, recipe: Recipe, validation: Metrics, seconds: float, verdict: str) -> str:
+def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> str:
     """A model card (Mitchell et al., 2019) in Markdown, from what was measured; `verdict` is the gate's."""
     tests = [_row(f"test: {name}", metrics) for name, metrics in manifest.test_metrics.items()]
-    rows = "\n".join([*tests, _row("validation", validation)])
+    rows = "\n".join([*tests, _row("validation", result.validation)])
     return f"""# {manifest.model}, version {manifest.version}
 
 {recipe.description}, trained by the recipe `{recipe.name}` on {manifest.dataset}.
@@ -22,10 +20,12 @@ def card(manifest: Manifest, recipe: Recipe, validation: Metrics, seconds: float
 {rows}
 
 Choices were made on the validation split, whose temperature of {manifest.temperature:.4f} is folded into the last
-layer; the test splits were looked at once, by this publication.{_refit(recipe)} {verdict}
+layer; the test splits were looked at once, by this publication.{_refit(recipe)}
 
-Training took {seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}, no GPU), seed {recipe.seed}. Measure
-the test figures again with `python -m training evaluate models/{manifest.model}/{manifest.version}`.
+{verdict}
+
+Training took {result.seconds:.0f} s on {result.hardware}, seed {recipe.seed}. Measure the test figures again with
+`python -m training evaluate models/{manifest.model}/{manifest.version}`.
 
 ## Intended use
 
@@ -46,6 +46,14 @@ _USE = {
 Reading one handwritten digit a picture. Pictures are searched for ink, fitted and centred as MNIST was. Several digits
 in one picture, printed digits and letters are outside of what it was trained on, and it names a digit for them all the
 same. Its writers were American census employees and students, in 1992.""",
+    "cats-vs-dogs": """\
+Telling a cat from a dog in a photo that shows one of them. Other animals, people, drawings and photos of both are
+outside of what it was trained on, and it answers `cat` or `dog` for them all the same. The photo is squashed to a
+square, so a small animal in a wide scene is seen in few pixels.""",
+    "reviews": """\
+Telling whether a review of a film, in English, is positive or negative: a sentence or a whole review. Neutral texts,
+other languages and other subjects are outside of what it was trained on, and it answers all the same. Irony, and words
+that its training texts do not hold, mislead it.""",
 }
 
 

@@ -14,6 +14,7 @@ A run that was stopped goes on from its checkpoints; a finished one is only read
 
 import fcntl
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Result:
     validation: Metrics
     seconds: float
     fingerprint: str
+    hardware: str = "hardware that was not recorded"
+    """What the training computed on, as people read it."""
     folds: tuple[Metrics, ...] = ()
     """The test metrics of each fold of a cross-validation, whose `validation` is over all folds together."""
 
@@ -140,7 +143,7 @@ def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
             say(f"validation accuracy {validation.accuracy:.2%}; now once more, with the validation split")
         _fit(folder, recipe, data.train + data.validation, None, REFIT, on)
     seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
-    return Result(temperature, validation, seconds, data.fingerprint)
+    return Result(temperature, validation, seconds, data.fingerprint, _hardware(on))
 
 
 def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
@@ -174,7 +177,14 @@ def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
             on.world.wait()
         folds.append(found.metrics)
         seconds, fingerprint = seconds + found.seconds, found.fingerprint
-    return Result(1.0, _pooled(folds), seconds, fingerprint, tuple(folds))
+    return Result(1.0, _pooled(folds), seconds, fingerprint, _hardware(on), tuple(folds))
+
+
+def _hardware(on: Machine) -> str:
+    device = on.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} cores"
+    each = f"{on.world.size} times " if on.world.size > 1 else ""
+    return f"{each}{name} ({platform.machine()})"
 
 
 @dataclass(frozen=True)
