@@ -69,7 +69,7 @@ def _part(how: Augment, draws: Tensor, theta: Tensor) -> Tensor:
     """Let a map cover a part of the picture only, mirrored or not: (N, 2, 3) -> (N, 2, 3)."""
     side = torch.sqrt(how.crop + (1 - how.crop) * (draws[0] + 1) / 2)
     aspect = torch.exp(draws[1] * math.log(_ASPECT) / 2) if how.crop < 1 else torch.ones_like(side)
-    across, down = (side * aspect).clamp(max=1), (side / aspect).clamp(max=1)
+    across, down = (side * aspect).clamp(how.crop, 1), (side / aspect).clamp(how.crop, 1)  # 1 x crop is the least
     mirrored = torch.where((draws[4] < 0) & how.flip, -across, across)
     axes = theta[:, :, :2] * torch.stack([mirrored, down], dim=1).unsqueeze(1)
     place = torch.stack([draws[2] * (1 - across), draws[3] * (1 - down)], dim=1)
