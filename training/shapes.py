@@ -55,8 +55,13 @@ def trace(recipe: Recipe) -> list[LayerShape]:
             that is not one plain logit a label.
     """
     steps = _trace(recipe, None)
-    for side in set(recipe.resolutions or []):
-        _trace(recipe, side)
+    for side in sorted(set(recipe.resolutions or [])):
+        for number, (built, step) in enumerate(zip(steps, _trace(recipe, side), strict=True), start=1):
+            if step.weights != built.weights:
+                raise RecipeError(
+                    f"{recipe.name}: layers[{number}] at resolution {side}: {_times(step.input)} values come in where "
+                    f'the layer takes {_times(built.input)}: put {{ pool = "average", size = "global" }} before flatten'
+                )
     return steps
 
 
