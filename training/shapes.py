@@ -87,6 +87,9 @@ def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
             f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
             f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "softmax" }}'
         )
+    for number, layer in enumerate(recipe.layers[:-1], start=1):
+        if isinstance(layer, Conv | Dense | Windows) and (layer.activation or recipe.activation) == "softmax":
+            raise RecipeError(f"{recipe.name}: layers[{number}]: softmax is for the last layer: it stands in the loss")
     if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
         raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
     return steps
