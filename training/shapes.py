@@ -129,7 +129,7 @@ def _(layer: Conv, shape: Shape) -> LayerShape:
     out_width, how_w = fit.slide("W", width)
     if channels % layer.groups or layer.conv % layer.groups:
         raise RecipeError(
-            f"{layer.groups} groups do not divide both the {channels} channels that come in and the {layer.conv} filters"
+            f"{layer.groups} groups do not divide both the {channels} channels that come in and {layer.conv} filters"
         )
     weights = layer.conv * (channels // layer.groups) * layer.kernel**2
     return LayerShape(
