@@ -43,6 +43,20 @@ def augment(pictures: Tensor, how: Augment, draws: Tensor | None = None, side: i
     return _colour(how, draws[5 + _PART :], changed) if _changes_colour(how) else changed
 
 
+def cut(tokens: Tensor, span: int, draws: Tensor) -> Tensor:
+    """Keep a part of each text that is longer than `span`: token ids (N, L) -> (N, at most L).
+
+    Length and place of the part come from two draws a text, uniform in [0, 1), (2, N).
+    """
+    lengths = (tokens != 0).sum(dim=1)
+    room = (lengths - span).clamp(min=0)
+    kept = lengths - (draws[0] * (room + 1)).long()  # span ... length
+    start = (draws[1] * (lengths - kept + 1)).long()
+    places = torch.arange(int(kept.max()))
+    part = tokens.gather(1, (start.unsqueeze(1) + places).clamp(max=tokens.shape[1] - 1))
+    return part.masked_fill(places >= kept.unsqueeze(1), 0)
+
+
 def drop_words(tokens: Tensor, share: float, draws: Tensor) -> Tensor:
     """Replace tokens by the unknown one where a draw, uniform in [0, 1), is below `share`: (N, L) -> (N, L)."""
     return tokens.masked_fill((draws < share) & (tokens != 0), _UNKNOWN)
@@ -69,7 +83,7 @@ def _part(how: Augment, draws: Tensor, theta: Tensor) -> Tensor:
     """Let a map cover a part of the picture only, mirrored or not: (N, 2, 3) -> (N, 2, 3)."""
     side = torch.sqrt(how.crop + (1 - how.crop) * (draws[0] + 1) / 2)
     aspect = torch.exp(draws[1] * math.log(_ASPECT) / 2) if how.crop < 1 else torch.ones_like(side)
-    across, down = (side * aspect).clamp(max=1), (side / aspect).clamp(max=1)
+    across, down = (side * aspect).clamp(how.crop, 1), (side / aspect).clamp(how.crop, 1)  # 1 x crop is the least
     mirrored = torch.where((draws[4] < 0) & how.flip, -across, across)
     axes = theta[:, :, :2] * torch.stack([mirrored, down], dim=1).unsqueeze(1)
     place = torch.stack([draws[2] * (1 - across), draws[3] * (1 - down)], dim=1)

@@ -320,6 +320,8 @@ class _Prepared:
         labels = split.labels[chosen[rows]].to(device)
         if not isinstance(self._recipe.input, Image):
             tokens = split.texts(chosen)
+            if how.span:
+                tokens = augment.cut(tokens, how.span, torch.rand(2, len(tokens)))
             if how.word_dropout:
                 tokens = augment.drop_words(tokens, how.word_dropout, torch.rand(tokens.shape))
             return self._scale(tokens[rows].to(device)), labels

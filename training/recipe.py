@@ -30,6 +30,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _count_or(word: str, meaning: str) -> BeforeValidator:
+    """A whole number from 1, or one word; refused in one line, where a union would give one a member."""
+
+    def check(value: Any) -> Any:
+        if value == word or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"{value!r} is refused: expected a whole number from 1, or {word!r} for {meaning}")
+
+    return BeforeValidator(check)
+
+
 class Conv(Section):
     """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias.
 
@@ -52,7 +63,7 @@ class Pool(Section):
     """
 
     pool: Literal["max", "average"]
-    size: Count | Literal["global"]
+    size: Annotated[int | Literal["global"], _count_or("global", "the whole map")]
     stride: Count | None = None
 
     @model_validator(mode="after")
@@ -187,8 +198,7 @@ class Text(Section):
 
 
 def _input_kind(value: Any) -> str:
-    kind = value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image")
-    return kind if kind in INPUTS else "image"
+    return str(value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image"))
 
 
 INPUTS: dict[str, type[Section]] = {"image": Image, "text": Text}
@@ -224,7 +234,7 @@ class Initialise(Section):
 
     @model_validator(mode="after")
     def _pretrained_has_a_source(self) -> "Initialise":
-        if (self.name == "pretrained") != bool(self.url and self.sha256):
+        if any((self.name == "pretrained") != bool(value) for value in (self.url, self.sha256)):
             raise ValueError("name = 'pretrained' needs url and sha256, and no other name takes them")
         if self.freeze and self.name != "pretrained":
             raise ValueError("freeze = true needs name = 'pretrained'")
@@ -315,7 +325,8 @@ class Augment(Section):
     For pictures, geometry first: a part of the picture, at least the share `crop` of its area with sides up to 4:3
     or 3:4 (Szegedy et al., 2015), mirrored half of the time where `flip` is set, turned, scaled, sheared and shifted;
     then colours: `brightness`, `contrast` and `tint` (brightness a channel) in shares of the standard deviation that
-    the input is scaled by. For texts: `word_dropout` replaces each token by the unknown one with that probability
+    the input is scaled by. For texts: one longer than `span` tokens is cut to a part of it, of a length between `span`
+    and its own; `word_dropout` replaces each token by the unknown one with that probability
     (Iyyer et al., 2015).
     """
 
@@ -329,12 +340,7 @@ class Augment(Section):
     contrast: Fraction = 0.0
     tint: NotNegative = 0.0
     word_dropout: Fraction = 0.0
-
-
-def _batch_size(value: Any) -> Any:
-    if value == "full" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError(f"{value!r} is refused: expected a whole number from 1, or 'full' for all of the training split")
+    span: Count | None = None
 
 
 class Recipe(Section):
@@ -347,7 +353,7 @@ class Recipe(Section):
     activation: Activation = "relu"
     layers: Annotated[list[Layer], Field(min_length=1)]
     epochs: Count
-    batch_size: Annotated[int | Literal["full"], BeforeValidator(_batch_size)]
+    batch_size: Annotated[int | Literal["full"], _count_or("full", "all of the training split")]
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 computes in mixed precision; auto takes it where a check at the start finds it right and faster."""
@@ -472,7 +478,8 @@ def _explain(fault: Any) -> str:  # noqa: PLR0911 -- one return a kind of fault
             hint = f"did you mean {near[0]!r}? " if near else ""
             return f"{where}: no kind of layer has the keys {given}; {hint}allowed: {', '.join(LAYERS)}"
         case "union_tag_invalid":
-            return f"{where}.name: {fault['ctx']['tag']!r} is not known{_choices(fault['ctx']['tag'], OPTIMISERS)}"
+            key, known = ("kind", INPUTS) if fault["loc"][0] == "input" else ("name", OPTIMISERS)
+            return f"{where}.{key}: {fault['ctx']['tag']!r} is not known{_choices(fault['ctx']['tag'], known)}"
         case "literal_error":
             allowed = fault["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{where}: {fault['input']!r} is not known{_choices(str(fault['input']), allowed)}"

@@ -55,8 +55,13 @@ def trace(recipe: Recipe) -> list[LayerShape]:
             that is not one plain logit a label.
     """
     steps = _trace(recipe, None)
-    for side in set(recipe.resolutions or []):
-        _trace(recipe, side)
+    for side in sorted(set(recipe.resolutions or [])):
+        for number, (built, step) in enumerate(zip(steps, _trace(recipe, side), strict=True), start=1):
+            if step.weights != built.weights:
+                raise RecipeError(
+                    f"{recipe.name}: layers[{number}] at resolution {side}: {_times(step.input)} values come in where "
+                    f'the layer takes {_times(built.input)}: put {{ pool = "average", size = "global" }} before flatten'
+                )
     return steps
 
 
@@ -82,6 +87,9 @@ def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
             f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
             f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "softmax" }}'
         )
+    for number, layer in enumerate(recipe.layers[:-1], start=1):
+        if isinstance(layer, Conv | Dense | Windows) and (layer.activation or recipe.activation) == "softmax":
+            raise RecipeError(f"{recipe.name}: layers[{number}]: softmax is for the last layer: it stands in the loss")
     if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
         raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
     return steps
@@ -121,7 +129,7 @@ def _(layer: Conv, shape: Shape) -> LayerShape:
     out_width, how_w = fit.slide("W", width)
     if channels % layer.groups or layer.conv % layer.groups:
         raise RecipeError(
-            f"{layer.groups} groups do not divide both the {channels} channels that enter and the {layer.conv} filters"
+            f"{layer.groups} groups do not divide both the {channels} channels that come in and {layer.conv} filters"
         )
     weights = layer.conv * (channels // layer.groups) * layer.kernel**2
     return LayerShape(

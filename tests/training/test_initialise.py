@@ -9,19 +9,24 @@ import torch
 from torch import nn
 
 from training.initialise import initialise
-from training.recipe import Initialise
+from training.network import build
+from training.recipe import Initialise, Recipe
 
-# n_in and n_out: channels times the filter's 5 x 5 for the convolution, units for the dense layer.
-LAYERS = [(lambda: nn.Conv2d(40, 80, 5), 40 * 25, 80 * 25), (lambda: nn.Linear(600, 300), 600, 300)]
+# n_in and n_out: channels times the filter's values for convolutions, units for the dense layer.
+LAYERS = [
+    (lambda: nn.Conv2d(40, 80, 5), 40 * 25, 80 * 25),
+    (lambda: nn.Conv1d(300, 100, 5), 300 * 5, 100 * 5),
+    (lambda: nn.Linear(600, 300), 600, 300),
+]
 
 
 @pytest.mark.parametrize(("make", "n_in", "n_out"), LAYERS)
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
 @pytest.mark.parametrize("name", ["xavier", "he"])
 def test_weights_have_the_variance_and_bounds_of_the_paper(
-    name: str, distribution: str, make: Callable[[], nn.Conv2d | nn.Linear], n_in: int, n_out: int
+    name: str, distribution: str, make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], n_in: int, n_out: int
 ) -> None:
-    """Xavier has variance 2/(n_in + n_out), He 2/n_in; uniform weights lie within sqrt(3 * variance)."""
+    """Xavier: variance 2/(n_in + n_out), uniform within sqrt(6/(n_in + n_out)); He: 2/n_in, within sqrt(6/n_in)."""
     torch.manual_seed(0)
     layer = make()
     initialise(nn.Sequential(layer), Initialise.model_validate({"name": name, "distribution": distribution}))
@@ -29,7 +34,7 @@ def test_weights_have_the_variance_and_bounds_of_the_paper(
     weights = layer.weight.detach().double()
     assert weights.var().item() == pytest.approx(variance, rel=0.02)
     assert abs(weights.mean().item()) < 4 * math.sqrt(variance / weights.numel())
-    bound = math.sqrt(3 * variance)
+    bound = math.sqrt(6 / (n_in + n_out) if name == "xavier" else 6 / n_in)
     if distribution == "uniform":
         assert 0.999 * bound < weights.abs().max().item() <= bound * (1 + 1e-6)
     else:
@@ -63,3 +68,26 @@ def test_a_layer_without_bias_is_initialised() -> None:
     before = network.state_dict()["0.weight"].clone()
     initialise(network, Initialise(name="he"))
     assert not torch.equal(network.state_dict()["0.weight"], before)
+
+
+def test_the_windows_over_a_text_are_initialised_and_its_embedding_keeps_its_own(
+    recipe_with: Callable[..., Recipe],
+) -> None:
+    """Each width of parallel 1-D convolutions is drawn by its own n_in; word vectors stay within 1/4 (Kim, 2014)."""
+    torch.manual_seed(0)
+    network = build(
+        recipe_with(
+            input={"kind": "text", "length": 9, "vocabulary": 2000},
+            layers=[{"embedding": 50}, {"windows": [3, 5], "filters": 200}, {"dense": 3, "activation": "none"}],
+            initialise={"name": "he", "distribution": "uniform"},
+        )
+    )
+    weights = network.state_dict()
+    for place, width in enumerate((3, 5)):
+        bound = math.sqrt(6 / (50 * width))
+        assert 0.999 * bound < weights[f"1.convs.{place}.weight"].abs().max() <= bound * (1 + 1e-6)
+        assert not weights[f"1.convs.{place}.bias"].any()
+    table = weights["0.table.weight"]
+    assert table.abs().max() <= 0.25
+    assert table[1:].std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.02)
+    assert not table[0].any()

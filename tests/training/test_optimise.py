@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ def sgd(weights: Vector, slope: Vector, _memory: Memory) -> Vector:
         ({"name": "sgd"}, sgd),
         ({"name": "sgd", "weight_decay": 0.3}, coupled(sgd, 0.3)),
         ({"name": "sgd", "momentum": 0.9}, momentum(0.9)),
+        ({"name": "sgd", "momentum": 0.9, "weight_decay": 0.3}, coupled(momentum(0.9), 0.3)),
         ({"name": "sgd", "momentum": 0.9, "nesterov": True}, momentum(0.9, nesterov=True)),
         ({"name": "adagrad"}, adagrad),
         ({"name": "adagrad", "weight_decay": 0.3}, coupled(adagrad, 0.3)),
@@ -120,6 +122,47 @@ def test_adadelta_s_rate_is_1_where_none_is_given() -> None:
     """Zeiler's method has no learning rate: its step is taken as it is."""
     how = TypeAdapter[Optimiser](Optimiser).validate_python({"name": "adadelta"})
     assert optimiser(how, [nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "first", "second"),
+    [
+        ({"name": "rmsprop", "alpha": 0.5}, 1 / math.sqrt(0.5), 1 / math.sqrt(0.5 * 0.5 + 0.5)),
+        (
+            {"name": "adadelta", "rho": 0.5},
+            math.sqrt(1e-6 / (0.5 + 1e-6)),
+            math.sqrt((0.5 * 1e-6 / (0.5 + 1e-6) + 1e-6) / (0.75 + 1e-6)),
+        ),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_an_optimiser_s_own_constants_are_the_recipe_s(keys: dict[str, Any], first: float, second: float) -> None:
+    """Alpha and rho set how fast a step forgets: the first two steps down a slope of 1 are the formula's."""
+    weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    how = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
+    ours = optimiser(how, [weights])
+    found = [0.0]
+    for _ in range(2):
+        weights.grad = torch.ones(1, dtype=torch.float64)
+        ours.step()
+        found.append(weights.item())
+    assert [-(after - before) / RATE for before, after in pairwise(found)] == pytest.approx([first, second], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_s_moments_forget_at_beta1_and_beta2(name: str) -> None:
+    """Under slopes 1 then -2 with beta1 = 0.5, beta2 = 0.25, the second step is m/(1 - 0.5^2) / sqrt(v/(1 - 0.25^2))."""
+    weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    keys = {"name": name, "learning_rate": RATE, "beta1": 0.5, "beta2": 0.25}
+    ours = optimiser(TypeAdapter[Optimiser](Optimiser).validate_python(keys), [weights])
+    found = [0.0]
+    for slope in (1.0, -2.0):
+        weights.grad = torch.full((1,), slope, dtype=torch.float64)
+        ours.step()
+        found.append(weights.item())
+    m, v = 0.5 * (0.5 * 1) + 0.5 * -2, 0.25 * (0.75 * 1) + 0.75 * 4
+    expected = (m / (1 - 0.5**2)) / math.sqrt(v / (1 - 0.25**2))
+    assert -(found[2] - found[1]) / RATE == pytest.approx(expected, rel=1e-6)
 
 
 def rates(name: str, steps: int, **keys: Any) -> list[float]:
@@ -159,7 +202,30 @@ def test_one_cycle_without_warmup_starts_at_its_peak() -> None:
     assert rates("one-cycle", 9, warmup=0.0) == pytest.approx(rates("cosine", 9))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("constant", 1.0), ("cosine", 1.0), ("one-cycle", 1 / 25)])
+def test_step_falls_by_its_factor_at_each_milestone_as_torch_s_own() -> None:
+    """`step` at milestones 0.25 and 0.5 of 8 steps is torch's MultiStepLR at steps 2 and 4."""
+    found = rates("step", 8, milestones=[0.25, 0.5], factor=0.1)
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    sgd_at_1 = optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = optim.lr_scheduler.MultiStepLR(sgd_at_1, [2, 4], gamma=0.1)
+    expected = []
+    for _ in range(8):
+        expected.append(sgd_at_1.param_groups[0]["lr"])
+        sgd_at_1.step()
+        schedule.step()
+    assert found == pytest.approx(expected)
+
+
+def test_step_starts_lower_at_a_milestone_of_0_and_stays_with_a_factor_of_1() -> None:
+    """A milestone is reached at the first step that is not before it, the very first included."""
+    assert rates("step", 4, milestones=[0.0], factor=0.5) == [0.5] * 4
+    assert rates("step", 4, milestones=[0.5], factor=1.0) == [1.0] * 4
+    assert rates("step", 3, milestones=[0.5], factor=0.5) == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("constant", 1.0), ("cosine", 1.0), ("one-cycle", 1 / 25), ("step", 1.0)]
+)
 def test_a_run_of_one_step_has_the_schedule_s_first_rate(name: str, expected: float) -> None:
     """A single step divides by no zero."""
     assert rates(name, 1) == pytest.approx([expected])

@@ -9,11 +9,15 @@ from pydantic import ValidationError
 
 from training import recipe as recipes
 from training.errors import RecipeError
-from training.recipe import SGD, AdaGrad, Image, Recipe, load, parse
+from training.recipe import SGD, AdaGrad, Image, Pool, Recipe, load, parse
 from training.shapes import trace
 
 FLAT: dict[str, Any] = {"flatten": True}
 OUT: dict[str, Any] = {"dense": 3, "activation": "none"}
+TEXT: dict[str, Any] = {"kind": "text", "length": 12, "vocabulary": 50}
+WORDS: list[dict[str, Any]] = [{"embedding": 4}, {"windows": [2, 3], "filters": 5}, OUT]
+WEIGHTS: dict[str, Any] = {"name": "pretrained", "url": "https://example.org/w.pth", "sha256": "0123abcd"}
+SOURCE = "small: initialise: name = 'pretrained' needs url and sha256, and no other name takes them"
 OPTIMISERS = "sgd, adagrad, rmsprop, adadelta, adam, adamw"
 
 
@@ -118,6 +122,89 @@ def test_there_are_recipes() -> None:
             "small: layers[2] (dropout).dropout: 1.0 is refused: input should be less than 1",
         ),
         ({"layers": [{"conv": "4", "kernel": 3}, FLAT, OUT]}, "small: layers[1] (conv).conv: '4' is refused"),
+        (
+            {"layers": [{"pool": "max", "size": 0}, FLAT, OUT]},
+            "small: layers[1] (pool).size: 0 is refused: expected a whole number from 1, or 'global'",
+        ),
+        (
+            {"layers": [{"pool": "max", "size": "globl"}, FLAT, OUT]},
+            "small: layers[1] (pool).size: 'globl' is refused: expected a whole number from 1, or 'global'",
+        ),
+        (
+            {"layers": [{"pool": "max", "size": "global", "stride": 2}, FLAT, OUT]},
+            'small: layers[1] (pool): size = "global" is one window: it takes no stride',
+        ),
+        (
+            {"layers": [{"pool": "max", "size": 2, "strides": 2}, FLAT, OUT]},
+            "small: layers[1] (pool).strides: unknown key; did you mean 'stride'? allowed: pool, size, stride",
+        ),
+        (
+            {"layers": [{"lrn": 5, "alpa": 1e-4}, FLAT, OUT]},
+            "small: layers[1] (lrn).alpa: unknown key; did you mean 'alpha'? allowed: lrn, k, alpha, beta",
+        ),
+        ({"layers": [FLAT, {**OUT, "max_norm": 0.0}]}, "small: layers[2] (dense).max_norm: 0.0 is refused: "),
+        (
+            {"layers": [{"embedding": 4}, {"windows": [], "filters": 5}, OUT]},
+            "small: layers[2] (windows).windows: [] is refused: ",
+        ),
+        (
+            {"layers": [{"embedding": 4}, {"windows": [2, 0], "filters": 5}, OUT]},
+            "small: layers[2] (windows).windows[2]: 0 is refused: ",
+        ),
+        (
+            {"layers": [{"embedding": 4}, {"windows": [2], "filters": 5, "over_time": "maximum"}, OUT]},
+            "small: layers[2] (windows).over_time: 'maximum' is not known; did you mean 'max'? allowed: max, average, ",
+        ),
+        (
+            {"layers": [{"embedding": 4}, {"window": [3], "filters": 5}, OUT]},
+            "small: layers[2]: no kind of layer has the keys window, filters; did you mean 'windows'? allowed: conv, ",
+        ),
+        (
+            {"input": {**TEXT, "vocabulry": 60}},
+            "small: input.vocabulry: unknown key; did you mean 'vocabulary'? allowed: kind, length, vocabulary, min_co",
+        ),
+        ({"input": {**TEXT, "height": 6}}, "small: input.height: unknown key; "),
+        ({"input": {"kind": "text", "length": 12}}, "small: input.vocabulary: this key is missing"),
+        ({"input": {**TEXT, "vocabulary": 2}}, "small: input.vocabulary: 2 is refused: "),
+        (
+            {"input": {**TEXT, "kind": "txt"}},
+            "small: input.kind: 'txt' is not known; did you mean 'text'? allowed: image, text",
+        ),
+        ({"input": 3}, "small: input: 3 is refused: "),
+        ({"initialise": {"name": "pretrained"}}, SOURCE),
+        ({"initialise": {"name": "pretrained", "url": WEIGHTS["url"]}}, SOURCE),
+        ({"initialise": {"name": "pretrained", "sha256": WEIGHTS["sha256"]}}, SOURCE),
+        ({"initialise": {**WEIGHTS, "url": ""}}, SOURCE),
+        ({"initialise": {**WEIGHTS, "name": "he"}}, SOURCE),
+        ({"initialise": {"name": "he", "url": WEIGHTS["url"]}}, SOURCE),
+        ({"initialise": {"name": "he", "sha256": WEIGHTS["sha256"]}}, SOURCE),
+        ({"initialise": {**WEIGHTS, "sha256": "0123"}}, "small: initialise.sha256: '0123' is refused: "),
+        ({"initialise": {"name": "he", "freeze": True}}, "small: initialise: freeze = true needs name = 'pretrained'"),
+        ({"schedule": {"name": "step", "milestones": [0.5, 1.0]}}, "small: schedule.milestones[2]: 1.0 is refused: "),
+        ({"schedule": {"name": "step", "factor": 0.0}}, "small: schedule.factor: 0.0 is refused: "),
+        ({"augment": {"crop": 0.0}}, "small: augment.crop: 0.0 is refused: "),
+        ({"augment": {"crop": 1.5}}, "small: augment.crop: 1.5 is refused: "),
+        ({"augment": {"word_dropout": 1.0}}, "small: augment.word_dropout: 1.0 is refused: "),
+        (
+            {"precision": "bfloat"},
+            "small: precision: 'bfloat' is not known; did you mean 'bfloat16'? allowed: float32,",
+        ),
+        (
+            {"early_stopping": 2, "data": {"name": "mnist", "validation": 100, "refit": True}},
+            "small: early_stopping: needs a validation split",
+        ),
+        (
+            {"data": {"name": "mr", "validation": 100, "refit": True, "folds": 10}},
+            "small: data.folds: cross-validation publishes nothing",
+        ),
+        ({"data": {"name": "mr", "validation": 100, "folds": 1}}, "small: data.folds: 1 is refused: "),
+        ({"resolutions": []}, "small: resolutions: [] is refused: "),
+        ({"resolutions": [6, 0]}, "small: resolutions[2]: 0 is refused: "),
+        ({"resolutions": [6]}, "small: resolutions: are sides of square pictures; this input is not square"),
+        (
+            {"resolutions": [6], "input": TEXT, "layers": WORDS},
+            "small: resolutions: are of pictures; this input is text",
+        ),
     ],
 )
 def test_a_fault_is_refused_in_one_line_that_names_the_key_and_what_is_allowed(
@@ -127,6 +214,19 @@ def test_a_fault_is_refused_in_one_line_that_names_the_key_and_what_is_allowed(
     found = refusal(table_with(**changes))
     assert found.startswith(message)
     assert "\n" not in found
+
+
+def test_keys_that_agree_are_taken(table_with: Callable[..., dict[str, Any]]) -> None:
+    """What the refusals above ask for is accepted: each is of one key alone."""
+    held_out = {"name": "mr", "validation": 100}
+    assert parse(table_with(early_stopping=2, data=held_out)).early_stopping == 2
+    assert parse(table_with(data={**held_out, "folds": 10})).data.folds == 10
+    assert parse(table_with(initialise={**WEIGHTS, "freeze": True})).initialise.freeze
+    assert parse(table_with(input=TEXT, layers=WORDS)).input.kind == "text"
+    square = {"height": 6, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
+    assert parse(table_with(input=square, resolutions=[4, 6])).resolutions == [4, 6]
+    pool = {"pool": "average", "size": "global"}
+    assert parse(table_with(layers=[pool, FLAT, OUT])).layers[0] == Pool(pool="average", size="global")
 
 
 @pytest.mark.parametrize("key", ["task", "labels", "layers", "epochs", "batch_size", "input", "data", "optimiser"])
