@@ -21,6 +21,7 @@ from typing import Literal, get_args
 
 import torch
 
+from service.manifest import TextInput
 from training import recipe
 from training.data import Dataset, Split, folder, vocabulary
 from training.errors import DataError
@@ -84,6 +85,15 @@ def load(data: recipe.Data, spec: recipe.Text) -> Dataset:
     )
 
 
+def tests(name: str, spec: TextInput, tokenizer: str) -> dict[str, Split]:
+    """The test splits of a data set in the ids of a published model's tokenizer, each by its source's name.
+
+    Raises:
+        DataError: as `load`.
+    """
+    return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
+
+
 def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS) -> Dataset:
     """Fold `number`, from 0, of a cross-validation over the whole of MR, as Kim (2014, section 3) reports it.
 
@@ -126,6 +136,12 @@ def read(name: Source) -> Corpus:
     return readers[name]()
 
 
+def _sources(name: str) -> tuple[Source, ...]:
+    names = SOURCES if name == "reviews" else tuple(source for source in SOURCES if source == name)
+    assert names, name
+    return names
+
+
 def _dataset(train: list[Review], tests: dict[Source, list[Review]], validation: int, spec: recipe.Text) -> Dataset:
     tested = [review for test in tests.values() for review in test]
     kept = without(once(train), tested)
@@ -143,7 +159,7 @@ def _dataset(train: list[Review], tests: dict[Source, list[Review]], validation:
     )
 
 
-def _encode(reviews: list[Review], tokenizer: str, spec: recipe.Text) -> Split:
+def _encode(reviews: list[Review], tokenizer: str, spec: recipe.Text | TextInput) -> Split:
     return Split(
         vocabulary.encode([review.text for review in reviews], tokenizer, spec),
         torch.tensor([review.label for review in reviews]),
@@ -248,7 +264,7 @@ def _labelled(line: str, path: Path) -> Review:
 
 
 def _lines(path: Path, encoding: str) -> list[str]:
-    """The lines of a file that are not blank. They end at line feeds alone: MR's hold characters that Python splits at."""
+    """The lines of a file that are not blank. MR's hold characters that `splitlines` would split at."""
     try:
         content = path.read_bytes().decode(encoding)
     except OSError as error:

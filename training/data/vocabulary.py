@@ -12,6 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from service.manifest import TextInput
 from training.errors import DataError
 from training.recipe import Text
 
@@ -26,7 +27,7 @@ _MARKUP = (
 _INVISIBLE = r"[\u00ad\u200b-\u200d\ufeff]"  # soft hyphens and marks of no width
 _APOSTROPHE = r"[\u2018\u2019\u201b\u2032\u00b4\u0091\u0092`]"
 
-_TOKEN = (
+_WORD = (
     r"n't(?!\p{L})"
     r"|'(?:s|re|ve|d|ll|m)(?!\p{L})"
     r"|[0-9]+(?:[.,][0-9]+)+"
@@ -65,7 +66,7 @@ def build(texts: Iterable[str], spec: Text) -> str:
     return _tokenizer(vocabulary).to_str(pretty=True)
 
 
-def encode(texts: list[str], tokenizer_json: str, spec: Text) -> Tensor:
+def encode(texts: list[str], tokenizer_json: str, spec: Text | TextInput) -> Tensor:
     """The ids of each text's first `spec.length` tokens: int32 (N, L), L that of the longest, 0 behind the ends.
 
     They are the ids that `service.preprocess.text_to_tokens` gives in serving.
@@ -99,7 +100,7 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
             _replace(r"\.(?: ?\.)+", "..."),
         ]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
 
 
