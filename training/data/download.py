@@ -5,6 +5,7 @@ one, if the server says by `ETag` or `Last-Modified` that the file is still the 
 the mark is kept in `NAME.part.mark`. Archives are opened as a stranger's: nothing is written outside the folder given.
 """
 
+import gzip
 import hashlib
 import http.client
 import os
@@ -17,9 +18,9 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -109,7 +110,7 @@ def _once(url: str, part: Path, mark: Path, timeout_s: float) -> None:
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 -- `_refuse_odd` has seen the scheme
     try:
-        answer = _OPENER.open(request, timeout=timeout_s)
+        answer = _opener().open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             error.close()
@@ -159,7 +160,7 @@ def _copy(answer: http.client.HTTPResponse, part: Path, start: int, total: int |
     ):
         file.seek(start)
         file.truncate()
-        while chunk := answer.read(_CHUNK_BYTES):
+        while chunk := _read(answer):
             file.write(chunk)
             bar.update(len(chunk))
             if file.tell() > MAX_BYTES:
@@ -170,7 +171,14 @@ def _copy(answer: http.client.HTTPResponse, part: Path, start: int, total: int |
             raise _Broken(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
 
-def _validator(headers: Message) -> str:
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(_CHUNK_BYTES)
+    except OSError as error:  # TLS and sockets, never the disk
+        raise _Broken(_why(error)) from error
+
+
+def _validator(headers: http.client.HTTPMessage) -> str:
     """What says later that the file is the same: a strong ETag or the date; a weak one does not serve ranges."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
@@ -196,7 +204,13 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
     """Follows redirects within the web, but not from https to http."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         _refuse_odd(newurl)
         if req.type == "https" and urlsplit(newurl).scheme != "https":
@@ -219,65 +233,66 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-_OPENER = _opener()
-
-
 def _why(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    return str(reason or error or type(error).__name__)
+    return str(getattr(error, "reason", "")) or str(error) or type(error).__name__
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def unpack(archive: Path, folder: Path, choose: Callable[[str], bool], *, max_bytes: int = MAX_BYTES) -> list[Path]:
-    """Unpack the regular files that `choose` wants by their names from a .tar.gz or .zip into `folder`.
+def unpack(
+    archive: Path, folder: Path, target: Callable[[str], str | None], *, max_bytes: int = MAX_BYTES
+) -> list[Path]:
+    """Unpack regular files of a .tar.gz or .zip into `folder`: `target` says where each goes by its name, or None.
 
-    The top entries of the archive come into `folder` when all is unpacked, and replace none of a folder that is there.
-    Names that lead out of the folder, links and devices are never unpacked.
+    All are unpacked beside it first; then the top entries come into `folder`, and replace no folder that is there.
+    Links, devices, and names that lead out of the folder are passed over.
 
     Returns:
         The entries that are now in `folder`, sorted.
 
     Raises:
-        DataError: the archive is damaged, holds none of the files or more than `max_bytes` of them, or the disk is full.
+        DataError: the archive is damaged, holds none of the files or too many bytes of them, or the disk is full.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as scratch:
             left = max_bytes
-            for name, content in _members(archive, choose):
+            for name, content in _members(archive, target):
                 left -= _extract(content, Path(scratch) / name, left)
             tops = sorted(Path(scratch).iterdir())
             if not tops:
                 raise DataError(f"{archive} holds none of the files that are looked for in it")
             return [top.replace(folder / top.name) for top in tops]
-    except (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged or cut off: {error}; remove it and download it again") from error
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}") from error
 
 
-def _members(archive: Path, choose: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each file that is wanted and harmless."""
+def _members(archive: Path, target: Callable[[str], str | None]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Target and content of each file that is wanted and harmless."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as packed:
             for entry in packed.infolist():
-                if choose(entry.filename) and _harmless(entry.filename) and not entry.is_dir():
+                name = target(entry.filename)
+                if name and _harmless(name) and not entry.is_dir():
                     with packed.open(entry) as content:
-                        yield entry.filename, content
+                        yield name, content
     else:
         with tarfile.open(archive, "r|gz") as stream:
             for member in stream:
-                if choose(member.name) and _harmless(member.name) and member.isreg():
-                    content = stream.extractfile(member)
-                    assert content is not None, member
-                    yield member.name, content
+                name = target(member.name)
+                if name and _harmless(name) and member.isreg():
+                    regular = stream.extractfile(member)
+                    assert regular is not None, member
+                    yield name, regular
 
 
 def _harmless(name: str) -> bool:
     parts = name.split("/")
-    return not (set(parts) & {"", ".."} or "\\" in name or "\0" in name or ":" in parts[0])
+    return not (set(parts) & {"", ".", ".."} or "\\" in name or "\0" in name or ":" in name)
 
 
 def _extract(content: IO[bytes], target: Path, left: int) -> int:
