@@ -51,5 +51,5 @@ def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: 
         case contract.ImageInput() if name in PHOTOS:
             return {name: photos.test_split(name, spec)}
         case contract.TextInput() if name in REVIEWS and tokenizer is not None:
-            return reviews.tests(name, tokenizer, Text(kind="text", length=spec.length, vocabulary=spec.vocabulary))
+            return reviews.tests(name, spec, tokenizer)
     return {}

@@ -111,21 +111,6 @@ def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS)
     return _dataset(rest, {"mr": parts[number]}, data.validation, spec)
 
 
-def tests(name: str, tokenizer: str, spec: recipe.Text) -> dict[str, Split]:
-    """The test splits of imdb, mr, sst2 or `reviews`, encoded by the tokenizer of a published model.
-
-    Raises:
-        DataError: as `load`.
-    """
-    return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
-
-
-def _sources(name: str) -> list[Source]:
-    names = [source for source in SOURCES if name in {source, "reviews"}]
-    assert names, name
-    return names
-
-
 def read(name: Source) -> Corpus:
     """The texts of one source as published; of MR, the tenth that its test split is.
 
