@@ -56,7 +56,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, patience: Patience
     Args:
         url: of scheme http or https.
         path: where the file goes; folders above it are made.
-        sha256: what the file must have, in hexadecimal; a file that has another is removed.
+        sha256: what the file must have, in hexadecimal, or the first digits of it; a file that has another is removed.
         patience: how long and how often to try.
 
     Raises:
@@ -189,7 +189,7 @@ def _verify(part: Path, mark: Path, url: str, sha256: str | None) -> None:
         return
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if not found.startswith(sha256):
         part.unlink()
         mark.unlink(missing_ok=True)
         raise DataError(f"{url} gave another file than expected: SHA-256 {found} instead of {sha256}; it was removed")
