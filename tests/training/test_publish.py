@@ -85,7 +85,7 @@ def test_the_manifest_verifies_and_says_what_was_measured(published: Published) 
     recipe, (network, result) = run.recipe_of(published.run), run.finished(published.run)
     assert set(manifest.files) == {"model.onnx", "golden.npz", "card.md"}
     assert (manifest.model, manifest.version, manifest.labels) == ("stripes", 1, recipe.labels)
-    assert (manifest.input.height, manifest.input.width, manifest.input.mode) == (6, 9, "L")
+    assert manifest.input == contract.ImageInput(height=6, width=9, mode="L", framing="squash")
     assert manifest.parameters == sum(weight.numel() for weight in network.parameters())
     assert manifest.temperature == result.temperature
     assert manifest.dataset_fingerprint == "sha256:stripes"
