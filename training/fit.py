@@ -136,7 +136,7 @@ def fit(
         RunError: the loss became infinite or NaN, the memory is too small, or the checkpoint cannot be read or written.
     """
     machine = machine or Machine()
-    state = _start(recipe, machine.device, pretrain=not path.exists())
+    state = machine.world.in_turn(lambda: _start(recipe, machine.device, pretrain=not path.exists()))
     state.load(path)
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
     if batch_size < machine.world.size:

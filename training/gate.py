@@ -42,7 +42,10 @@ class Comparison:
     def chance(self) -> float:
         """The probability to lose so many or more of the examples in dispute if both models were equally good."""
         disputed = self.gained + self.lost
-        ways: int = sum(math.comb(disputed, k) for k in range(self.lost, disputed + 1))
+        ways, of_k = 0, math.comb(disputed, self.lost)
+        for k in range(self.lost, disputed + 1):
+            ways += of_k
+            of_k = of_k * (disputed - k) // (k + 1)
         return ways / (1 << disputed)
 
     @property

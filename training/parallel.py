@@ -8,7 +8,9 @@ process and nothing here does anything.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import RunError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class World:
         """Go on once all processes are here."""
         if self.size > 1:
             dist.barrier()
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done by the leading process first: the others find its downloads and caches."""
+        if not self.leads:
+            self.wait()
+        found = work()
+        if self.leads:
+            self.wait()
+        return found
 
     def wrap(self, network: nn.Sequential) -> nn.Module:
         """The network with gradients averaged over the processes, and batch norm over the whole batch."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
+from service import manifest as contract
 from training.data import cache_folder, download
 from training.errors import RunError
 from training.recipe import Initialise
@@ -54,7 +55,7 @@ def body(network: nn.Sequential) -> nn.Sequential:
 
 
 def fetch(how: Initialise) -> Path:
-    """The file of weights, downloaded where it is not in the cache yet.
+    """The file of weights, downloaded where it is not whole in the cache yet.
 
     Raises:
         DataError: it cannot be downloaded, or is not what its checksum says.
@@ -63,6 +64,6 @@ def fetch(how: Initialise) -> Path:
     assert how.sha256 is not None
     name = Path(urlsplit(how.url).path).name or "weights.pth"
     path = cache_folder() / f"{how.sha256[:16]}-{name}"
-    if not path.exists():
+    if not path.exists() or not contract.sha256(path).startswith(how.sha256):
         download.fetch(how.url, path, sha256=how.sha256)
     return path

@@ -130,7 +130,7 @@ def train(folder: Path, on: Machine | None = None) -> Result:
 
 
 def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
-    data = load(recipe)
+    data = on.world.in_turn(lambda: load(recipe))
     network = _fit(folder, recipe, data.train, data.validation, FIT, on)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     temperature = evaluate.fit_temperature(logits, data.validation.labels)

@@ -151,7 +151,7 @@ def test_an_optimiser_s_own_constants_are_the_recipe_s(keys: dict[str, Any], fir
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_adam_s_moments_forget_at_beta1_and_beta2(name: str) -> None:
-    """Under slopes 1 then -2 with beta1 = 0.5, beta2 = 0.25, the second step is m/(1 - 0.5^2) / sqrt(v/(1 - 0.25^2))."""
+    """Slopes 1, -2, beta1 = 0.5, beta2 = 0.25: the second step is m/(1 - 0.5^2) / sqrt(v/(1 - 0.25^2))."""
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     keys = {"name": name, "learning_rate": RATE, "beta1": 0.5, "beta2": 0.25}
     ours = optimiser(TypeAdapter[Optimiser](Optimiser).validate_python(keys), [weights])

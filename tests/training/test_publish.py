@@ -14,11 +14,11 @@ import torch
 
 from service import manifest as contract
 from service.session import Session
-from training import evaluate, run
+from training import checkpoint, evaluate, run
 from training.data import Dataset, Split
 from training.errors import PublishError, RunError
 from training.network import Served
-from training.publish import check_parity, publish
+from training.publish import check_parity, export, publish
 from training.recipe import Recipe
 
 
@@ -197,6 +197,68 @@ def test_a_run_that_is_not_finished_is_refused(published: Published, tmp_path: P
     with pytest.raises(RunError, match="not finished"):
         publish(folder, tmp_path / "models")
     assert names(tmp_path) == {"run"}
+
+
+@pytest.fixture(scope="module")
+def worse(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network names the first class for every picture, its graph exported beside it."""
+    folder = tmp_path_factory.mktemp("worse") / "run"
+    shutil.copytree(published.run, folder)
+    state = checkpoint.load(folder / "refit.pt")
+    assert state is not None
+    for name, value in state["average"].items():
+        if name.startswith("module.5."):  # the last layer
+            value.copy_(torch.tensor([1.0, 0.0, 0.0]) if value.ndim == 1 else torch.zeros_like(value))
+    checkpoint.save(folder / "refit.pt", state)
+    network, result = run.finished(folder)
+    recipe = run.recipe_of(folder)
+    export(Served(recipe, network, result.temperature), recipe, folder / contract.GRAPH)
+    return folder
+
+
+@pytest.fixture
+def _exported_worse(worse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(_served: Served, _recipe: Recipe, path: Path) -> None:
+        shutil.copyfile(worse / contract.GRAPH, path)
+
+    monkeypatch.setattr("training.publish.export", copy)
+
+
+@pytest.mark.usefixtures("_exported_worse")
+def test_a_worse_model_is_refused_and_leaves_nothing(published: Published, worse: Path, tmp_path: Path) -> None:
+    """The refusal names both accuracies and the way to insist; the version in service stays alone."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    with pytest.raises(PublishError, match=r"worse .* stripes: 33\.33% beside 100\.00% of version 1 .*--force"):
+        publish(worse, tmp_path)
+    assert names(home) == {"1"}
+    contract.verify(home / "1", contract.read(home / "1"))
+
+
+@pytest.mark.usefixtures("_exported_worse")
+def test_a_worse_model_is_published_by_force_and_its_card_says_so(
+    published: Published, worse: Path, tmp_path: Path
+) -> None:
+    """Forced, it becomes the next version, with the comparison in its card."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    second = publish(worse, tmp_path, force=True)
+    assert second == home / "2"
+    contract.verify(second, contract.read(second))
+    card = (second / contract.CARD).read_text(encoding="utf-8")
+    assert "Published by force, although worse beyond noise. Beside version 1 in service: stripes: 33.33%" in card
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_a_better_model_needs_no_force(published: Published, tmp_path: Path) -> None:
+    """Beside an equal one nothing is lost; force changes nothing then, and the card carries the comparison alone."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    for number, force in ((2, False), (3, True)):
+        card = (publish(published.run, tmp_path, force=force) / contract.CARD).read_text(encoding="utf-8")
+        assert "by force" not in card
+        assert f"100.00% beside 100.00% of version {number - 1} (0 examples gained, 0 lost, chance 1)" in card
+    assert "There was no version in service to compare with." in (published.version / contract.CARD).read_text("utf-8")
 
 
 def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> None:

@@ -56,7 +56,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, patience: Patience
     Args:
         url: of scheme http or https.
         path: where the file goes; folders above it are made.
-        sha256: what the file must have, in hexadecimal; a file that has another is removed.
+        sha256: what the file must have, in hexadecimal, or the first digits of it; a file that has another is removed.
         patience: how long and how often to try.
 
     Raises:

@@ -8,12 +8,16 @@ Every photo goes through `service.preprocess`, so that what is trained on is wha
 decoded is named and skipped.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -86,7 +90,7 @@ def test_split(name: str, spec: contract.ImageInput) -> Split:
 
 
 def split(data: recipes.Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
-    """Training, validation and test photos, each content in one of them only and once.
+    """Training, validation and test photos, each content in one of them only; in the first two once.
 
     Raises:
         DataError: as `load`.
@@ -99,7 +103,7 @@ def split(data: recipes.Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
 
 
 def _parted(name: str) -> tuple[list[Photo], list[Photo]]:
-    """(all photos but the test split's, test photos), each content once."""
+    """(all photos but the test split's, each content once; test photos as they were published)."""
     files = {"cats-vs-dogs": cats_vs_dogs, "oxford-pets": oxford_pets}[name]()
     train = _unique(_hashed(files.train))
     if files.test is None:
@@ -163,11 +167,14 @@ def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Spl
     index = store.with_suffix(".json")
     if not index.exists():
         _fill(photos, spec, store, index, what)
-    skipped = set(json.loads(index.read_text(encoding="utf-8")))
+    try:
+        skipped = set(json.loads(index.read_text(encoding="utf-8")))
+        pixels = np.load(store, mmap_mode="c")  # copy on write: torch wants memory that it may write to
+    except (OSError, ValueError) as error:
+        raise DataError(f"{store}: decoded photos cannot be read: {error}. Remove {index} to decode again.") from error
     kept = [photo for photo in photos if photo.digest not in skipped]
     if not kept:
         raise DataError(f"none of the {len(photos)} {what} photos can be decoded")
-    pixels = np.load(store, mmap_mode="c")  # copy on write: torch wants memory that it may write to
     return Split(torch.from_numpy(pixels), torch.tensor([photo.label for photo in kept]))
 
 
@@ -194,9 +201,11 @@ def _fault(photo: Photo, spec: contract.ImageInput) -> str:
 def _fill(photos: Sequence[Photo], spec: contract.ImageInput, store: Path, index: Path, what: str) -> None:
     """Decode into a new file beside the cache's place, then move it there: a killed run leaves no half cache."""
     partial = store.with_name(f".{os.getpid()}-{store.name}")
+    kept_only = partial.with_suffix(".kept.npy")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(photos), spec.height, spec.width, spec.channels)
+        _insist_on_room(store.parent, math.prod(shape))
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
 
         def one(place: int) -> str:
@@ -210,8 +219,8 @@ def _fill(photos: Sequence[Photo], spec: contract.ImageInput, store: Path, index
         skipped = {digest for digest in _parallel(one, range(len(photos)), f"decoding {what} photos") if digest}
         if skipped:
             kept = np.array([photo.digest not in skipped for photo in photos])
-            np.save(partial.with_suffix(".kept.npy"), pixels[kept])
-            partial.with_suffix(".kept.npy").replace(partial)
+            np.save(kept_only, pixels[kept])
+            kept_only.replace(partial)
         else:
             pixels.flush()
         partial.replace(store)
@@ -223,7 +232,15 @@ def _fill(photos: Sequence[Photo], spec: contract.ImageInput, store: Path, index
             f"{len(photos) * spec.height * spec.width * spec.channels / 1e9:.1f} GB in CONVOKE_CACHE."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be none
+            partial.unlink(missing_ok=True)
+            kept_only.unlink(missing_ok=True)
+
+
+def _insist_on_room(place: Path, size_bytes: int) -> None:
+    """A disk that runs full under a mapped file kills the process, so that is looked at before."""
+    if size_bytes > shutil.disk_usage(place).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
