@@ -1,11 +1,12 @@
-"""Digits of our own drawing: strokes in a unit square, put on paper in many styles.
+"""Digits of our own drawing: strokes in a unit square, put on paper in many styles. And a cat.
 
-`python -m tests.drawing examples/seven.png` draws the picture that the README uses.
+`python -m tests.drawing examples` draws the pictures that the README uses.
 """
 
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -86,7 +87,67 @@ def mnist_like(digit: int) -> Image.Image:
     return sheet.resize((28, 28), Image.Resampling.BOX)
 
 
+def cat(size: tuple[int, int] = (480, 360)) -> Image.Image:
+    """A tabby's face before a blurred room, hair by hair."""
+    width, height = size
+    draw = np.random.default_rng(7)
+    room = Image.fromarray(draw.integers(110, 150, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    sheet = room.filter(ImageFilter.GaussianBlur(12))
+    pen = ImageDraw.Draw(sheet)
+    x, y, r = width / 2, height * 0.56, height * 0.34
+    pen.ellipse([x - 1.25 * r, y + 0.5 * r, x + 1.25 * r, y + 2.5 * r], fill=(150, 112, 76))
+    for side in (-1, 1):
+        ear = [
+            (x + side * 0.25 * r, y - 0.8 * r),
+            (x + side * 0.8 * r, y - 1.6 * r),
+            (x + side * 1.02 * r, y - 0.3 * r),
+        ]
+        pen.polygon(ear, fill=(140, 104, 70))
+        inner = [
+            (x + side * 0.45 * r, y - 0.8 * r),
+            (x + side * 0.76 * r, y - 1.35 * r),
+            (x + side * 0.88 * r, y - 0.5 * r),
+        ]
+        pen.polygon(inner, fill=(190, 140, 125))
+    pen.ellipse([x - 1.1 * r, y - r, x + 1.1 * r, y + 0.92 * r], fill=(165, 125, 86))
+    _hair(pen, draw, (x, y), r)
+    for side in (-1, 1):
+        pen.ellipse(
+            [x + side * 0.3 * r - 0.24 * r, y + 0.2 * r, x + side * 0.3 * r + 0.24 * r, y + 0.72 * r],
+            fill=(222, 205, 180),
+        )
+        eye = (x + side * 0.45 * r, y - 0.18 * r)
+        pen.ellipse([eye[0] - 0.25 * r, eye[1] - 0.2 * r, eye[0] + 0.25 * r, eye[1] + 0.2 * r], fill=(40, 30, 24))
+        pen.ellipse([eye[0] - 0.21 * r, eye[1] - 0.17 * r, eye[0] + 0.21 * r, eye[1] + 0.17 * r], fill=(176, 186, 72))
+        pen.ellipse([eye[0] - 0.06 * r, eye[1] - 0.16 * r, eye[0] + 0.06 * r, eye[1] + 0.16 * r], fill=(12, 12, 12))
+        pen.ellipse([eye[0] - 0.1 * r, eye[1] - 0.12 * r, eye[0] - 0.04 * r, eye[1] - 0.06 * r], fill=(250, 250, 250))
+        for slope in (-0.12, 0.0, 0.12):
+            start = (x + side * 0.4 * r, y + (0.42 + slope) * r)
+            pen.line([start, (x + side * 1.5 * r, y + (0.36 + 2.4 * slope) * r)], fill=(236, 230, 222), width=2)
+    pen.polygon([(x - 0.13 * r, y + 0.2 * r), (x + 0.13 * r, y + 0.2 * r), (x, y + 0.36 * r)], fill=(196, 120, 112))
+    pen.line([(x, y + 0.36 * r), (x, y + 0.5 * r)], fill=(70, 48, 40), width=3)
+    for side in (-1, 1):
+        ends = sorted([x, x + side * 0.3 * r])
+        pen.arc([ends[0], y + 0.36 * r, ends[1], y + 0.6 * r], 20, 160, fill=(70, 48, 40), width=3)
+    return sheet.filter(ImageFilter.GaussianBlur(0.8))
+
+
+def _hair(pen: ImageDraw.ImageDraw, draw: np.random.Generator, middle: tuple[float, float], radius: float) -> None:
+    """Short hairs that grow away from the nose, in dark stripes across the forehead and the cheeks."""
+    x, y = middle
+    for _ in range(9000):
+        angle, far = draw.uniform(0, 2 * np.pi), np.sqrt(draw.uniform(0.02, 1))
+        along, down = np.cos(angle) * far * 1.08, np.sin(angle) * far * 0.95
+        striped = np.sin(14 * along) > 0.55 and down < -0.35
+        striped = striped or (abs(along) > 0.55 and np.sin(16 * down + 3 * abs(along)) > 0.6)
+        base = np.array((86, 62, 44) if striped else (172, 132, 92)) + draw.integers(-22, 23)
+        start = (x + along * radius, y + down * radius)
+        end = (start[0] + np.cos(angle) * 9, start[1] + np.sin(angle) * 9 + 2)
+        pen.line([start, end], fill=tuple(int(value) for value in base.clip(0, 255)), width=1)
+
+
 if __name__ == "__main__":
-    photograph(draw(7, size=(180, 220), box=(54, 50, 126, 170), width=9, ink=45), shade=70, noise=2).save(
-        sys.argv[1], optimize=True
-    )
+    place = Path(sys.argv[1])
+    seven = photograph(draw(7, size=(180, 220), box=(54, 50, 126, 170), width=9, ink=45), shade=70, noise=2)
+    seven.save(place / "seven.png", optimize=True)
+    cat().save(place / "cat.jpg", quality=85)
