@@ -136,11 +136,11 @@ def fit(
         RunError: the loss became infinite or NaN, the memory is too small, or the checkpoint cannot be read or written.
     """
     machine = machine or Machine()
-    state = machine.world.in_turn(lambda: _start(recipe, machine.device, pretrain=not path.exists()))
-    state.load(path)
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
     if batch_size < machine.world.size:
         raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {machine.world.size} processes")
+    state = machine.world.in_turn(lambda: _start(recipe, machine.device, pretrain=not path.exists()))
+    state.load(path)
     trained_network = machine.world.wrap(state.network)
     if watch:
         watch(state.history)
@@ -263,11 +263,11 @@ def _steps(
     prepared = _Prepared(recipe, resolution(recipe, number), machine)
     bounded = [module for module in state.network if isinstance(module, BoundedLinear)]
     network.train()
-    batches = math.ceil(len(train) / batch_size)
+    steps = math.ceil(len(train) / batch_size)
     seen, rate, loss_sum, correct = 0, 0.0, 0.0, 0
-    for index, chosen in enumerate(_batches(train, batch_size)):
-        step = (number - 1) * batches + index
-        rate = recipe.optimiser.learning_rate * learning_rate(recipe.schedule, step, batches * recipe.epochs)
+    for index, chosen in enumerate(batches(train, batch_size)):
+        step = (number - 1) * steps + index
+        rate = recipe.optimiser.learning_rate * learning_rate(recipe.schedule, step, steps * recipe.epochs)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         inputs, labels = prepared(train, chosen)
@@ -347,19 +347,19 @@ def _check_finite(recipe: Recipe, state: _State, number: int, examples: Split, d
         )
 
 
-def _batches(split: Split, batch_size: int) -> Iterator[Tensor]:
+def batches(split: Split, batch_size: int) -> Iterator[Tensor]:
     """Indices in a new order; a last batch of one is left out, since batch norm has no variance over it.
 
     Texts are sorted by length within every 50 batches, whose order is then drawn, so that little padding is computed.
     """
     order = torch.randperm(len(split))
-    batches = list(torch.split(order, batch_size))
+    found = list(torch.split(order, batch_size))
     if split.lengths is not None:
         chunks = torch.split(order, _CHUNK * batch_size)
         sorted_chunks = [chunk[split.lengths[chunk].argsort(stable=True)] for chunk in chunks]
-        batches = [batch for chunk in sorted_chunks for batch in torch.split(chunk, batch_size)]
-        batches = [batches[place] for place in torch.randperm(len(batches)).tolist()]
-    for batch in batches:
+        found = [batch for chunk in sorted_chunks for batch in torch.split(chunk, batch_size)]
+        found = [found[place] for place in torch.randperm(len(found)).tolist()]
+    for batch in found:
         if len(batch) > 1 or batch_size == 1:
             yield batch
 

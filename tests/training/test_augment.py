@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import augment
+from training.augment import augment, draw
 from training.recipe import Augment
 
 HEIGHT, WIDTH = 30, 40
@@ -129,3 +129,77 @@ def test_each_picture_has_its_own_draw(how: Augment) -> None:
     torch.manual_seed(0)
     changed = augment(torch.rand(1, 1, 8, 8).expand(4, 1, 8, 8), how)
     assert len({tuple(picture.flatten().tolist()) for picture in changed}) == 4
+
+
+def ramp(side: int = 40) -> Tensor:
+    """A picture whose two channels are its own coordinates, from -1 to 1: float32 (1, 2, side, side)."""
+    line = (torch.arange(side) + 0.5) / side * 2 - 1
+    return torch.stack([line.expand(side, side), line.view(-1, 1).expand(side, side)])[None]
+
+
+def extent(picture: Tensor) -> tuple[float, float]:
+    """How much of a ramp a picture shows, across and down, as shares of 1: the slope between its borders."""
+    side = picture.shape[-1]
+    across = float(picture[0, side // 2, -1] - picture[0, side // 2, 0]) / (2 * (side - 1) / side)
+    down = float(picture[1, -1, side // 2] - picture[1, 0, side // 2]) / (2 * (side - 1) / side)
+    return across, down
+
+
+def test_a_part_has_at_least_the_share_of_the_area_and_lies_inside() -> None:
+    """Areas run from `crop` to the whole, sides up to 4:3, and nothing from beyond the border is seen."""
+    torch.manual_seed(0)
+    parts = augment(ramp().expand(500, 2, 40, 40).clone(), Augment(crop=0.3))
+    sizes = [extent(part) for part in parts]
+    areas = [across * down for across, down in sizes]
+    assert min(areas) > 0.27  # a clamped side makes the area a little smaller than drawn
+    assert min(areas) < 0.4
+    assert max(areas) > 0.9
+    assert all(0.74 < across / down < 1.35 for across, down in sizes)
+    assert float(parts.abs().max()) <= 1
+    assert len({round(float(part[0, 20, 20]), 2) for part in parts}) > 20
+
+
+def test_flip_mirrors_every_other_picture_exactly() -> None:
+    """Half of the pictures come out mirrored left to right, the others as they were."""
+    torch.manual_seed(0)
+    pictures = torch.rand(1, 3, 8, 11).expand(200, 3, 8, 11).clone()
+    found = augment(pictures, Augment(flip=True))
+    mirrored = [torch.allclose(one, pictures[0].flip(2), atol=1e-4) for one in found]
+    plain = [torch.allclose(one, pictures[0], atol=1e-4) for one in found]
+    assert all(a != b for a, b in zip(mirrored, plain, strict=True))
+    assert 70 <= sum(mirrored) <= 130
+
+
+@pytest.mark.parametrize(
+    ("how", "changed"),
+    [(Augment(brightness=0.5), "mean"), (Augment(contrast=0.5), "spread"), (Augment(tint=0.5), "channels")],
+)
+def test_colours_change_within_their_bounds(how: Augment, changed: str) -> None:
+    """Brightness moves the mean of all channels alike, contrast the spread around it, tint each channel's mean."""
+    torch.manual_seed(0)
+    picture = torch.randn(1, 3, 6, 6)
+    found = augment(picture.expand(300, 3, 6, 6).clone(), how)
+    means, spreads = found.mean(dim=(2, 3)) - picture.mean(dim=(2, 3)), found.std(dim=(1, 2, 3)) / picture.std()
+    if changed == "spread":
+        assert 0.5 - 1e-4 <= float(spreads.min()) < 0.55
+        assert 1.45 < float(spreads.max()) <= 1.5 + 1e-4
+        return
+    assert 0.45 < float(means.abs().max()) <= 0.5 + 1e-4
+    alike = float((means - means[:, :1]).abs().max()) < 1e-4
+    assert alike == (changed == "mean")
+
+
+def test_pictures_come_out_at_the_side_that_is_asked_for() -> None:
+    """Progressive resolution: the same content at another size, so a ramp stays one."""
+    found = augment(ramp(40), Augment(), side=20)
+    assert found.shape == (1, 2, 20, 20)
+    np.testing.assert_allclose(found, ramp(20), atol=1e-5)
+
+
+def test_processes_that_share_a_batch_change_each_picture_alike() -> None:
+    """Draws are made for the whole batch: the rows of one process get what they would get in the whole."""
+    how = Augment(rotate_deg=20, crop=0.4, flip=True, brightness=0.2, contrast=0.2, tint=0.1)
+    pictures = torch.rand(7, 3, 9, 9)
+    torch.manual_seed(1)
+    draws = draw(how, 7)
+    torch.testing.assert_close(augment(pictures[1::2], how, draws[:, 1::2]), augment(pictures, how, draws)[1::2])

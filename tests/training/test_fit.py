@@ -15,10 +15,10 @@ from torch import Tensor, nn, optim
 from training import augment, checkpoint
 from training.data import Split
 from training.errors import RunError
-from training.fit import Epoch, fit, seconds, trained
+from training.fit import Epoch, fit, loss_of, seconds, trained
 from training.network import build, normalise
 from training.optimise import optimiser
-from training.recipe import Recipe
+from training.recipe import Loss, Recipe
 
 LINEAR = [{"flatten": True}, {"dense": 3, "activation": "none"}]
 EVERYTHING: dict[str, Any] = {
@@ -322,3 +322,101 @@ def test_the_seconds_of_a_training_are_the_sum_of_its_epochs(tmp_path: Path) -> 
     checkpoint.save(tmp_path / "fit.pt", {"history": epochs})
     assert seconds(tmp_path / "fit.pt") == 4.0
     assert seconds(tmp_path / "other.pt") == 0.0
+
+
+def test_early_stopping_keeps_the_best_epoch(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses 3, 1, 2, 2, 0: with a patience of 2 the fifth epoch is not run, and the second one's weights stay."""
+    losses = iter([3.0, 1.0, 2.0, 2.0, 0.0])
+    weights: list[Tensor] = []
+
+    def validate(_recipe: object, state: Any, *_: Any) -> tuple[float, float]:
+        weights.append(state.best_known[0].weight.detach().clone())
+        return next(losses), 0.5
+
+    monkeypatch.setattr("training.fit._validate", validate)
+    recipe = recipe_with(epochs=5, early_stopping=2, average_decay=0.5)
+    network = fit(recipe, stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert len(history(tmp_path / "fit.pt")) == 4
+    assert torch.equal(network.state_dict()["0.weight"], weights[1])
+    again = trained(recipe, tmp_path / "fit.pt")
+    assert torch.equal(again.state_dict()["0.weight"], weights[1])
+
+
+def test_progressive_resolution_gives_each_side_its_share_of_the_epochs(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four epochs over two sides: two of each, the first ones small; validation stays at the input's side."""
+    sides: list[tuple[int, int]] = []
+    whole = augment.augment
+
+    def watch(*arguments: Any) -> Tensor:
+        found = whole(*arguments)
+        sides.append((found.shape[2], found.shape[3]))
+        return found
+
+    monkeypatch.setattr("training.augment.augment", watch)
+    square = {"height": 8, "width": 8, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
+    layers = [{"conv": 2, "kernel": 3}, {"pool": "max", "size": "global"}, *LINEAR]
+    recipe = recipe_with(input=square, layers=layers, resolutions=[4, 8], epochs=4, batch_size=64)
+    split = Split(torch.randint(0, 256, (60, 8, 8, 1), dtype=torch.uint8), torch.arange(60) % 3)
+    fit(recipe, split, split, tmp_path / "fit.pt")
+    assert sides == [(4, 4), (4, 4), (8, 8), (8, 8)]
+    assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == [4, 4, 8, 8]
+
+
+def test_mean_squared_error_is_of_probabilities_against_smoothed_labels() -> None:
+    """The sum over classes of (softmax - goal)^2, meaned over the batch."""
+    outputs, labels = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    goal = torch.full((5, 3), 0.3 / 3, dtype=torch.float64)
+    goal[torch.arange(5), labels] += 0.7
+    expected = (torch.softmax(outputs, 1) - goal).square().sum(1).mean()
+    how = Loss(name="mean-squared-error", label_smoothing=0.3)
+    torch.testing.assert_close(loss_of(how, outputs, labels), expected)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [MemoryError(), RuntimeError("DefaultCPU: can't allocate memory"), torch.OutOfMemoryError("CUDA")],
+)
+def test_too_little_memory_ends_with_advice_and_an_intact_checkpoint(
+    failure: Exception,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the second epoch: the message names the epoch and a smaller batch, the first epoch's checkpoint is whole."""
+    recipe, whole = recipe_with(epochs=2), augment.augment
+    fit(recipe_with(epochs=1), stripes(60), None, tmp_path / "fit.pt")
+
+    def fail(*_: Any) -> Tensor:
+        raise failure
+
+    monkeypatch.setattr("training.augment.augment", fail)
+    with pytest.raises(RunError, match=r"too small for epoch 2 .* checkpoint is of epoch 1\. .*batch_size=16"):
+        fit(recipe, stripes(60), None, tmp_path / "fit.pt")
+    monkeypatch.setattr("training.augment.augment", whole)
+    assert len(history(tmp_path / "fit.pt")) == 1
+    fit(recipe, stripes(60), None, tmp_path / "fit.pt")
+    assert len(history(tmp_path / "fit.pt")) == 2
+
+
+def test_another_runtime_error_is_not_taken_for_too_little_memory(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our own mistakes come out as they are."""
+
+    def fail(*_: Any) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("training.augment.augment", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        fit(recipe_with(), stripes(60), None, tmp_path / "fit.pt")

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from training.network import Normalise, Served, build, layer_modules, normalise
-from training.recipe import Conv, Dense, Dropout, Pool, Recipe
+from training import recipe as recipes
+from training.network import Embed, Normalise, Served, build, layer_modules, normalise
+from training.recipe import Conv, Dense, Dropout, Embedding, LocalResponseNorm, Pool, Recipe, Text
+from training.shapes import trace
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0.1307], [0.3081]), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
@@ -125,3 +128,62 @@ def test_a_seed_gives_the_same_network(recipe_with: Callable[..., Recipe]) -> No
         drawn.append(torch.cat([weight.flatten() for weight in build(recipe_with()).parameters()]))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_local_response_norm_is_the_paper_s_formula() -> None:
+    """B = a / (k + alpha * sum over n neighbouring channels of a^2)^beta; alpha is not divided by n."""
+    layer = LocalResponseNorm(lrn=3, k=1.5, alpha=0.2, beta=0.6)
+    (module,) = layer_modules(layer, (6, 2, 2), "relu")
+    maps = torch.randn(1, 6, 2, 2, dtype=torch.float64)
+    expected = maps.clone()
+    for channel in range(6):
+        around = maps[:, max(channel - 1, 0) : channel + 2].square().sum(dim=1)
+        expected[:, channel] = maps[:, channel] / (1.5 + 0.2 * around) ** 0.6
+    torch.testing.assert_close(module(maps), expected)
+
+
+@pytest.mark.parametrize(("kind", "reduce"), [("max", torch.amax), ("average", torch.mean)])
+def test_a_global_pool_leaves_one_value_a_channel(kind: Any, reduce: Callable[..., torch.Tensor]) -> None:
+    """The whole map is one window, at any resolution."""
+    (module,) = layer_modules(Pool(pool=kind, size="global"), (3, 5, 7), "relu")
+    for size in ((5, 7), (2, 3)):
+        maps = torch.randn(2, 3, *size)
+        torch.testing.assert_close(module(maps)[:, :, 0, 0], reduce(maps, dim=(2, 3)))
+
+
+def test_groups_see_their_own_channels_only() -> None:
+    """In two groups, the first half of the filters does not change with the second half of the channels."""
+    (conv, _) = layer_modules(Conv(conv=4, kernel=3, groups=2), (6, 5, 5), "relu")
+    maps = torch.randn(1, 6, 5, 5)
+    other = torch.cat([maps[:, :3], torch.randn(1, 3, 5, 5)], dim=1)
+    assert torch.equal(conv(maps)[:, :2], conv(other)[:, :2])
+    assert not torch.equal(conv(maps)[:, 2:], conv(other)[:, 2:])
+
+
+def test_a_softmax_at_the_end_stands_in_the_served_graph_only(recipe_with: Callable[..., Recipe]) -> None:
+    """With activation "softmax" the network gives the logits that it gives with "none"."""
+    networks = []
+    for activation in ("softmax", "none"):
+        torch.manual_seed(0)
+        networks.append(build(recipe_with(layers=[{"flatten": True}, {"dense": 3, "activation": activation}])))
+    inputs = torch.randn(2, 1, 6, 9)
+    torch.testing.assert_close(networks[0](inputs), networks[1](inputs))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_s_network_has_the_parameters_that_its_table_counts(name: str) -> None:
+    """Every recipe that comes along is built, without memory for its weights, and counted both ways."""
+    recipe = recipes.load(name)
+    with torch.device("meta"):
+        network = torch.nn.Sequential(
+            *(
+                module
+                for layer, step in zip(recipe.layers, trace(recipe), strict=True)
+                for module in (
+                    [Embed(recipe.input.vocabulary, layer.embedding)]
+                    if isinstance(layer, Embedding) and isinstance(recipe.input, Text)
+                    else layer_modules(layer, step.input, recipe.activation)
+                )
+            )
+        )
+    assert sum(weights.numel() for weights in network.parameters()) == sum(step.parameters for step in trace(recipe))

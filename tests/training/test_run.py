@@ -1,5 +1,6 @@
 """A run's folder: what is in it, and what is refused as one."""
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +136,68 @@ def test_a_recipe_that_does_not_fit_its_data_is_refused(
     monkeypatch.setattr("training.data.mnist.load", lambda _validation: data)
     with pytest.raises(RecipeError, match=said):
         run.load(recipe_with(**change))
+
+
+def test_a_run_leaves_its_log_and_its_pictures(
+    recipe_with: Callable[..., Recipe], data: Dataset, tmp_path: Path
+) -> None:
+    """A line an epoch, and the five pictures of the validation split."""
+    assert len(data.validation) == 45
+    folder = run.start(recipe_with(epochs=2), tmp_path)
+    run.train(folder)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    found = {path.name for path in (folder / run.PICTURES).iterdir()}
+    assert found == {"curves.png", "confusion.png", "reliability.png", "filters.png", "mistakes.png"}
+
+
+@pytest.mark.usefixtures("data")
+def test_a_run_is_trained_by_one_process_at_a_time(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """While another process holds the run's lock, training it is refused, and goes on once that has ended."""
+    folder = run.start(recipe_with(epochs=1), tmp_path)
+    with (folder / run.LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process trains this run"):
+            run.train(folder)
+    assert run.train(folder).seconds > 0
+
+
+def test_the_precision_that_a_run_computes_in_is_saved(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is resolved once, when the run starts."""
+    monkeypatch.setattr("training.precision.resolve", lambda _recipe, _device: "bfloat16")
+    folder = run.start(recipe_with(precision="auto"), tmp_path)
+    assert run.recipe_of(folder).precision == "bfloat16"
+
+
+def test_a_cross_validation_trains_every_fold_and_goes_on_where_it_stopped(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped in the third of three folds, the first two are not trained again; the result holds all three."""
+    asked: list[int] = []
+
+    def fold(_data: object, _spec: object, number: int) -> Dataset:
+        asked.append(number)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        test = {"stripes": stripes(30 + number, seed=10 + number)}
+        return Dataset(stripes(60, seed=number), stripes(30, seed=5), test, "sha256:folds")
+
+    monkeypatch.setattr("training.data.catalogue.fold", fold)
+    folder = run.start(recipe_with(data={"name": "mr", "validation": 100, "folds": 3}), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(folder)
+    result = run.train(folder)
+    assert asked == [0, 1, 2, 2]
+    assert [metrics.n for metrics in result.folds] == [30, 31, 32]
+    assert result.validation.n == 93
+    assert result.validation.accuracy == pytest.approx(sum(fold.accuracy * fold.n for fold in result.folds) / 93)
+    assert not list(folder.glob("fold-*.pt"))
+    with pytest.raises(RunError, match="leaves no model to publish"):
+        run.finished(folder)
+    assert run.train(folder) == result
+    assert asked == [0, 1, 2, 2]
