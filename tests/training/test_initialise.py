@@ -62,6 +62,21 @@ def test_pytorch_s_own_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
+@pytest.mark.parametrize(("make", "n_in", "_n_out"), LAYERS)
+def test_pytorch_s_own_are_uniform_within_1_over_sqrt_n_in(
+    make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], n_in: int, _n_out: int
+) -> None:
+    """What `pytorch` leaves as it is: weights and biases uniform within 1/sqrt(n_in), variance 1/(3 n_in)."""
+    torch.manual_seed(0)
+    layer = make()
+    initialise(nn.Sequential(layer), Initialise(name="pytorch"))
+    bound, weights = 1 / math.sqrt(n_in), layer.weight.detach().double()
+    assert 0.999 * bound < weights.abs().max().item() <= bound * (1 + 1e-6)
+    assert weights.var().item() == pytest.approx(1 / (3 * n_in), rel=0.02)
+    assert layer.bias is not None
+    assert 0.9 * bound < layer.bias.abs().max().item() <= bound * (1 + 1e-6)
+
+
 def test_a_layer_without_bias_is_initialised() -> None:
     """A convolution before batch norm, which has no bias, is drawn anew all the same."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))

@@ -185,7 +185,10 @@ def test_there_are_recipes() -> None:
         ({"augment": {"crop": 0.0}}, "small: augment.crop: 0.0 is refused: "),
         ({"augment": {"crop": 1.5}}, "small: augment.crop: 1.5 is refused: "),
         ({"augment": {"word_dropout": 1.0}}, "small: augment.word_dropout: 1.0 is refused: "),
-        ({"precision": "bfloat"}, "small: precision: 'bfloat' is not known; did you mean 'bfloat16'? allowed: float32,"),
+        (
+            {"precision": "bfloat"},
+            "small: precision: 'bfloat' is not known; did you mean 'bfloat16'? allowed: float32,",
+        ),
         (
             {"early_stopping": 2, "data": {"name": "mnist", "validation": 100, "refit": True}},
             "small: early_stopping: needs a validation split",
