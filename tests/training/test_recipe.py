@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from training import recipe as recipes
 from training.errors import RecipeError
-from training.recipe import SGD, AdaGrad, Pool, Recipe, load, parse
+from training.recipe import SGD, AdaGrad, Image, Pool, Recipe, load, parse
 from training.shapes import trace
 
 FLAT: dict[str, Any] = {"flatten": True}
@@ -269,7 +269,9 @@ def test_mean_and_std_have_one_value_a_channel(
     """A grey picture takes one value, a coloured one three; the other mode is refused."""
     picture = {"height": 6, "width": 9, "framing": "squash", "mean": list(channels), "std": list(channels)}
     right, wrong = ("L", "RGB") if len(channels) == 1 else ("RGB", "L")
-    assert parse(table_with(input={**picture, "mode": right})).input.channels == len(channels)
+    spec = parse(table_with(input={**picture, "mode": right})).input
+    assert isinstance(spec, Image)
+    assert spec.channels == len(channels)
     assert "mean needs" in refusal(table_with(input={**picture, "mode": wrong}))
 
 
