@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import augment, draw
+from training.augment import augment, draw, drop_words
 from training.recipe import Augment
 
 HEIGHT, WIDTH = 30, 40
@@ -38,8 +38,9 @@ def at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_bounds_nothing_changes() -> None:
     """A recipe without augmentation gives its pictures back and draws nothing."""
-    pictures, generator = torch.rand(3, 2, 5, 7), torch.get_rng_state()
-    assert torch.equal(augment(pictures, Augment()), pictures)
+    pictures, generator = torch.rand(3, 2, 5, 5), torch.get_rng_state()
+    assert augment(pictures, Augment()) is pictures
+    assert augment(pictures, Augment(), side=5) is pictures
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -59,6 +60,7 @@ def test_bounds_next_to_nothing_change_next_to_nothing() -> None:
         Augment(shear_deg=30),
         Augment(shift_px=9),
         Augment(rotate_deg=12, scale=0.12, shear_deg=10, shift_px=2),
+        Augment(crop=0.2, flip=True, rotate_deg=45),
     ],
 )
 def test_the_border_is_repeated(how: Augment) -> None:
@@ -131,75 +133,165 @@ def test_each_picture_has_its_own_draw(how: Augment) -> None:
     assert len({tuple(picture.flatten().tolist()) for picture in changed}) == 4
 
 
-def ramp(side: int = 40) -> Tensor:
-    """A picture whose two channels are its own coordinates, from -1 to 1: float32 (1, 2, side, side)."""
-    line = (torch.arange(side) + 0.5) / side * 2 - 1
-    return torch.stack([line.expand(side, side), line.view(-1, 1).expand(side, side)])[None]
+def ramps(height: int, width: int, count: int = 1) -> Tensor:
+    """Each pixel's own place, from -1 to 1 over the picture: x and y as channels, (count, 2, height, width)."""
+    x = ((torch.arange(width) * 2 + 1) / width - 1).expand(height, width)
+    y = ((torch.arange(height) * 2 + 1) / height - 1).view(-1, 1).expand(height, width)
+    return torch.stack([x, y]).expand(count, 2, height, width).clone()
 
 
-def extent(picture: Tensor) -> tuple[float, float]:
-    """How much of a ramp a picture shows, across and down, as shares of 1: the slope between its borders."""
-    side = picture.shape[-1]
-    across = float(picture[0, side // 2, -1] - picture[0, side // 2, 0]) / (2 * (side - 1) / side)
-    down = float(picture[1, -1, side // 2] - picture[1, 0, side // 2]) / (2 * (side - 1) / side)
-    return across, down
+def cut_out(changed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where changed `ramps` come from: sides as shares of the picture's, negative where mirrored; centres.
+
+    Read between a quarter and three quarters of the picture, where no border is repeated.
+    """
+    height, width = changed.shape[2:]
+    here = ramps(height, width)[0]
+    top, left = height // 4, width // 4
+    bottom, right = height - 1 - top, width - 1 - left
+    across = (changed[:, 0, top, right] - changed[:, 0, top, left]) / (here[0, top, right] - here[0, top, left])
+    down = (changed[:, 1, bottom, left] - changed[:, 1, top, left]) / (here[1, bottom, left] - here[1, top, left])
+    x = (changed[:, 0, top, right] + changed[:, 0, top, left]) / 2
+    y = (changed[:, 1, bottom, left] + changed[:, 1, top, left]) / 2
+    return across, down, x, y
 
 
-def test_a_part_has_at_least_the_share_of_the_area_and_lies_inside() -> None:
-    """Areas run from `crop` to the whole, sides up to 4:3, and nothing from beyond the border is seen."""
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.78, 0.95])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_has_its_share_of_the_area_lies_inside_and_is_not_too_oblong(share: float, *, flip: bool) -> None:
+    """Of 2,000 parts none is smaller than `crop`, reaches out of the picture or is more oblong than 4:3."""
     torch.manual_seed(0)
-    parts = augment(ramp().expand(500, 2, 40, 40).clone(), Augment(crop=0.3))
-    sizes = [extent(part) for part in parts]
-    areas = [across * down for across, down in sizes]
-    assert min(areas) > 0.27  # a clamped side makes the area a little smaller than drawn
-    assert min(areas) < 0.4
-    assert max(areas) > 0.9
-    assert all(0.74 < across / down < 1.35 for across, down in sizes)
-    assert float(parts.abs().max()) <= 1
-    assert len({round(float(part[0, 20, 20]), 2) for part in parts}) > 20
+    changed = augment(ramps(30, 40, count=2000), Augment(crop=share, flip=flip))
+    across, down, x, y = cut_out(changed)
+    across, area, close = across.abs(), (across * down).abs(), 1e-4
+    assert share - close <= area.min()
+    assert area.min() < share + 0.05 * (1 - share) + close
+    assert area.max() > 1 - 0.2 * (1 - share)
+    assert (across / down).max() <= 4 / 3 + close
+    assert (across / down).min() >= 3 / 4 - close
+    assert (across + x.abs()).max() <= 1 + close
+    assert (down + y.abs()).max() <= 1 + close
+    for side, centre in ((across, x), (down, y)):
+        free = side < 1 - 0.05 * (1 - share)
+        place = centre[free] / (1 - side[free])
+        assert place.min() < -0.98
+        assert place.max() > 0.98
+        assert abs(place.mean().item()) < 0.06
 
 
-def test_flip_mirrors_every_other_picture_exactly() -> None:
-    """Half of the pictures come out mirrored left to right, the others as they were."""
+def test_a_crop_s_area_is_uniform() -> None:
+    """Down to 0.35 of the area, half of the parts are smaller than the middle between 0.35 and 1."""
     torch.manual_seed(0)
-    pictures = torch.rand(1, 3, 8, 11).expand(200, 3, 8, 11).clone()
-    found = augment(pictures, Augment(flip=True))
-    mirrored = [torch.allclose(one, pictures[0].flip(2), atol=1e-4) for one in found]
-    plain = [torch.allclose(one, pictures[0], atol=1e-4) for one in found]
-    assert all(a != b for a, b in zip(mirrored, plain, strict=True))
-    assert 70 <= sum(mirrored) <= 130
+    across, down, _, _ = cut_out(augment(ramps(30, 40, count=2000), Augment(crop=0.35)))
+    area = across * down
+    for share in (0.25, 0.5):
+        assert float((area < 0.35 + 0.65 * share).float().mean()) == pytest.approx(share, abs=0.05)
+
+
+def test_a_flip_mirrors_half_of_the_pictures_exactly() -> None:
+    """With nothing else asked for, each picture comes out as it was or as torch.flip of it, both equally often."""
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 5, 8)
+    changed = augment(picture.expand(1000, 3, 5, 8), Augment(flip=True))
+    same = (changed - picture).abs().amax(dim=(1, 2, 3)) < 1e-5
+    mirrored = (changed - picture.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert (same ^ mirrored).all()
+    assert float(mirrored.float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.usefixtures("at_the_bound")
+def test_colours_at_the_bound_are_their_formulas() -> None:
+    """Brightness and tint are added, contrast stretches about the picture's own mean: (x - mean) (1 + c) + mean."""
+    pictures = torch.randn(3, 3, 5, 7)
+    mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
+    for how, expected in (
+        (Augment(brightness=0.3), pictures + 0.3),
+        (Augment(tint=0.2), pictures + 0.2),
+        (Augment(contrast=0.4), (pictures - mean) * 1.4 + mean),
+        (Augment(brightness=0.3, tint=0.2, contrast=0.4), (pictures - mean) * 1.4 + mean + 0.5),
+    ):
+        np.testing.assert_allclose(augment(pictures, how), expected, atol=1e-5)
+
+
+def test_brightness_is_one_offset_a_picture_and_tint_one_a_channel() -> None:
+    """Each is uniform within its bound either way; brightness moves all channels alike, tint each by its own draw."""
+    torch.manual_seed(0)
+    pictures = torch.randn(1, 3, 4, 5).expand(1500, 3, 4, 5)
+    for how in (Augment(brightness=0.3), Augment(tint=0.3)):
+        offsets = augment(pictures, how) - pictures
+        np.testing.assert_allclose(offsets, offsets[:, :, :1, :1].expand_as(offsets), atol=1e-5)
+        channel = offsets[:, :, 0, 0]  # (N, C)
+        assert channel.abs().max() <= 0.3 + 1e-5
+        np.testing.assert_allclose(channel.std(dim=0), np.full(3, 0.3 / math.sqrt(3)), rtol=0.06)
+        alike = float(torch.corrcoef(channel.T)[0, 1])
+        assert alike == pytest.approx(1.0 if how.brightness else 0.0, abs=0.1)
+
+
+def test_contrast_keeps_each_picture_s_mean() -> None:
+    """Spreads grow and shrink by up to the bound, uniformly; means stay."""
+    torch.manual_seed(0)
+    pictures = torch.randn(1, 3, 4, 5).expand(1500, 3, 4, 5) + 2
+    changed = augment(pictures, Augment(contrast=0.4))
+    np.testing.assert_allclose(changed.mean(dim=(1, 2, 3)), pictures.mean(dim=(1, 2, 3)), atol=1e-5)
+    spread = changed.std(dim=(1, 2, 3)) / pictures.std(dim=(1, 2, 3)) - 1
+    assert spread.abs().max() <= 0.4 + 1e-5
+    assert spread.std() == pytest.approx(0.4 / math.sqrt(3), rel=0.06)
+
+
+@pytest.mark.parametrize("side", [4, 5, 8, 12])
+def test_a_side_is_the_picture_at_another_resolution(side: int) -> None:
+    """The whole of an 8 x 8 picture on side x side pixels: each shows its own place, at most the border repeated."""
+    found = augment(ramps(8, 8), Augment(), side=side)
+    np.testing.assert_allclose(found, ramps(side, side).clamp(-7 / 8, 7 / 8), atol=1e-5)
+
+
+def test_a_side_changes_none_of_the_draws() -> None:
+    """The same draws cut the same part out at each resolution."""
+    how = Augment(crop=0.3, flip=True)
+    draws, pictures = draw(how, 50), ramps(32, 32, count=50)
+    coarse, fine = (cut_out(augment(pictures, how, draws, side)) for side in (16, None))
+    for ours, theirs in zip(coarse, fine, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("how", "changed"),
-    [(Augment(brightness=0.5), "mean"), (Augment(contrast=0.5), "spread"), (Augment(tint=0.5), "channels")],
+    "how",
+    [
+        Augment(rotate_deg=20, shift_px=2),
+        Augment(crop=0.3, flip=True),
+        Augment(flip=True, brightness=0.2, contrast=0.2, tint=0.2),
+    ],
 )
-def test_colours_change_within_their_bounds(how: Augment, changed: str) -> None:
-    """Brightness moves the mean of all channels alike, contrast the spread around it, tint each channel's mean."""
+def test_an_example_is_changed_alike_whatever_rows_are_taken_of_its_batch(how: Augment) -> None:
+    """Processes that share a batch slice the same draws: together they have the batch that one would have."""
     torch.manual_seed(0)
-    picture = torch.randn(1, 3, 6, 6)
-    found = augment(picture.expand(300, 3, 6, 6).clone(), how)
-    means, spreads = found.mean(dim=(2, 3)) - picture.mean(dim=(2, 3)), found.std(dim=(1, 2, 3)) / picture.std()
-    if changed == "spread":
-        assert 0.5 - 1e-4 <= float(spreads.min()) < 0.55
-        assert 1.45 < float(spreads.max()) <= 1.5 + 1e-4
-        return
-    assert 0.45 < float(means.abs().max()) <= 0.5 + 1e-4
-    alike = float((means - means[:, :1]).abs().max()) < 1e-4
-    assert alike == (changed == "mean")
+    pictures, draws = torch.rand(10, 3, 6, 7), draw(how, 10)
+    whole = augment(pictures, how, draws)
+    for rows in (slice(0, 5), slice(5, 10), slice(7, 8), slice(1, None, 3)):
+        np.testing.assert_allclose(augment(pictures[rows], how, draws[:, rows]), whole[rows], atol=1e-6)
+    torch.manual_seed(3)
+    drawn = draw(how, 10)
+    torch.manual_seed(3)
+    np.testing.assert_allclose(augment(pictures, how), augment(pictures, how, drawn), atol=0)
 
 
-def test_pictures_come_out_at_the_side_that_is_asked_for() -> None:
-    """Progressive resolution: the same content at another size, so a ramp stays one."""
-    found = augment(ramp(40), Augment(), side=20)
-    assert found.shape == (1, 2, 20, 20)
-    np.testing.assert_allclose(found, ramp(20), atol=1e-5)
+def test_words_are_dropped_with_their_probability_and_padding_never() -> None:
+    """A share of the tokens becomes the unknown one, 1; the rest and the padding, 0, are as they were."""
+    torch.manual_seed(0)
+    tokens = torch.randint(2, 50, (200, 60))
+    tokens[:, 40:] = 0
+    before = tokens.clone()
+    dropped = drop_words(tokens, 0.3, torch.rand(tokens.shape))
+    assert torch.equal(tokens, before)
+    assert not dropped[:, 40:].any()
+    changed = dropped[:, :40] != tokens[:, :40]
+    assert (dropped[:, :40][changed] == 1).all()
+    assert float(changed.float().mean()) == pytest.approx(0.3, abs=0.02)
 
 
-def test_processes_that_share_a_batch_change_each_picture_alike() -> None:
-    """Draws are made for the whole batch: the rows of one process get what they would get in the whole."""
-    how = Augment(rotate_deg=20, crop=0.4, flip=True, brightness=0.2, contrast=0.2, tint=0.1)
-    pictures = torch.rand(7, 3, 9, 9)
-    torch.manual_seed(1)
-    draws = draw(how, 7)
-    torch.testing.assert_close(augment(pictures[1::2], how, draws[:, 1::2]), augment(pictures, how, draws)[1::2])
+def test_a_word_is_dropped_where_its_draw_is_below_the_share() -> None:
+    """Each token has its own draw in [0, 1), so a share of 0 drops none."""
+    tokens, draws = torch.tensor([[5, 6, 7, 0]], dtype=torch.int32), torch.tensor([[0.0, 0.19, 0.2, 0.0]])
+    assert drop_words(tokens, 0.2, draws).tolist() == [[1, 1, 7, 0]]
+    assert drop_words(tokens, 0.0, draws).tolist() == tokens.tolist()
+    assert drop_words(tokens, 0.2, draws).dtype == torch.int32

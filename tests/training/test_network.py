@@ -5,14 +5,35 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812 -- its usual name
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from training import recipe as recipes
-from training.network import Embed, Normalise, Served, build, layer_modules, normalise
-from training.recipe import Conv, Dense, Dropout, Embedding, LocalResponseNorm, Pool, Recipe, Text
-from training.shapes import trace
+from training.network import (
+    BoundedLinear,
+    Embed,
+    Embedded,
+    Normalise,
+    ParallelWindows,
+    Served,
+    build,
+    layer_modules,
+    normalise,
+)
+from training.recipe import Conv, Dense, Dropout, LocalResponseNorm, Pool, Recipe, Windows
+
+TEXT: dict[str, Any] = {"kind": "text", "length": 9, "vocabulary": 30}
+WORDS: list[dict[str, Any]] = [
+    {"embedding": 6},
+    {"dropout": 0.3},
+    {"windows": [1, 3, 5], "filters": 4, "over_time": "both"},
+    {"dropout": 0.5},
+    {"dense": 3, "activation": "softmax"},
+]
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0.1307], [0.3081]), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
@@ -130,60 +151,191 @@ def test_a_seed_gives_the_same_network(recipe_with: Callable[..., Recipe]) -> No
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_local_response_norm_is_the_paper_s_formula() -> None:
-    """B = a / (k + alpha * sum over n neighbouring channels of a^2)^beta; alpha is not divided by n."""
-    layer = LocalResponseNorm(lrn=3, k=1.5, alpha=0.2, beta=0.6)
-    (module,) = layer_modules(layer, (6, 2, 2), "relu")
-    maps = torch.randn(1, 6, 2, 2, dtype=torch.float64)
-    expected = maps.clone()
-    for channel in range(6):
-        around = maps[:, max(channel - 1, 0) : channel + 2].square().sum(dim=1)
-        expected[:, channel] = maps[:, channel] / (1.5 + 0.2 * around) ** 0.6
-    torch.testing.assert_close(module(maps), expected)
-
-
-@pytest.mark.parametrize(("kind", "reduce"), [("max", torch.amax), ("average", torch.mean)])
-def test_a_global_pool_leaves_one_value_a_channel(kind: Any, reduce: Callable[..., torch.Tensor]) -> None:
-    """The whole map is one window, at any resolution."""
-    (module,) = layer_modules(Pool(pool=kind, size="global"), (3, 5, 7), "relu")
-    for size in ((5, 7), (2, 3)):
-        maps = torch.randn(2, 3, *size)
-        torch.testing.assert_close(module(maps)[:, :, 0, 0], reduce(maps, dim=(2, 3)))
-
-
-def test_groups_see_their_own_channels_only() -> None:
-    """In two groups, the first half of the filters does not change with the second half of the channels."""
-    (conv, _) = layer_modules(Conv(conv=4, kernel=3, groups=2), (6, 5, 5), "relu")
-    maps = torch.randn(1, 6, 5, 5)
-    other = torch.cat([maps[:, :3], torch.randn(1, 3, 5, 5)], dim=1)
-    assert torch.equal(conv(maps)[:, :2], conv(other)[:, :2])
-    assert not torch.equal(conv(maps)[:, 2:], conv(other)[:, 2:])
-
-
-def test_a_softmax_at_the_end_stands_in_the_served_graph_only(recipe_with: Callable[..., Recipe]) -> None:
-    """With activation "softmax" the network gives the logits that it gives with "none"."""
-    networks = []
-    for activation in ("softmax", "none"):
+def test_softmax_at_the_end_stands_in_the_served_graph_alone(recipe_with: Callable[..., Recipe]) -> None:
+    """`softmax` and `none` build one network, which gives logits; Served's rows are probabilities."""
+    flat = {"flatten": True}
+    drawn = []
+    pictures = torch.randint(0, 256, (4, 6, 9, 1), dtype=torch.uint8)
+    for last in ("softmax", "none"):
         torch.manual_seed(0)
-        networks.append(build(recipe_with(layers=[{"flatten": True}, {"dense": 3, "activation": activation}])))
-    inputs = torch.randn(2, 1, 6, 9)
-    torch.testing.assert_close(networks[0](inputs), networks[1](inputs))
+        recipe = recipe_with(layers=[flat, {"dense": 3, "activation": last}])
+        network = build(recipe).eval()
+        assert isinstance(network[-1], nn.Linear)
+        drawn.append(network(normalise(recipe)(pictures)))
+        with torch.inference_mode():
+            np.testing.assert_allclose(Served(recipe, network, 1.0)(pictures).sum(dim=1), np.ones(4), atol=1e-6)
+    assert torch.equal(drawn[0], drawn[1])
+    assert (drawn[0] < 0).any()
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_s_network_has_the_parameters_that_its_table_counts(name: str) -> None:
-    """Every recipe that comes along is built, without memory for its weights, and counted both ways."""
-    recipe = recipes.load(name)
-    with torch.device("meta"):
-        network = torch.nn.Sequential(
-            *(
-                module
-                for layer, step in zip(recipe.layers, trace(recipe), strict=True)
-                for module in (
-                    [Embed(recipe.input.vocabulary, layer.embedding)]
-                    if isinstance(layer, Embedding) and isinstance(recipe.input, Text)
-                    else layer_modules(layer, step.input, recipe.activation)
-                )
-            )
-        )
-    assert sum(weights.numel() for weights in network.parameters()) == sum(step.parameters for step in trace(recipe))
+@pytest.mark.parametrize("neighbours", [1, 2, 5])
+def test_local_response_norm_is_the_paper_s_formula(neighbours: int) -> None:
+    """b_i = a_i / (k + alpha * sum of a_j^2 over |j - i| <= n/2)^beta (Krizhevsky et al., 2012, section 3.3)."""
+    layer = LocalResponseNorm(lrn=neighbours, k=1.5, alpha=0.3, beta=0.6)
+    (norm,) = layer_modules(layer, (7, 2, 3), "relu")
+    maps = np.random.default_rng(0).normal(size=(4, 7, 2, 3))
+    expected = np.empty_like(maps)
+    for i in range(7):
+        # An even number of neighbours has one more below than above, as in torch.
+        below, above = max(i - neighbours // 2, 0), min(i + (neighbours - 1) // 2, 6)
+        total = (maps[:, below : above + 1] ** 2).sum(axis=1)
+        expected[:, i] = maps[:, i] / (1.5 + 0.3 * total) ** 0.6
+    np.testing.assert_allclose(norm(torch.from_numpy(maps)), expected, rtol=1e-6)
+
+
+def test_local_response_norm_has_the_paper_s_constants() -> None:
+    """One channel of value 100 under n = 5: 100 / (2 + 0.0001 * 100^2)^0.75."""
+    (norm,) = layer_modules(LocalResponseNorm(lrn=5), (1, 1, 1), "relu")
+    assert norm(torch.full((1, 1, 1, 1), 100.0)).item() == pytest.approx(100 / 3**0.75)
+
+
+@pytest.mark.parametrize(("kind", "reduce"), [("max", np.max), ("average", np.mean)])
+def test_global_pooling_reduces_each_whole_map(kind: str, reduce: Callable[..., float]) -> None:
+    """Whatever the height and width, one value a channel: numpy's max or mean over both axes."""
+    (pool,) = layer_modules(Pool.model_validate({"pool": kind, "size": "global"}), (3, 4, 6), "relu")
+    for height, width in ((4, 6), (1, 1), (5, 2)):
+        values = np.random.default_rng(0).normal(size=(2, 3, height, width))
+        found = pool(torch.from_numpy(values))
+        np.testing.assert_allclose(found, reduce(values, axis=(2, 3), keepdims=True), rtol=1e-12)
+
+
+def test_groups_are_convolutions_side_by_side() -> None:
+    """Two groups are two convolutions, each of half of the filters over half of the channels."""
+    torch.manual_seed(0)
+    conv = layer_modules(Conv(conv=6, kernel=3, groups=2, activation="none"), (4, 5, 6), "relu")[0]
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    values = torch.randn(2, 4, 5, 6)
+    with torch.no_grad():
+        halves = [
+            F.conv2d(values[:, :2], conv.weight[:3], conv.bias[:3]),
+            F.conv2d(values[:, 2:], conv.weight[3:], conv.bias[3:]),
+        ]
+        np.testing.assert_allclose(conv(values), torch.cat(halves, dim=1), atol=1e-6)
+
+
+def test_padding_is_a_vector_of_0_that_is_not_trained() -> None:
+    """Id 0 comes out as zeros and marked absent, and gets no gradient; every other id's vector does."""
+    torch.manual_seed(0)
+    embed = Embed(6, 4)
+    tokens = torch.tensor([[2, 3, 0, 0], [5, 1, 4, 0]])
+    values, present = embed(tokens)
+    assert values.shape == (2, 4, 4)
+    assert present.tolist() == [[[True, True, False, False]], [[True, True, True, False]]]
+    assert torch.equal(values[1, :, 2], embed.table.weight[4])
+    assert not values.masked_select(~present).any()
+    values.square().sum().backward()
+    gradient = embed.table.weight.grad
+    assert gradient is not None
+    assert gradient.any(dim=1).tolist() == [False, True, True, True, True, True]
+
+
+def by_hand(over: ParallelWindows, values: npt.NDArray[np.float64], lengths: list[int]) -> npt.NDArray[np.float64]:
+    """Kim (2014), equations 2 and 4, in loops: windows that start within a text and see zeros beyond its end."""
+    rows = []
+    for vectors, length in zip(values, lengths, strict=True):
+        row: list[float] = []
+        for conv in over.convs:
+            assert isinstance(conv, nn.Conv1d)
+            assert conv.bias is not None
+            (size,) = conv.kernel_size
+            weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+            text = np.concatenate([vectors[:, :length], np.zeros((len(vectors), size))], axis=1)
+            maps = np.array(
+                [np.tanh((weight * text[:, at : at + size]).sum(axis=(1, 2)) + bias) for at in range(length)]
+            )  # (L, F)
+            row += list(maps.max(axis=0)) if over.over_time != "average" else []
+            row += list(maps.mean(axis=0)) if over.over_time != "max" else []
+        rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("over_time", ["max", "average", "both"])
+@pytest.mark.parametrize("windows", [[1], [3], [2, 5], [3, 3, 4]])
+def test_windows_are_a_loop_over_each_place_of_each_text(windows: list[int], over_time: str) -> None:
+    """Each width is a dot product at each place, pooled over the text alone, however short it is beside the width."""
+    torch.manual_seed(0)
+    layer = Windows.model_validate({"windows": windows, "filters": 2, "over_time": over_time})
+    (over,) = layer_modules(layer, (3, 7), "tanh")
+    assert isinstance(over, ParallelWindows)
+    over.double()
+    lengths = [7, 4, 2, 1]
+    present = torch.arange(7).view(1, 1, 7) < torch.tensor(lengths).view(4, 1, 1)
+    values = torch.randn(4, 3, 7, dtype=torch.float64) * present
+    with torch.no_grad():
+        found = over(Embedded(values, present))
+    np.testing.assert_allclose(found, by_hand(over, values.numpy(), lengths), rtol=1e-9)
+
+
+@given(text=st.lists(st.integers(1, 29), min_size=1, max_size=9), more=st.integers(1, 8), data=st.data())
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_the_padding_behind_a_text_changes_nothing(
+    text: list[int], more: int, data: st.DataObject, recipe_with: Callable[..., Recipe]
+) -> None:
+    """A text alone, with zeros behind it, and in a batch beside a longer one has the same logits."""
+    torch.manual_seed(0)
+    recipe = recipe_with(input=TEXT, layers=WORDS)
+    network = build(recipe).eval()
+    size = len(text) + more
+    longer = data.draw(st.lists(st.integers(1, 29), min_size=size, max_size=size))
+    with torch.inference_mode():
+        alone = network(torch.tensor([text]))
+        padded = network(torch.tensor([text + [0] * more]))
+        beside = network(torch.tensor([longer, text + [0] * more]))[1:]
+    np.testing.assert_allclose(padded, alone, atol=1e-6)
+    np.testing.assert_allclose(beside, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_served_gives_a_text_s_probabilities(dtype: torch.dtype, recipe_with: Callable[..., Recipe]) -> None:
+    """Token ids of either type become softmax(logits / T), without dropout, one row a text."""
+    torch.manual_seed(0)
+    recipe = recipe_with(input=TEXT, layers=WORDS)
+    network = build(recipe).eval()
+    tokens = torch.tensor([[3, 7, 7, 0], [4, 29, 0, 0], [1, 0, 0, 0]], dtype=dtype)
+    with torch.inference_mode():
+        logits = network(tokens.long()).double()
+        found = Served(recipe, deepcopy(network).train(), 2.0)(tokens)
+    np.testing.assert_allclose(found, torch.softmax(logits / 2, dim=1), rtol=0, atol=1e-6)
+
+
+def test_dropout_on_embedded_texts_drops_single_values_in_training_only() -> None:
+    """A share p of the vectors' values comes out as 0, the rest as x / (1 - p); where tokens stand stays known."""
+    (dropout,) = layer_modules(Dropout(dropout=0.25), (50, 40), "relu")
+    torch.manual_seed(0)
+    present = torch.arange(40).view(1, 1, 40) < torch.tensor([40, 30]).view(2, 1, 1)
+    texts = Embedded(torch.ones(2, 50, 40) * present, present)
+    dropped: Embedded = dropout.train()(texts)
+    assert torch.equal(dropped.present, present)
+    kept = dropped.values.masked_select(present)
+    assert set(kept.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert float((kept == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert not dropped.values.masked_select(~present).any()
+    assert torch.equal(dropout.eval()(texts).values, texts.values)
+
+
+def test_max_norm_scales_long_rows_back_and_leaves_short_ones() -> None:
+    """Each unit's weights w become w * min(1, bound / |w|); its bias is not bounded."""
+    torch.manual_seed(0)
+    (dense,) = layer_modules(Dense(dense=4, max_norm=3, activation="none"), (10,), "relu")
+    assert isinstance(dense, BoundedLinear)
+    lengths = torch.tensor([0.5, 2.99, 3.01, 40.0]).view(4, 1)
+    with torch.no_grad():
+        dense.weight.copy_(F.normalize(torch.randn(4, 10)) * lengths)
+        dense.bias.fill_(9)
+    before = dense.weight.detach().clone()
+    dense.bound()
+    np.testing.assert_allclose(dense.weight.detach(), before * (3 / lengths).clamp(max=1), rtol=1e-6)
+    assert torch.equal(dense.weight[:2], before[:2])
+    assert dense.bias.tolist() == [9] * 4
+
+
+def test_a_bound_is_on_the_layer_that_names_it(recipe_with: Callable[..., Recipe]) -> None:
+    """Other dense layers are torch's own, and a bounded one computes as torch's own does."""
+    torch.manual_seed(0)
+    layers: list[dict[str, Any]] = [{"flatten": True}, {"dense": 5}, {"dense": 3, "max_norm": 3, "activation": "none"}]
+    hidden, last = (module for module in build(recipe_with(layers=layers)) if isinstance(module, nn.Linear))
+    assert type(hidden) is nn.Linear
+    assert type(last) is BoundedLinear
+    values: Tensor = torch.randn(2, 5)
+    assert torch.equal(last(values), F.linear(values, last.weight, last.bias))

@@ -137,7 +137,7 @@ def test_adadelta_s_rate_is_1_where_none_is_given() -> None:
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
 def test_an_optimiser_s_own_constants_are_the_recipe_s(keys: dict[str, Any], first: float, second: float) -> None:
-    """Alpha and rho set how fast a step forgets: the first two steps down a slope of 1 are the formula's."""
+    """How fast a step forgets is set by alpha and rho: the first two steps down a slope of 1 are the formula's."""
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     how = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
     ours = optimiser(how, [weights])
@@ -151,7 +151,7 @@ def test_an_optimiser_s_own_constants_are_the_recipe_s(keys: dict[str, Any], fir
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_adam_s_moments_forget_at_beta1_and_beta2(name: str) -> None:
-    """Slopes 1, -2, beta1 = 0.5, beta2 = 0.25: the second step is m/(1 - 0.5^2) / sqrt(v/(1 - 0.25^2))."""
+    """Under slopes 1 then -2 the second step is m/(1 - beta1^2) / sqrt(v/(1 - beta2^2))."""
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     keys = {"name": name, "learning_rate": RATE, "beta1": 0.5, "beta2": 0.25}
     ours = optimiser(TypeAdapter[Optimiser](Optimiser).validate_python(keys), [weights])

@@ -1,71 +1,159 @@
-"""The choice of arithmetic at the start of a run."""
+"""Which arithmetic a run takes: what is asked for, and what is measured where the choice is left open."""
 
 from collections.abc import Callable
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F  # noqa: N812 -- its usual name
+from torch import Tensor, nn
 
 from training import precision
+from training.errors import RecipeError
 from training.network import build
+from training.precision import layout, prepare, resolve
 from training.recipe import Recipe
 
 CPU = torch.device("cpu")
-COLOUR = {"height": 6, "width": 9, "mode": "RGB", "framing": "squash", "mean": [0.5] * 3, "std": [0.3] * 3}
+FLAT: dict[str, Any] = {"flatten": True}
+OUT: dict[str, Any] = {"dense": 3, "activation": "none"}
+SQUARE: dict[str, Any] = {"height": 6, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
+TEXT: dict[str, Any] = {
+    "input": {"kind": "text", "length": 12, "vocabulary": 50},
+    "layers": [{"embedding": 4}, {"windows": [2, 3], "filters": 5}, OUT],
+}
+COLOURED: dict[str, Any] = {**SQUARE, "width": 9, "mode": "RGB", "mean": [0.4] * 3, "std": [0.3] * 3}
+GRADIENT = torch.tensor([3.0, 4.0])
+
+
+def never(*_arguments: object) -> NoReturn:
+    pytest.fail("measured, where there is nothing to choose")
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_taken(asked: str, recipe_with: Callable[..., Recipe]) -> None:
-    """No measurement overrules a recipe."""
-    assert precision.resolve(recipe_with(precision=asked), CPU) == asked
+def test_what_is_asked_for_is_kept(
+    asked: str, recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that names its precision gets it, for pictures and texts, and nothing is measured."""
+    monkeypatch.setattr(precision, "_measure", never)
+    assert resolve(recipe_with(precision=asked), CPU) == asked
+    assert resolve(recipe_with(precision=asked, **TEXT), CPU) == asked
+
+
+def test_texts_are_left_in_float32(recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` measures nothing for a text."""
+    monkeypatch.setattr(precision, "_measure", never)
+    assert resolve(recipe_with(precision="auto", **TEXT), CPU) == "float32"
 
 
 @pytest.mark.parametrize(
-    ("exact_s", "rough_s", "alike", "expected"),
+    ("seconds", "rough", "expected"),
     [
-        (2.0, 1.0, True, "bfloat16"),
-        (1.0, 2.0, True, "float32"),
-        (1.05, 1.0, True, "float32"),
-        (2.0, 1.0, False, "float32"),
+        (0.5, GRADIENT, "bfloat16"),
+        (0.5, 7 * GRADIENT, "bfloat16"),
+        (0.9, GRADIENT, "bfloat16"),
+        (0.92, GRADIENT, "float32"),
+        (3.0, GRADIENT, "float32"),
+        (0.5, -GRADIENT, "float32"),
+        (0.5, torch.tensor([4.0, -3.0]), "float32"),
+        (0.5, torch.tensor([3.0, 0.0]), "float32"),
+        (0.5, torch.tensor([torch.nan, 4.0]), "float32"),
     ],
+    ids=["faster", "faster, scaled", "a tenth", "less than a tenth", "slower", "turned", "across", "off", "nan"],
 )
-def test_auto_takes_what_is_right_and_faster(
-    exact_s: float, rough_s: float, expected: str, *, alike: bool,
-    recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """bfloat16 has to be faster by a tenth and to give the gradient that float32 gives."""
-    gradient = torch.tensor([1.0, 2.0, 3.0])
+def test_bfloat16_is_taken_where_it_is_faster_by_a_tenth_and_its_gradient_points_the_same_way(
+    seconds: float,
+    rough: Tensor,
+    expected: str,
+    recipe_with: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against 1 s in float32 and its gradient: either alone, fast or right, is not enough."""
+    measured = {"float32": (1.0, GRADIENT), "bfloat16": (seconds, rough)}
+    monkeypatch.setattr(precision, "_measure", lambda _network, _pictures, which: measured[which])
+    assert resolve(recipe_with(precision="auto"), CPU) == expected
 
-    def measure(_network: object, _pictures: Tensor, kind: str) -> tuple[float, Tensor]:
-        return (exact_s, gradient) if kind == "float32" else (rough_s, gradient if alike else -gradient)
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({}, (16, 1, 6, 9)),
+        ({"input": COLOURED}, (16, 3, 6, 9)),
+        (
+            {
+                "input": SQUARE,
+                "resolutions": [4, 8],
+                "layers": [{"conv": 2, "kernel": 3}, {"pool": "average", "size": "global"}, FLAT, OUT],
+            },
+            (16, 1, 8, 8),
+        ),
+    ],
+    ids=["grey", "coloured", "progressive"],
+)
+def test_it_is_measured_on_the_recipe_s_own_network_and_largest_pictures(
+    changes: dict[str, Any],
+    shape: tuple[int, ...],
+    recipe_with: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both measurements see the network in training mode, under pictures of the size that most of its time goes to."""
+    recipe, seen = recipe_with(precision="auto", **changes), []
+
+    def measure(network: nn.Module, pictures: Tensor, which: str) -> tuple[float, Tensor]:
+        count = sum(weight.numel() for weight in network.parameters())
+        seen.append((which, tuple(pictures.shape), network.training, count))
+        return 1.0, GRADIENT
 
     monkeypatch.setattr(precision, "_measure", measure)
-    assert precision.resolve(recipe_with(precision="auto"), CPU) == expected
+    resolve(recipe, CPU)
+    count = sum(weight.numel() for weight in build(recipe).parameters())
+    assert seen == [(which, shape, True, count) for which in ("float32", "bfloat16")]
 
 
-def test_the_measurement_leaves_the_draws_of_a_training_alone(recipe_with: Callable[..., Recipe]) -> None:
-    """A run starts with the same weights whether its precision was measured or named."""
-    torch.manual_seed(5)
+def test_a_measurement_is_a_step_s_time_and_its_gradient(recipe_with: Callable[..., Recipe]) -> None:
+    """The gradient of the first weights is autograd's in float32, and nearly so in bfloat16."""
+    torch.manual_seed(0)
+    network, pictures = build(recipe_with()).train(), torch.randn(16, 1, 6, 9)
+    seconds, exact = precision._measure(network, pictures, "float32")  # noqa: SLF001 -- what resolve rests on
+    _, rough = precision._measure(network, pictures, "bfloat16")  # noqa: SLF001
+    network.zero_grad()
+    F.cross_entropy(network(pictures), torch.arange(16) % 2).backward()  # type: ignore[no-untyped-call]
+    expected = next(network.parameters()).grad
+    assert expected is not None
+    assert seconds > 0
+    np.testing.assert_allclose(exact, expected.flatten(), rtol=1e-4, atol=1e-7)
+    assert not torch.equal(rough, exact)
+    assert F.cosine_similarity(rough, exact, dim=0) > 0.99
+
+
+def test_choosing_draws_nothing_from_the_run_s_generator(recipe_with: Callable[..., Recipe]) -> None:
+    """A run whose precision was measured starts from the weights of one that was told it."""
     before = torch.get_rng_state()
-    assert precision.resolve(recipe_with(precision="auto"), CPU) in {"float32", "bfloat16"}
+    assert resolve(recipe_with(precision="auto"), CPU) in {"float32", "bfloat16"}
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_gradients_of_both_precisions_agree(recipe_with: Callable[..., Recipe]) -> None:
-    """What the check compares is the same direction on a real network, so it can be passed."""
+def test_a_stack_that_cannot_be_built_is_refused(recipe_with: Callable[..., Recipe]) -> None:
+    """The choice is made on the network, so its fault shows here."""
+    with pytest.raises(RecipeError, match=r"layers\[1\]"):
+        resolve(recipe_with(precision="auto", layers=[OUT]), CPU)
+
+
+def test_layout_changes_where_values_lie_and_none_of_them(recipe_with: Callable[..., Recipe]) -> None:
+    """Coloured pictures and their filters lie channel by channel, grey ones as they came; what is computed is equal."""
     torch.manual_seed(0)
-    network = precision.prepare(build(recipe_with(input=COLOUR)), recipe_with(input=COLOUR), CPU).train()
-    pictures = torch.randn(16, 3, 6, 9)
-    exact, rough = (precision._measure(network, pictures, kind)[1] for kind in ("float32", "bfloat16"))  # noqa: SLF001
-    assert float(torch.nn.functional.cosine_similarity(exact, rough, dim=0)) > 0.95
-    assert not torch.equal(exact, rough)
-
-
-def test_colour_pictures_lie_with_their_channels_side_by_side(recipe_with: Callable[..., Recipe]) -> None:
-    """Values are the same; grey pictures, where it makes no difference, are left as they are."""
+    grey, coloured = recipe_with(), recipe_with(input=COLOURED)
+    network = build(coloured).eval()
     pictures = torch.randn(2, 3, 6, 9)
-    found = precision.layout(pictures, recipe_with(input=COLOUR))
-    assert torch.equal(found, pictures)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    grey = torch.randn(2, 1, 6, 9)
-    assert precision.layout(grey, recipe_with()) is grey
+    with torch.no_grad():
+        expected = network(pictures)
+        laid = layout(pictures, coloured)
+        found = prepare(network, coloured, CPU)(laid)
+    assert torch.equal(laid, pictures)
+    assert laid.is_contiguous(memory_format=torch.channels_last)
+    assert not laid.is_contiguous()
+    assert next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    one = torch.randn(2, 1, 6, 9)
+    assert layout(one, grey) is one
