@@ -28,10 +28,11 @@ def rounded(value: Any) -> Any:
 
 
 def test_the_printed_answers_are_real(server: Server) -> None:
-    """Both `curl` calls give what stands under them, probabilities within what processors differ by."""
-    example = (ROOT / "examples/seven.png").read_bytes()
-    one, two = printed_answers()
+    """Each `curl` call gives what stands under it, probabilities within what processors differ by."""
+    example, photo = ((ROOT / "examples" / name).read_bytes() for name in ("seven.png", "cat.jpg"))
+    one, cat, two = printed_answers()
     assert rounded(httpx.post(f"{server.url}/classify/digits", content=example).json()) == rounded(one)
+    assert rounded(httpx.post(f"{server.url}/classify/cats-vs-dogs", content=photo).json()) == rounded(cat)
     files = [("a", ("seven.png", example)), ("b", ("README.md", README.encode()))]
     answer = httpx.post(f"{server.url}/classify/digits?top=2", files=files).json()
     assert rounded(answer) == rounded(two)
