@@ -281,7 +281,8 @@ def _steps(
         state.optimiser.step()
         for module in bounded:
             module.bound()
-        state.average.update_parameters(state.network)
+        if recipe.average_decay:
+            state.average.update_parameters(state.network)
         seen += len(chosen)
         loss_sum += loss.item() * len(labels)
         correct += int((outputs.argmax(dim=1) == labels).sum())
@@ -292,6 +293,10 @@ def _steps(
                 f"--set optimiser.learning_rate={recipe.optimiser.learning_rate / 10:g}"
             )
         bar.step(seen, loss_sum * machine.world.size / seen, correct * machine.world.size / seen)
+    if (
+        not recipe.average_decay
+    ):  # the average of one: copied once an epoch, which is millions of values in some networks
+        state.average.update_parameters(state.network)
     loss_sum, right = machine.world.sum(loss_sum, correct)
     return loss_sum / seen, right / seen, rate
 
