@@ -360,7 +360,7 @@ class Recipe(Section):
     resolutions: Annotated[list[Count], Field(min_length=1)] | None = None
     """Progressive resolution: sides in pixels of the training pictures, each for an equal share of the epochs."""
     early_stopping: Count | None = None
-    """Stop after so many epochs without a better validation loss, and keep the best epoch's weights."""
+    """Stop after so many epochs without a better validation accuracy, and keep the best epoch's weights."""
     average_decay: Fraction = 0.0
     """Exponential moving average of the weights, used for evaluation and publication; 0 switches it off."""
     input: Input

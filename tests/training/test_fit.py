@@ -330,13 +330,13 @@ def test_early_stopping_keeps_the_best_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Losses 3, 1, 2, 2, 0: with a patience of 2 the fifth epoch is not run, and the second one's weights stay."""
-    losses = iter([3.0, 1.0, 2.0, 2.0, 0.0])
+    """Accuracies 0.5, 0.8, 0.8, 0.7, 0.9 with a patience of 2: the fifth epoch is not run, the second's weights stay."""
+    figures = iter([(3.0, 0.5), (1.0, 0.8), (2.0, 0.8), (0.5, 0.7), (0.0, 0.9)])
     weights: list[Tensor] = []
 
     def validate(_recipe: object, state: Any, *_: Any) -> tuple[float, float]:
         weights.append(state.best_known[0].weight.detach().clone())
-        return next(losses), 0.5
+        return next(figures)
 
     monkeypatch.setattr("training.fit._validate", validate)
     recipe = recipe_with(epochs=5, early_stopping=2, average_decay=0.5)
