@@ -330,7 +330,7 @@ def test_early_stopping_keeps_the_best_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Accuracies 0.5, 0.8, 0.8, 0.7, 0.9 with a patience of 2: the fifth epoch is not run, the second's weights stay."""
+    """Accuracies 0.5, 0.8, 0.8, 0.7, 0.9 with a patience of 2: no fifth epoch, the second's weights stay."""
     figures = iter([(3.0, 0.5), (1.0, 0.8), (2.0, 0.8), (0.5, 0.7), (0.0, 0.9)])
     weights: list[Tensor] = []
 
