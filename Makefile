@@ -49,7 +49,7 @@ bench: $(ENVS)/bench.ready ## measure the service beside its peers
 	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)
 
 bench-training: $(ENVS)/train.ready ## measure training beside the usual script
-	$(ENVS)/train/bin/python benchmarks/training.py $(ARGS)
+	$(ENVS)/train/bin/python -m benchmarks.training $(ARGS)
 
 build: $(ENVS)/serve.ready ## build the Bento (see `bentoml containerize --help` for the container)
 	$(ENVS)/serve/bin/bentoml build $(ARGS)

@@ -1,6 +1,7 @@
 """How many photos a second `alexnet` trains on, beside the script that everyone writes first.
 
-    .venv/train/bin/python benchmarks/training.py        # or: make bench-training
+    .venv/train/bin/python -m benchmarks.training        # or: make bench-training (not by its path: it is called as
+                                                         # the package that it measures)
 
 The usual script: ImageFolder, a DataLoader with a worker a processor, torchvision's transforms, float32; same network,
 batch size, resolution, augmentation and optimiser. Then the parts of Convoke's recipe are switched on one after the
@@ -83,7 +84,7 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Contender]:
     side = recipe.data.stored_side
     files = [photos.Photo(Path(data.samples[i][0]), data.samples[i][1], str(i)) for i in chosen]
     began = time.perf_counter()
-    pictures = torch.stack([torch.from_numpy(_decode(file, photos.contract_of(spec, side))) for file in files])
+    pictures = torch.stack([torch.tensor(_decode(file, photos.contract_of(spec, side))) for file in files])
     decode_s = time.perf_counter() - began
     labels = torch.tensor([file.label for file in files])
     print(f"decoding once: {len(files) / decode_s:.0f} photos/s on one thread, {decode_s:.1f} s in all")
