@@ -74,7 +74,7 @@ class World:
         for index, module in enumerate(network):
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 network[index] = _WholeBatchNorm(module)
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def join() -> World:
