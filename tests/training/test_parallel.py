@@ -77,6 +77,7 @@ def torchrun(count: int, *words: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
 
 
 def prepare(folder: Path, name: str, recipe: Recipe, train: Split, validation: Split) -> None:
