@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -52,10 +53,9 @@ class Review:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", _NO_LETTER.sub("", _MARKUP.sub(" ", self.text.lower())))
 
-    @property
-    def order(self) -> str:
-        """Where the text comes in a shuffle that depends on its content alone."""
-        return hashlib.sha256(self.key.encode()).hexdigest()
+    def order(self, purpose: str = "") -> str:
+        """Where the text comes in a shuffle that depends on its content, and on what the shuffle is for, alone."""
+        return hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS)
     assert 0 <= number < count, (number, count)
     if data.name != "mr":
         raise DataError(f"{data.name} has a published test split: data.folds is for mr, which has none")
-    parts = _tenths(_read_mr(), count)
-    rest = [review for other, part in enumerate(parts) if other != number for review in part]
-    return _dataset(rest, {"mr": parts[number]}, data.validation, spec)
+    folds = parts(read_mr(), count)
+    rest = [review for other, part in enumerate(folds) if other != number for review in part]
+    return _dataset(rest, {"mr": folds[number]}, data.validation, spec)
 
 
 def read(name: Source) -> Corpus:
@@ -192,40 +192,43 @@ def hold_out(reviews: list[Review], count: int) -> tuple[list[Review], list[Revi
     if not 0 < count < len(reviews):
         raise DataError(f"{count} texts cannot be held out of {len(reviews)}: set data.validation lower")
     of_source: dict[str, list[str]] = {}
-    for order, source in sorted((review.order, review.source) for review in reviews):
-        of_source.setdefault(source, []).append(order)
+    orders = [review.order("validation") for review in reviews]
+    for order, review in sorted(zip(orders, reviews, strict=True), key=itemgetter(0)):
+        of_source.setdefault(review.source, []).append(order)
     # Rank r of n stands at (r + 1/2) / n of its source: the lowest shares of all sources are taken.
     shares = sorted(
-        ((rank + 0.5) / len(orders), order) for orders in of_source.values() for rank, order in enumerate(orders)
+        ((rank + 0.5) / len(ranked), order) for ranked in of_source.values() for rank, order in enumerate(ranked)
     )
     chosen = {order for _share, order in shares[:count]}
-    held = [review.order in chosen for review in reviews]
-    return (
-        [review for review, is_held in zip(reviews, held, strict=True) if not is_held],
-        [review for review, is_held in zip(reviews, held, strict=True) if is_held],
-    )
+    held_out = [review for order, review in zip(orders, reviews, strict=True) if order in chosen]
+    return [review for order, review in zip(orders, reviews, strict=True) if order not in chosen], held_out
 
 
-def _tenths(reviews: list[Review], count: int) -> list[list[Review]]:
+def parts(reviews: list[Review], count: int) -> list[list[Review]]:
     """Part texts by content into `count` parts of nearly equal size; copies of one text come into one part."""
-    copies = Counter(review.order for review in reviews)
+    copies = Counter(review.order() for review in reviews)
     part_of: dict[str, int] = {}
     before = 0
     for order in sorted(copies):
         part_of[order] = before * count // len(reviews)
         before += copies[order]
-    parts: list[list[Review]] = [[] for _ in range(count)]
+    parted: list[list[Review]] = [[] for _ in range(count)]
     for review in reviews:
-        parts[part_of[review.order]].append(review)
-    return parts
+        parted[part_of[review.order()]].append(review)
+    return parted
 
 
 def _mr() -> Corpus:
-    test, *rest = _tenths(_read_mr(), TENTHS)
+    test, *rest = parts(read_mr(), TENTHS)
     return Corpus([review for part in rest for review in part], test)
 
 
-def _read_mr() -> list[Review]:
+def read_mr() -> list[Review]:
+    """All of MR, the negative snippets first.
+
+    Raises:
+        DataError: as `read`.
+    """
     reviews: list[Review] = []
     for label, name in enumerate(("rt-polarity.neg", "rt-polarity.pos")):
         lines = _lines(folder() / "mr" / name, "cp1252")

@@ -131,14 +131,14 @@ def _counts(labels: Iterable[int], names: tuple[str, ...]) -> str:
     return f"{counted.total():,} ({', '.join(f'{name} {counted[index]:,}' for index, name in enumerate(names))})"
 
 
-_TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
+TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
     "imdb": {"train": (12_500, 12_500), "test": (12_500, 12_500)},
     "mr": {"train": (4_798, 4_797), "test": (533, 534)},
     "sst2": {"train": (3_738, 4_054), "test": (912, 909)},
 }
 """Negative and positive texts; sst2's train is its train and dev, mr's test the tenth that `reviews` chooses."""
 
-_TEXT_DIGESTS: dict[str, dict[str, str]] = {
+TEXT_DIGESTS: dict[str, dict[str, str]] = {
     "imdb": {
         "train": "59f18971474f1ee4aa62b380b00a619b0d4ee3d65ca3ceb9afa83dc58e96b626",
         "test": "8251c590326143306409564a5ac1494aec09f0e1e29c230c740cbfd3d4ee3067",
@@ -166,13 +166,13 @@ def _inspect_texts(name: str, _root: Path) -> Lines:
     for split, texts in (("train", corpus.train), ("test", corpus.test)):
         labels = [review.label for review in texts]
         yield f"{split}: {_counts(labels, ('negative', 'positive'))}"
-        expected = _TEXT_COUNTS[name][split]
+        expected = TEXT_COUNTS[name][split]
         if (labels.count(0), labels.count(1)) != expected:
             raise DataError(
                 f"{name} is not whole: its {split} split has {expected[0]:,} negative and {expected[1]:,} positive "
                 f"texts; remove its files and run `python -m training data {name}`"
             )
-        known = digest(texts) == _TEXT_DIGESTS[name][split]
+        known = digest(texts) == TEXT_DIGESTS[name][split]
         yield "content: as known" if known else "content: not that on which this repository's numbers were measured"
 
 

@@ -1,0 +1,340 @@
+"""Downloads from a server on this machine that breaks off, ignores ranges or lies; archives that mean harm."""
+
+import errno
+import hashlib
+import io
+import random
+import shutil
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from training.data import download
+from training.data.download import Patience
+from training.errors import DataError
+
+CONTENT = random.Random(0).randbytes(1_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(timeout_s=5, tries=3, pause_s=0)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at every path but /missing, and does what it is told to do wrong."""
+
+    content = CONTENT
+    tag = '"one"'
+    ranges = True
+    drops: list[int]
+    """After how many bytes each of the next answers breaks off."""
+    failures: list[int]
+    """Status codes of the next answers."""
+    leads_to = ""
+    asked: list[str | None]
+    """The Range header of each request."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/file.bin"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked.append(self.headers.get("Range"))
+        if self.path == "/missing" or server.failures:
+            self.send_error(server.failures.pop(0) if server.failures else 404)
+            return
+        if server.leads_to:
+            self.send_response(302)
+            self.send_header("Location", server.leads_to)
+            self.end_headers()
+            return
+        start = self._start()
+        if start >= len(server.content) > 0:
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        if server.tag:
+            self.send_header("ETag", server.tag)
+        self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        rest = server.content[start:]
+        self.wfile.write(rest[: server.drops.pop(0)] if server.drops else rest)
+
+    def _start(self) -> int:
+        asked = self.headers.get("Range")
+        if not asked or not self.server.ranges or self.headers.get("If-Range") != self.server.tag:
+            return 0
+        return int(asked.removeprefix("bytes=").rstrip("-"))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server in a thread; the environment's proxies are not asked."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server(("127.0.0.1", 0), Handler) as here:
+        here.drops, here.failures, here.asked = [], [], []
+        thread = threading.Thread(target=here.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield here
+        here.shutdown()
+        thread.join()
+
+
+def only(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_downloaded_whole(server: Server, tmp_path: Path) -> None:
+    """The file has the server's bytes, folders are made, and nothing else is left beside it."""
+    path = tmp_path / "a" / "b" / "file.bin"
+    download.fetch(server.url, path, sha256=SHA256, patience=QUICK)
+    assert path.read_bytes() == CONTENT
+    assert only(path.parent) == ["file.bin"]
+
+
+def test_a_broken_connection_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+    """Dropped twice, the file is whole after three requests, each for the bytes that were missing."""
+    server.drops = [300_000, 300_000]
+    download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_later_call_goes_on(server: Server, tmp_path: Path) -> None:
+    """A download that was given up is kept as .part, under no name that looks whole, and continued by the next call."""
+    server.drops, server.failures = [400_000], []
+    with pytest.raises(DataError, match="400,000 bytes, is kept"):
+        download.fetch(server.url, tmp_path / "file.bin", patience=Patience(timeout_s=5, tries=0, pause_s=0))
+    assert only(tmp_path) == ["file.bin.part", "file.bin.part.mark"]
+    download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert server.asked == [None, "bytes=400000-"]
+    assert only(tmp_path) == ["file.bin"]
+
+
+def test_a_file_that_has_changed_is_taken_anew(server: Server, tmp_path: Path) -> None:
+    """With another ETag the server sends all of the file: the old start is not joined to the new end."""
+    server.drops = [400_000]
+    with pytest.raises(DataError):
+        download.fetch(server.url, tmp_path / "file.bin", patience=Patience(timeout_s=5, tries=0, pause_s=0))
+    server.content, server.tag = CONTENT[::-1], '"two"'
+    download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(("ranges", "tag"), [(False, '"one"'), (True, ""), (True, 'W/"weak"')])
+def test_a_server_without_ranges_or_marks_starts_over(server: Server, ranges: bool, tag: str, tmp_path: Path) -> None:
+    """Where the server ignores ranges, or says nothing that proves the file the same, all of it comes again."""
+    server.ranges, server.tag, server.drops = ranges, tag, [300_000]
+    download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_server_that_always_breaks_off_is_given_up(server: Server, tmp_path: Path) -> None:
+    """Tries that come no further than one before are counted, though each of them got bytes."""
+    server.ranges, server.drops = False, [300_000] * 20
+    with pytest.raises(DataError, match=r"the connection ended after 300,000 of 1,000,000 bytes"):
+        download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+    assert len(server.asked) == 1 + QUICK.tries
+
+
+def test_leftovers_longer_than_the_file_are_thrown_away(server: Server, tmp_path: Path) -> None:
+    """A .part that does not fit (416) is removed and the file taken anew."""
+    (tmp_path / "file.bin.part").write_bytes(CONTENT + b"more")
+    (tmp_path / "file.bin.part.mark").write_text(server.tag)
+    download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    """503 and 429 pass: the file is there after the third request."""
+    server.failures = [503, 429]
+    download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert len(server.asked) == 3
+
+
+def test_another_file_than_expected_is_removed(server: Server, tmp_path: Path) -> None:
+    """A wrong checksum is a DataError that names both, and nothing is left that could be taken for the file."""
+    server.content = CONTENT[:-1] + b"\0"
+    with pytest.raises(DataError, match=f"instead of {SHA256}"):
+        download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
+    assert only(tmp_path) == []
+
+
+def test_an_address_that_leads_nowhere_is_not_asked_twice(server: Server, tmp_path: Path) -> None:
+    """404 is final and said."""
+    with pytest.raises(DataError, match="answers 404"):
+        download.fetch(server.url.replace("file.bin", "missing"), tmp_path / "file.bin", patience=QUICK)
+    assert len(server.asked) == 1
+
+
+def test_no_network_is_a_data_error(server: Server, tmp_path: Path) -> None:
+    """A port where nobody listens: the reason is in the message."""
+    url = server.url
+    server.server_close()
+    with pytest.raises(DataError, match=r"cannot be downloaded: .*refused"):
+        download.fetch(url, tmp_path / "file.bin", patience=QUICK)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.com/a", "data:,a", "/etc/passwd", "http:///a"])
+def test_only_the_web_is_downloaded_from(url: str, tmp_path: Path) -> None:
+    """Files of this machine and other schemes are refused before anything is opened."""
+    with pytest.raises(DataError, match="must begin with http"):
+        download.fetch(url, tmp_path / "file.bin", patience=QUICK)
+
+
+def test_a_redirect_cannot_lead_out_of_the_web(server: Server, tmp_path: Path) -> None:
+    """A server that answers with a file:// address is not followed."""
+    server.leads_to = "file:///etc/passwd"
+    with pytest.raises(DataError):
+        download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to come is compared with what is free."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    with pytest.raises(DataError, match="1,000,000 bytes to come, 1,000 free"):
+        download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+
+
+def test_a_disk_that_fills_up_is_a_data_error(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operating system's word comes through, without a traceback and without another try."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+    assert len(server.asked) == 1
+
+
+def test_a_file_without_end_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server says is longer than any data set is not begun."""
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="more than 1,000 are not downloaded"):
+        download.fetch(server.url, tmp_path / "file.bin", patience=QUICK)
+
+
+def tar(path: Path, members: dict[str, bytes], odd: tuple[tarfile.TarInfo, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for member in odd:
+            archive.addfile(member)
+    return path
+
+
+def zip_(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def pack(kind: str, folder: Path, members: dict[str, bytes]) -> Path:
+    return (tar if kind == "tar.gz" else zip_)(folder / f"archive.{kind}", members)
+
+
+def everything(name: str) -> str:
+    return name
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_the_files_that_are_wanted_are_unpacked(kind: str, tmp_path: Path) -> None:
+    """Members go where `target` says; the others stay in the archive, and no scratch is left."""
+    archive = pack(kind, tmp_path, {"top/a.txt": b"a", "top/b.txt": b"b", "readme": b"r"})
+    made = download.unpack(archive, tmp_path / "out", lambda name: name.removeprefix("top/") if "top" in name else None)
+    assert made == [tmp_path / "out" / "a.txt", tmp_path / "out" / "b.txt"]
+    assert only(tmp_path / "out") == ["a.txt", "b.txt"]
+    assert (tmp_path / "out" / "b.txt").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a//evil", "..\\evil", "C:/evil", "./../evil"])
+def test_names_that_lead_out_are_passed_over(kind: str, name: str, tmp_path: Path) -> None:
+    """No member is written outside the folder, whatever it is called."""
+    archive = pack(kind, tmp_path, {name: b"evil", "good": b"good"})
+    out = tmp_path / "deep" / "out"
+    assert download.unpack(archive, out, everything) == [out / "good"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted([archive.name, "good"])
+
+
+def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
+    """A link could make a later member land elsewhere."""
+    odd = []
+    for name, type_ in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = type_, "/etc/passwd"
+        odd.append(member)
+    archive = tar(tmp_path / "archive.tar.gz", {"good": b"good"}, tuple(odd))
+    download.unpack(archive, tmp_path / "out", everything)
+    assert only(tmp_path / "out") == ["good"]
+
+
+def test_a_zipped_link_is_only_a_file(tmp_path: Path) -> None:
+    """The Unix mode in a zip is not followed."""
+    link = zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    download.unpack(tmp_path / "archive.zip", tmp_path / "out", everything)
+    assert not (tmp_path / "out" / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_a_bomb_is_stopped(kind: str, tmp_path: Path) -> None:
+    """A small archive of ten million zeros is given up at the bound, and nothing of it is kept."""
+    archive = pack(kind, tmp_path, {"zeros": bytes(10_000_000)})
+    with pytest.raises(DataError, match="larger than expected"):
+        download.unpack(archive, tmp_path / "out", everything, max_bytes=1_000_000)
+    assert only(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+@pytest.mark.parametrize(
+    "spoil", [lambda content: content[: len(content) // 2], lambda _: b"<html>", lambda content: content[:40]]
+)
+def test_a_damaged_archive_leaves_nothing(kind: str, spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Cut off or foreign: a DataError that names the archive, and an empty folder."""
+    archive = pack(kind, tmp_path, {f"{n}": random.Random(n).randbytes(5000) for n in range(10)})
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(DataError, match=str(archive)):
+        download.unpack(archive, tmp_path / "out", everything)
+    assert only(tmp_path / "out") == []
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    """Where nothing that is looked for is in it, the message says so."""
+    archive = zip_(tmp_path / "archive.zip", {"other": b""})
+    with pytest.raises(DataError, match="holds none of the files"):
+        download.unpack(archive, tmp_path / "out", lambda _name: None)
+
+
+def test_a_folder_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    """What a user has put there stays."""
+    mine = tmp_path / "out" / "top" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        download.unpack(tar(tmp_path / "archive.tar.gz", {"top/a": b"a"}), tmp_path / "out", everything)
+    assert only(mine.parent) == ["mine"]
