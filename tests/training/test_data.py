@@ -228,7 +228,7 @@ def test_the_real_mnist_has_its_published_counts_and_its_folder_is_left_alone(mn
     data = mnist.load(5000)
     assert state(mnist_folder) == before
     official = data.train + data.validation
-    assert (len(official), len(data.test)) == (60_000, 10_000)
+    assert (len(official), len(data.tests["mnist"])) == (60_000, 10_000)
     assert 5000 <= len(data.validation) < 5010
     assert data.train.inputs.shape[1:] == data.tests["mnist"].inputs.shape[1:] == (28, 28, 1)
     assert official.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
