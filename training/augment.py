@@ -34,6 +34,8 @@ def augment(pictures: Tensor, how: Augment, draws: Tensor | None = None, side: i
     size = [count, channels, side or height, side or width]
     if how == Augment() and list(pictures.shape) == size:
         return pictures
+    if not count:  # affine_grid refuses what a process among many may have of a small batch
+        return pictures.new_empty(size)
     draws = (draw(how, count) if draws is None else draws).to(pictures.device)
     theta = _affine(how, draws, height, width)
     if len(draws) > 5:  # noqa: PLR2004 -- draws beyond those of the affine map

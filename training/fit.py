@@ -280,9 +280,9 @@ def _steps(
             outputs = network(inputs)
         # The mean over this process's examples, weighted so that the mean over processes is the whole batch's.
         share = len(labels) * machine.world.size / len(chosen)
-        loss = loss_of(recipe.loss, outputs.float(), labels)
+        loss = loss_of(recipe.loss, outputs.float(), labels) if len(labels) else outputs.sum()  # none of a small batch
         state.optimiser.zero_grad()
-        (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss if share == 1 else loss * share).backward()
         state.optimiser.step()
         for module in bounded:
             module.bound()

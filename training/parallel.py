@@ -10,11 +10,10 @@ process and nothing here does anything.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as shared
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -75,7 +74,7 @@ class World:
         for index, module in enumerate(network):
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 network[index] = _WholeBatchNorm(module)
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def join() -> World:
@@ -118,19 +117,39 @@ class _WholeBatchNorm(nn.Module):
             self.register_buffer(name, norm.get_buffer(name))
 
     def forward(self, values: Tensor) -> Tensor:
+        shape = [1, -1, *[1] * (values.ndim - 2)]
         mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
         if self.training:
             axes = [0, *range(2, values.ndim)]
             wide = values.float()
-            sums = torch.cat([wide.sum(axes), wide.square().sum(axes), wide.new_tensor([wide[:, 0].numel()])])
-            total: Tensor = shared.all_reduce(sums)  # type: ignore[no-untyped-call]
-            width, count = values.shape[1], total[-1]
-            mean = total[:width] / count
-            var = total[width : 2 * width] / count - mean.square()
+            count = _sum(wide.new_tensor(wide[:, 0].numel()))
+            mean = _sum(wide.sum(axes)) / count
+            centred = wide - mean.view(shape)  # the mean of squares less the square of the mean would cancel
+            var = _sum(centred.square().sum(axes)) / count
             with torch.no_grad():
                 self.get_buffer("num_batches_tracked").add_(1)
                 self.get_buffer("running_mean").lerp_(mean.detach(), self.momentum)
                 self.get_buffer("running_var").lerp_(var.detach() * count / (count - 1), self.momentum)
-        shape = [1, -1, *[1] * (values.ndim - 2)]
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (values * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(values.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """A tensor summed over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, slope: Tensor) -> Tensor:
+        total = slope.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def _sum(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)
+    return total

@@ -13,6 +13,7 @@ from training.evaluate import (
     Mistake,
     expected_calibration_error,
     fit_temperature,
+    in_order,
     logits,
     metrics,
     mistakes,
@@ -111,3 +112,43 @@ def test_logits_are_the_network_s_in_evaluation_mode_however_they_are_batched(
     for batch_size in (1, 4, 23, 1000):
         found = logits(network.train(), normalise(recipe), split, batch_size)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_texts_come_back_in_the_split_s_order(batch_size: int) -> None:
+    """Whatever their lengths, each text's result stands in its place; `run` gets int64 ids without needless padding."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 41, (300, 1), generator=draw)
+    tokens = torch.randint(1, 99, (300, 40), generator=draw, dtype=torch.int32) * (torch.arange(40) < lengths)
+    split = Split(tokens, torch.zeros(300, dtype=torch.int64))
+    widths: list[tuple[int, int]] = []
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        assert batch.dtype == torch.int64
+        assert len(batch) <= batch_size
+        widths.append((batch.shape[1], int((batch != 0).sum(dim=1).max())))
+        return torch.stack([batch.sum(dim=1), batch[:, 0]], dim=1)
+
+    found = in_order(split, run, batch_size)
+    assert torch.equal(found, torch.stack([tokens.sum(dim=1), tokens[:, 0]], dim=1).long())
+    assert all(width == longest for width, longest in widths)
+
+
+def test_long_texts_come_in_small_batches() -> None:
+    """300 texts of 2,000 words: ten at a time, which are 20,000 tokens, though a thousand texts are allowed."""
+    split = Split(torch.ones(300, 2000, dtype=torch.int32), torch.zeros(300, dtype=torch.int64))
+    sizes: list[int] = []
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        return batch[:, 0]
+
+    assert len(in_order(split, run, 1000)) == 300
+    assert sizes == [10] * 30
+
+
+def test_pictures_come_back_in_order() -> None:
+    """Batches of 4 of 10 pictures, put together again."""
+    pictures = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+    split = Split(pictures, torch.zeros(10, dtype=torch.int64))
+    assert in_order(split, lambda batch: batch.flatten(), 4).tolist() == list(range(10))

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn, optim
 
-from training import augment, checkpoint
+from training import augment, checkpoint, evaluate
 from training.data import Split
 from training.errors import RunError
-from training.fit import Epoch, fit, loss_of, seconds, trained
-from training.network import build, normalise
+from training.fit import Epoch, batches, best_epoch, fit, loss_of, resolution, seconds, trained
+from training.network import BoundedLinear, build, normalise
 from training.optimise import optimiser
 from training.recipe import Loss, Recipe
 
@@ -33,6 +33,24 @@ EVERYTHING: dict[str, Any] = {
     "optimiser": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
     "schedule": {"name": "one-cycle"},
     "augment": {"rotate_deg": 10, "shift_px": 1},
+}
+
+
+TEXTS: dict[str, Any] = {
+    "labels": ["down", "up"],
+    "input": {"kind": "text", "length": 12, "vocabulary": 30},
+    "layers": [
+        {"embedding": 6},
+        {"dropout": 0.2},
+        {"windows": [2, 3], "filters": 4},
+        {"dense": 2, "activation": "none", "max_norm": 1.0},
+    ],
+    "epochs": 4,
+    "batch_size": 16,
+    "average_decay": 0.5,
+    "augment": {"word_dropout": 0.1},
+    "optimiser": {"name": "adam", "learning_rate": 0.02},
+    "data": {"name": "mr", "validation": 100},
 }
 
 
@@ -324,99 +342,336 @@ def test_the_seconds_of_a_training_are_the_sum_of_its_epochs(tmp_path: Path) -> 
     assert seconds(tmp_path / "other.pt") == 0.0
 
 
-def test_early_stopping_keeps_the_best_epoch(
-    recipe_with: Callable[..., Recipe],
-    stripes: Callable[..., Split],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def sentences(count: int, seed: int = 0) -> Split:
+    """Texts of 1 to 12 words, of the lower or the upper half of the vocabulary: int32 (count, 12)."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    tokens = torch.randint(2, 16, (count, 12), generator=draw, dtype=torch.int32) + 14 * labels.int().unsqueeze(1)
+    lengths = torch.randint(1, 13, (count, 1), generator=draw)
+    return Split(tokens * (torch.arange(12) < lengths), labels)
+
+
+def worsening(stripes: Callable[..., Split]) -> Split:
+    """A validation split whose labels are all wrong: the better the network, the higher its loss."""
+    split = stripes(30, seed=1)
+    return Split(split.inputs, (split.labels + 1) % 3)
+
+
+def stop_after(epochs: int) -> Callable[[list[Epoch]], None]:
+    """A watcher that kills a training once it has so many epochs behind it."""
+
+    def watch(history: list[Epoch]) -> None:
+        if len(history) == epochs:
+            raise Stop
+
+    return watch
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_training_without_gain_stops_early_with_the_best_weights(
+    patience: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Accuracies 0.5, 0.8, 0.8, 0.7, 0.9 with a patience of 2: no fifth epoch, the second's weights stay."""
-    figures = iter([(3.0, 0.5), (1.0, 0.8), (2.0, 0.8), (0.5, 0.7), (0.0, 0.9)])
-    weights: list[Tensor] = []
-
-    def validate(_recipe: object, state: Any, *_: Any) -> tuple[float, float]:
-        weights.append(state.best_known[0].weight.detach().clone())
-        return next(figures)
-
-    monkeypatch.setattr("training.fit._validate", validate)
-    recipe = recipe_with(epochs=5, early_stopping=2, average_decay=0.5)
-    network = fit(recipe, stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
-    assert len(history(tmp_path / "fit.pt")) == 4
-    assert torch.equal(network.state_dict()["0.weight"], weights[1])
-    again = trained(recipe, tmp_path / "fit.pt")
-    assert torch.equal(again.state_dict()["0.weight"], weights[1])
+    """Where every epoch makes validation worse, it ends `patience` epochs after the first, with the first's weights."""
+    recipe = recipe_with(epochs=9, early_stopping=patience, average_decay=0.5)
+    found = fit(recipe, stripes(100), worsening(stripes), tmp_path / "fit.pt")
+    losses = [epoch["validation_loss"] for epoch in history(tmp_path / "fit.pt")]
+    assert losses == sorted(losses)
+    assert len(losses) == 1 + patience
+    first = fit(recipe_with(epochs=1, average_decay=0.5), stripes(100), None, tmp_path / "first.pt")
+    for network in (found, trained(recipe, tmp_path / "fit.pt")):
+        assert_equal(dict(network.state_dict()), dict(first.state_dict()))
 
 
-def test_progressive_resolution_gives_each_side_its_share_of_the_epochs(
-    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_gains_does_not_stop_early(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Four epochs over two sides: two of each, the first ones small; validation stays at the input's side."""
-    sides: list[tuple[int, int]] = []
-    whole = augment.augment
-
-    def watch(*arguments: Any) -> Tensor:
-        found = whole(*arguments)
-        sides.append((found.shape[2], found.shape[3]))
-        return found
-
-    monkeypatch.setattr("training.augment.augment", watch)
-    square = {"height": 8, "width": 8, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
-    layers = [{"conv": 2, "kernel": 3}, {"pool": "max", "size": "global"}, *LINEAR]
-    recipe = recipe_with(input=square, layers=layers, resolutions=[4, 8], epochs=4, batch_size=64)
-    split = Split(torch.randint(0, 256, (60, 8, 8, 1), dtype=torch.uint8), torch.arange(60) % 3)
-    fit(recipe, split, split, tmp_path / "fit.pt")
-    assert sides == [(4, 4), (4, 4), (8, 8), (8, 8)]
-    assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == [4, 4, 8, 8]
+    """Where every epoch is better than the one before, all are trained and the last is kept."""
+    recipe = recipe_with(epochs=5, early_stopping=1)
+    found = fit(recipe, stripes(100), stripes(30, seed=1), tmp_path / "fit.pt")
+    whole = fit(recipe_with(epochs=5), stripes(100), None, tmp_path / "whole.pt")
+    assert len(history(tmp_path / "fit.pt")) == 5
+    assert_equal(dict(found.state_dict()), dict(whole.state_dict()))
 
 
-def test_mean_squared_error_is_of_probabilities_against_smoothed_labels() -> None:
-    """The sum over classes of (softmax - goal)^2, meaned over the batch."""
-    outputs, labels = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
-    goal = torch.full((5, 3), 0.3 / 3, dtype=torch.float64)
-    goal[torch.arange(5), labels] += 0.7
-    expected = (torch.softmax(outputs, 1) - goal).square().sum(1).mean()
-    how = Loss(name="mean-squared-error", label_smoothing=0.3)
-    torch.testing.assert_close(loss_of(how, outputs, labels), expected)
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_early_stopping_goes_on_as_if_it_had_not_been_killed(
+    epochs: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Killed after any epoch and continued: the best weights, and the epoch to stop at, are those of a whole run."""
+    recipe = recipe_with(**{**EVERYTHING, "epochs": 9}, early_stopping=2)
+    data = (stripes(100), worsening(stripes))
+    whole = fit(recipe, *data, tmp_path / "whole.pt")
+    assert len(history(tmp_path / "whole.pt")) >= 3
+    with pytest.raises(Stop):
+        fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
+    continued = fit(recipe, *data, tmp_path / "stopped.pt")
+    assert_equal(dict(continued.state_dict()), dict(whole.state_dict()))
+    assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
 
 
 @pytest.mark.parametrize(
-    "failure",
-    [MemoryError(), RuntimeError("DefaultCPU: can't allocate memory"), torch.OutOfMemoryError("CUDA")],
+    ("losses", "best"), [([], 0), ([None, None], 2), ([3, 2, 1], 3), ([3, 1, 2], 2), ([1, 1, 1], 1), ([2, None, 1], 3)]
 )
-def test_too_little_memory_ends_with_advice_and_an_intact_checkpoint(
-    failure: Exception,
+def test_among_equal_accuracies_the_best_epoch_is_the_first_of_the_lowest_loss(
+    losses: list[float | None], best: int
+) -> None:
+    """Counted from 1; equal losses are no gain; without a validation split it is the last."""
+    epochs = [
+        Epoch(number, 1.0, 0.5, loss, None if loss is None else 0.5, 10.0, 1.0) for number, loss in enumerate(losses, 1)
+    ]
+    assert best_epoch(epochs) == best
+
+
+def test_the_best_epoch_has_the_highest_accuracy_whatever_its_loss() -> None:
+    """Loss rises while accuracy still grows: the later epoch is the better one."""
+    epochs = [
+        Epoch(number, 1.0, 0.5, loss, accuracy, 10.0, 1.0) for number, loss, accuracy in [(1, 1, 0.7), (2, 3, 0.8)]
+    ]
+    assert best_epoch(epochs) == 2
+
+
+def test_the_pictures_grow_over_the_epochs(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sides 4, 6 and 8 over 7 epochs: each for its share, in the history as in what the network is given."""
+    recipe = recipe_with(
+        layers=[{"conv": 2, "kernel": 3}, {"pool": "average", "size": "global"}, {"flatten": True}, LINEAR[1]],
+        input={"height": 8, "width": 8, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]},
+        resolutions=[4, 6, 8],
+        epochs=7,
+    )
+    pictures = torch.randint(0, 256, (20, 8, 8, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, ...]] = []
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_pre_hook(lambda module, given: seen.append((*given[0].shape, module.training)))
+        return network
+
+    monkeypatch.setattr("training.fit.build", recorded)
+    fit(recipe, Split(pictures, torch.arange(20) % 3), None, tmp_path / "fit.pt")
+    expected = [4, 4, 4, 6, 6, 8, 8]
+    assert [resolution(recipe, number) for number in range(1, 8)] == expected
+    assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == expected
+    assert [shape[:4] for shape in seen if shape[4]] == [(20, 1, side, side) for side in expected]
+    assert {shape[2] for shape in seen if not shape[4]} == {8}  # validation is at the full size
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mean_squared_error_is_of_the_probabilities(smoothing: float) -> None:
+    """The mean over examples of sum_k (p_k - y_k)^2, y one-hot, smoothed to (1 - s) y + s / K."""
+    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 3, 0, 1])
+    scores = np.exp(logits.double().numpy())
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    goal = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
+    found = loss_of(Loss(name="mean-squared-error", label_smoothing=smoothing), logits, labels)
+    assert found.item() == pytest.approx(((probabilities - goal) ** 2).sum(axis=1).mean(), rel=1e-6)
+
+
+def test_mean_squared_error_is_learnt_from(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The loss that a recipe names is the one in its history: at the start, of a guess, about (K - 1) / K."""
+    fit(recipe_with(loss={"name": "mean-squared-error"}), stripes(200), stripes(60, seed=1), tmp_path / "fit.pt")
+    epochs = history(tmp_path / "fit.pt")
+    assert epochs[-1]["loss"] < epochs[0]["loss"] / 2 < 1 / 3
+    assert epochs[-1]["validation_accuracy"] > 0.95
+
+
+def test_bounded_rows_are_never_longer_than_their_bound(
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the second epoch: the message names the epoch and a smaller batch, the first epoch's checkpoint is whole."""
-    recipe, whole = recipe_with(epochs=2), augment.augment
-    fit(recipe_with(epochs=1), stripes(60), None, tmp_path / "fit.pt")
+    """After each step of a high learning rate the rows are at most 0.3 long, and the bound was needed."""
+    lengths: list[tuple[float, float]] = []
+    bound = BoundedLinear.bound
 
-    def fail(*_: Any) -> Tensor:
-        raise failure
+    def longest(layer: nn.Linear) -> float:
+        return float(layer.weight.detach().norm(dim=1).max())
 
-    monkeypatch.setattr("training.augment.augment", fail)
-    with pytest.raises(RunError, match=r"too small for epoch 2 .* checkpoint is of epoch 1\. .*batch_size=16"):
-        fit(recipe, stripes(60), None, tmp_path / "fit.pt")
-    monkeypatch.setattr("training.augment.augment", whole)
-    assert len(history(tmp_path / "fit.pt")) == 1
-    fit(recipe, stripes(60), None, tmp_path / "fit.pt")
-    assert len(history(tmp_path / "fit.pt")) == 2
+    def recorded(layer: BoundedLinear) -> None:
+        before = longest(layer)
+        bound(layer)
+        lengths.append((before, longest(layer)))
+
+    monkeypatch.setattr(BoundedLinear, "bound", recorded)
+    layers = [{"flatten": True}, {"dense": 3, "activation": "none", "max_norm": 0.3}]
+    found = fit(recipe_with(layers=layers), stripes(100), None, tmp_path / "fit.pt")
+    assert len(lengths) == 3 * 4
+    assert max(before for before, _ in lengths) > 0.31
+    assert max(after for _, after in lengths) < 0.3001
+    last = found[-1]
+    assert isinstance(last, nn.Linear)
+    assert longest(last) == pytest.approx(0.3, abs=1e-4)
 
 
-def test_another_runtime_error_is_not_taken_for_too_little_memory(
+def test_texts_come_once_an_epoch_beside_others_of_their_length() -> None:
+    """2,000 texts in batches of 8, sorted within 50 batches each: each text once, beside others of about its length."""
+    split = sentences(2000)
+    assert split.lengths is not None
+    torch.manual_seed(0)
+    found = list(batches(split, 8))
+    assert sorted(torch.cat(found).tolist()) == list(range(2000))
+    assert {len(batch) for batch in found} == {8}
+    spans = [int(split.lengths[batch].max() - split.lengths[batch].min()) for batch in found]
+    assert max(spans) <= 2
+    longest = [int(split.lengths[batch].max()) for batch in found]
+    assert longest != sorted(longest)  # the batches come in a drawn order
+    torch.manual_seed(0)
+    assert_equal(list(batches(split, 8)), found)
+    torch.manual_seed(1)
+    assert not torch.equal(torch.cat(list(batches(split, 8))), torch.cat(found))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(17, 16), (18, 18)])
+def test_a_last_text_alone_is_left_out(count: int, expected: int) -> None:
+    """As with pictures: batch norm has no variance over a single one."""
+    torch.manual_seed(0)
+    assert sum(len(batch) for batch in batches(sentences(count), 8)) == expected
+
+
+def test_words_are_dropped_in_training_only(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About 3 of 10 words become the unknown one while training, padding stays; validation sees every word."""
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0].clone()))
+        return network
+
+    monkeypatch.setattr("training.fit.build", recorded)
+    recipe = recipe_with(**{**TEXTS, "augment": {"word_dropout": 0.3}, "epochs": 2})
+    train = sentences(300)
+    fit(recipe, train, sentences(20, seed=1), tmp_path / "fit.pt")
+    words = torch.cat([tokens[tokens != 0] for tokens in seen[True]])
+    assert len(words) == 2 * int((train.inputs != 0).sum())
+    assert float((words == 1).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert all(bool((tokens != 1).all()) for tokens in seen[False])
+
+
+def test_a_text_recipe_learns(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Words of two halves of a vocabulary are told apart in texts that were not seen."""
+    recipe = recipe_with(**TEXTS)
+    network = fit(recipe, sentences(300), sentences(60, seed=1), tmp_path / "fit.pt")
+    epochs = history(tmp_path / "fit.pt")
+    assert epochs[-1]["validation_accuracy"] > 0.95
+    assert epochs[-1]["resolution"] == 0
+    unseen = sentences(60, seed=2)
+    found = evaluate.logits(network, normalise(recipe), unseen).argmax(dim=1)
+    assert float((found == unseen.labels).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_text_recipe_goes_on_bit_for_bit(epochs: int, recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """With dropped words, dropout, averages and bounded rows: killed and continued ends as never killed."""
+    recipe, data = recipe_with(**TEXTS), (sentences(100), sentences(20, seed=1))
+    fit(recipe, *data, tmp_path / "whole.pt")
+    with pytest.raises(Stop):
+        fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
+    torch.manual_seed(999)  # another process has drawn other numbers
+    fit(recipe, *data, tmp_path / "stopped.pt")
+    assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_too_small_a_memory_is_told_with_a_way_out(
+    error: Exception,
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Our own mistakes come out as they are."""
+    """The message names the batch size, half of it, and the last good checkpoint, which stays as it is."""
+    path = tmp_path / "fit.pt"
+    fit(recipe_with(epochs=1), stripes(100), None, path)
+    before = path.read_bytes()
 
-    def fail(*_: Any) -> Tensor:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    def fail(*_: Any) -> None:
+        raise error
 
-    monkeypatch.setattr("training.augment.augment", fail)
-    with pytest.raises(RuntimeError, match="mat1"):
-        fit(recipe_with(), stripes(60), None, tmp_path / "fit.pt")
+    monkeypatch.setattr("training.fit.loss_of", fail)
+    said = r"for epoch 2 with batches of 32\. The last good checkpoint is of epoch 1\. .* --set batch_size=16"
+    with pytest.raises(RunError, match=said):
+        fit(recipe_with(), stripes(100), None, path)
+    assert path.read_bytes() == before
+
+
+def test_another_error_is_not_taken_for_a_small_memory(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our own mistakes come through as they are."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("training.fit.loss_of", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit(recipe_with(), stripes(100), None, tmp_path / "fit.pt")
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second epoch cannot be saved: a RunError, the first epoch's checkpoint, and the run can go on from it."""
+    path, recipe = tmp_path / "fit.pt", recipe_with()
+    whole = fit(recipe, stripes(100), None, tmp_path / "whole.pt")
+    fit(recipe_with(epochs=1), stripes(100), None, path)
+    before = path.read_bytes()
+
+    def full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.checkpoint.os.fsync", full)
+        with pytest.raises(
+            RunError, match=r"cannot be written: .*No space left on device.* The one before it is intact"
+        ):
+            fit(recipe, stripes(100), None, path)
+    assert path.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"fit.pt", "whole.pt"}
+    assert_equal(dict(fit(recipe, stripes(100), None, path).state_dict()), dict(whole.state_dict()))
+
+
+def test_bfloat16_computes_in_halves_and_keeps_whole_weights(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers give bfloat16 while training and float32 while validating; weights, and the loss, stay float32."""
+    given: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    losses: set[torch.dtype] = set()
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_hook(lambda module, _, output: given[module.training].add(output.dtype))
+        return network
+
+    def watched(how: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+        losses.add(outputs.dtype)
+        return loss_of(how, outputs, labels)
+
+    monkeypatch.setattr("training.fit.build", recorded)
+    monkeypatch.setattr("training.fit.loss_of", watched)
+    found = fit(recipe_with(precision="bfloat16"), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert given == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert losses == {torch.float32}
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}

@@ -143,10 +143,8 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     assert f"python -m training train --resume {folder}" in output.out
     assert f"python -m training publish {folder}" in output.out
     assert re.search(r"validation accuracy \d+\.\d\d% \(n = 30\)", output.out)
-    assert [line.split(":")[0] for line in output.err.splitlines() if line.startswith("epoch")] == [
-        "epoch 1/2",
-        "epoch 2/2",
-    ]
+    told = [line.split(":")[0] for line in output.err.splitlines() if not line.startswith("no points for TensorBoard")]
+    assert told == ["epoch 1/2", "epoch 2/2"]
     before = (folder / "fit.pt").read_bytes()
     assert main(["train", "--resume", str(folder), "--threads", "1"]) == 0
     assert (folder / "fit.pt").read_bytes() == before
