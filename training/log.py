@@ -149,4 +149,4 @@ def _points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
 @cache
 def hint() -> None:
     """Say once a process that TensorBoard is to be had."""
-    say("no points for TensorBoard are written; to have them: pip install 'convoke[tensorboard]'")
+    say("no points for TensorBoard are written; to have them: pip install 'tensorboard>=2.21'")

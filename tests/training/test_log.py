@@ -165,7 +165,7 @@ def test_without_tensorboard_there_is_one_hint(tmp_path: Path, capsys: pytest.Ca
     for stage in ("fit", "refit"):
         with Log(tmp_path, [], stage=stage) as opened:
             opened.write(epoch(1))
-    assert capsys.readouterr().err.count("pip install 'convoke[tensorboard]'") == 1
+    assert capsys.readouterr().err.count("pip install 'tensorboard>=2.21'") == 1
     assert not (tmp_path / log.EVENTS).exists()
 
 
