@@ -28,7 +28,7 @@ from training import recipe as recipes
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from training.fit import Machine
+    from training.parallel import Machine
     from training.run import Result
 
 

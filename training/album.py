@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from training import pictures
 from training.data import Dataset
 from training.errors import RunError
-from training.fit import Epoch
 from training.recipe import Image, Recipe
+from training.state import Epoch
 
 
 def draw(

@@ -12,20 +12,9 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
 from training.initialise import initialise
-from training.recipe import (
-    Activation,
-    Conv,
-    Dense,
-    Dropout,
-    Embedding,
-    Flatten,
-    Layer,
-    LocalResponseNorm,
-    Pool,
-    Recipe,
-    Text,
-    Windows,
-)
+from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, Pool, Windows
+from training.recipe import Recipe, Text
+from training.section import Activation
 from training.shapes import Shape, trace
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}

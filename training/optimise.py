@@ -1,11 +1,13 @@
-"""Optimisers by their textbook names, and the learning rate over the steps of a run."""
+"""What is minimised and how: losses and optimisers by their textbook names, the learning rate over the steps."""
 
 import math
 from collections.abc import Iterable
 
-from torch import nn, optim
+import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
+from torch import Tensor, nn, optim
 
-from training.recipe import SGD, Adadelta, AdaGrad, Adam, AdamW, Optimiser, RMSProp, Schedule
+from training.recipe import SGD, Adadelta, AdaGrad, Adam, AdamW, Loss, Optimiser, RMSProp, Schedule
 
 _START = 1 / 25  # one-cycle's first learning rate, as a share of its highest (Smith & Topin, 2018)
 
@@ -45,3 +47,12 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
             return _START + (1 - _START) * done / schedule.warmup
         case "one-cycle":
             return (1 + math.cos(math.pi * (done - schedule.warmup) / (1 - schedule.warmup))) / 2
+
+
+def loss_of(how: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of logits (N, classes) against labels (N)."""
+    if how.name == "cross-entropy":
+        return F.cross_entropy(outputs, labels, label_smoothing=how.label_smoothing)
+    classes = outputs.shape[1]
+    goal = F.one_hot(labels, classes) * (1 - how.label_smoothing) + how.label_smoothing / classes
+    return (torch.softmax(outputs, dim=1) - goal).square().sum(dim=1).mean()

@@ -9,7 +9,7 @@ process and nothing here does anything.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -75,6 +75,14 @@ class World:
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 network[index] = _WholeBatchNorm(module)
         return DistributedDataParallel(network, forward_sync_buffers=False)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training computes on: a device, and the processes that share the work."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    world: World = field(default_factory=World)
 
 
 def join() -> World:

@@ -2,7 +2,6 @@
 
 A recipe is a TOML file that reads like the table in a paper: the input, the layers from first to last, and every
 hyper-parameter of the training. `load` turns it into a frozen `Recipe` or refuses it in lines that name the key.
-What a layer computes stands in `shapes`, how torch builds it in `network`.
 """
 
 import difflib
@@ -10,149 +9,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.errors import RecipeError
+from training.faults import Faults
+from training.layers import LAYERS, Layer
+from training.section import Activation, Count, Fraction, NotNegative, Positive, Section, count_or
 
 RECIPES = Path(__file__).parent / "recipes"
-
-Activation = Literal["relu", "sigmoid", "tanh", "softmax", "none"]
-Count = Annotated[int, Field(ge=1)]
-Padding = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of a recipe: no unknown keys, no conversions between types, no change once it is made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _count_or(word: str, meaning: str) -> BeforeValidator:
-    """A whole number from 1, or one word; refused in one line, where a union would give one a member."""
-
-    def check(value: Any) -> Any:
-        if value == word or (type(value) is int and value >= 1):
-            return value
-        raise ValueError(f"{value!r} is refused: expected a whole number from 1, or {word!r} for {meaning}")
-
-    return BeforeValidator(check)
-
-
-class Conv(Section):
-    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias.
-
-    With `groups`, each share of the filters sees only its share of the channels (Krizhevsky et al., 2012, figure 2).
-    """
-
-    conv: Count
-    kernel: Count
-    stride: Count = 1
-    padding: Padding = 0
-    groups: Count = 1
-    batch_norm: bool = False
-    activation: Activation | None = None
-
-
-class Pool(Section):
-    """Max or average pooling over `size` x `size`, or over the whole map where `size` is "global".
-
-    The stride is the size where none is given; a smaller one makes the windows overlap (Krizhevsky et al., 2012).
-    """
-
-    pool: Literal["max", "average"]
-    size: Annotated[int | Literal["global"], _count_or("global", "the whole map")]
-    stride: Count | None = None
-
-    @model_validator(mode="after")
-    def _global_has_no_stride(self) -> "Pool":
-        if self.size == "global" and self.stride is not None:
-            raise ValueError('size = "global" is one window: it takes no stride')
-        return self
-
-
-class LocalResponseNorm(Section):
-    """Local response normalisation across `lrn` neighbouring channels (Krizhevsky et al., 2012, section 3.3).
-
-    b = a / (k + alpha * sum of a^2 over the neighbours)^beta, with the paper's constants as defaults.
-    """
-
-    lrn: Count
-    k: Positive = 2.0
-    alpha: Positive = 1e-4
-    beta: Positive = 0.75
-
-
-class Flatten(Section):
-    """(C, H, W) -> (C*H*W)."""
-
-    flatten: Literal[True]
-
-
-class Dense(Section):
-    """A fully connected layer of `dense` units; with `batch_norm` it carries no bias."""
-
-    dense: Count
-    batch_norm: bool = False
-    activation: Activation | None = None
-    max_norm: Positive | None = None
-    """After each step, rows of weights longer than this are scaled back to it (Hinton et al., 2012)."""
-
-
-class Dropout(Section):
-    """Sets each value to zero with probability `dropout` while training."""
-
-    dropout: Fraction
-
-
-class Embedding(Section):
-    """A vector of `embedding` values for each token; padding's is 0 and stays so. (L) -> (E, L)."""
-
-    embedding: Count
-
-
-class Windows(Section):
-    """Parallel 1-D convolutions, `filters` of each width in `windows`, then pooling over time (Kim, 2014).
-
-    (E, L) -> (len(windows) * filters), or twice that where `over_time` is "both", the maximum and the average.
-    """
-
-    windows: Annotated[list[Count], Field(min_length=1)]
-    filters: Count
-    over_time: Literal["max", "average", "both"] = "max"
-    activation: Activation | None = None
-
-
-LAYERS: dict[str, type[Section]] = {
-    "conv": Conv,
-    "pool": Pool,
-    "flatten": Flatten,
-    "dense": Dense,
-    "dropout": Dropout,
-    "lrn": LocalResponseNorm,
-    "embedding": Embedding,
-    "windows": Windows,
-}
-
-
-def _layer_kind(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
-    return next((kind for kind in LAYERS if kind in keys), None)
-
-
-Layer = Annotated[
-    Annotated[Conv, Tag("conv")]
-    | Annotated[Pool, Tag("pool")]
-    | Annotated[Flatten, Tag("flatten")]
-    | Annotated[Dense, Tag("dense")]
-    | Annotated[Dropout, Tag("dropout")]
-    | Annotated[LocalResponseNorm, Tag("lrn")]
-    | Annotated[Embedding, Tag("embedding")]
-    | Annotated[Windows, Tag("windows")],
-    Discriminator(_layer_kind),
-]
 
 
 class Image(Section):
@@ -315,7 +179,7 @@ class Schedule(Section):
 
     name: Literal["constant", "cosine", "one-cycle", "step"] = "constant"
     warmup: Fraction = 0.3
-    milestones: list[Fraction] = [0.5, 0.75]
+    milestones: list[Fraction] = Field(default=[0.5, 0.75])
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
@@ -353,7 +217,7 @@ class Recipe(Section):
     activation: Activation = "relu"
     layers: Annotated[list[Layer], Field(min_length=1)]
     epochs: Count
-    batch_size: Annotated[int | Literal["full"], _count_or("full", "all of the training split")]
+    batch_size: Annotated[int | Literal["full"], count_or("full", "all of the training split")]
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 computes in mixed precision; auto takes it where a check at the start finds it right and faster."""
@@ -390,17 +254,7 @@ class Recipe(Section):
         return self
 
 
-_TAGS: dict[str, dict[str, type[Section]]] = {"optimiser": OPTIMISERS, "input": INPUTS}
-SECTIONS: dict[str, type[Section]] = {
-    **LAYERS,
-    **OPTIMISERS,
-    **INPUTS,
-    **{
-        key: field.annotation
-        for key, field in Recipe.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    },
-}
+_UNIONS: dict[str, dict[str, type[Section]]] = {"layers": LAYERS, "optimiser": OPTIMISERS, "input": INPUTS}
 
 
 def names() -> list[str]:
@@ -440,7 +294,8 @@ def parse(table: Any) -> Recipe:
         return Recipe.model_validate(table)
     except ValidationError as error:
         name = table.get("name", "recipe") if isinstance(table, dict) else "recipe"
-        raise RecipeError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from error
+        faults = Faults(Recipe, _UNIONS)
+        raise RecipeError("\n".join(f"{name}: {faults.explain(fault)}" for fault in error.errors())) from error
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -458,60 +313,3 @@ def _override(table: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override!r}: {part!r} is not a table of the recipe")
     table[last] = value
-
-
-def _explain(fault: Any) -> str:  # noqa: PLR0911 -- one return a kind of fault
-    """One line for one of pydantic's faults, in the recipe's own terms."""
-    where, section = _place(fault["loc"])
-    match fault["type"]:
-        case "extra_forbidden":
-            return f"{where}: unknown key{_choices(str(fault['loc'][-1]), _keys(section))}"
-        case "missing":
-            return f"{where}: this key is missing"
-        case "union_tag_not_found":
-            if fault["loc"][0] != "layers":
-                return f"{where}: the key 'name' is missing; allowed: {', '.join(OPTIMISERS)}"
-            if not isinstance(fault["input"], dict):
-                return f"{where}: {fault['input']!r} is no layer; expected a table like {{ dense = 10 }}"
-            given = ", ".join(fault["input"])
-            near = [hit for key in fault["input"] for hit in difflib.get_close_matches(str(key), LAYERS, n=1)]
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            return f"{where}: no kind of layer has the keys {given}; {hint}allowed: {', '.join(LAYERS)}"
-        case "union_tag_invalid":
-            key, known = ("kind", INPUTS) if fault["loc"][0] == "input" else ("name", OPTIMISERS)
-            return f"{where}.{key}: {fault['ctx']['tag']!r} is not known{_choices(fault['ctx']['tag'], known)}"
-        case "literal_error":
-            allowed = fault["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return f"{where}: {fault['input']!r} is not known{_choices(str(fault['input']), allowed)}"
-        case "value_error":
-            return f"{where}: {fault['ctx']['error']}" if fault["loc"] else str(fault["ctx"]["error"])
-        case _:
-            return f"{where}: {fault['input']!r} is refused: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _place(loc: tuple[int | str, ...]) -> tuple[str, type[Section]]:
-    """Where a fault lies, as a user writes it (`layers[2].kernel`, counted from 1), and the section around it."""
-    section: type[Section] = Recipe
-    words: list[str] = []
-    for position, part in enumerate(loc):
-        before = loc[position - 1] if position else None
-        is_tag = (isinstance(before, int) and part in LAYERS) or part in _TAGS.get(str(before), {})
-        if isinstance(part, int):
-            words[-1] += f"[{part + 1}]"
-        elif is_tag:
-            words[-1] += f" ({part})" if isinstance(before, int) else ""
-        else:
-            words.append(part)
-        if isinstance(part, str) and part in SECTIONS and (is_tag or position == 0):
-            section = SECTIONS[part]
-    return ".".join(words) or "recipe", section
-
-
-def _keys(section: type[Section]) -> list[str]:
-    return [key for key in section.model_fields if section is not Recipe or key != "name"]
-
-
-def _choices(given: str, allowed: Any) -> str:
-    near = difflib.get_close_matches(given, list(allowed), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"; {hint}allowed: {', '.join(allowed)}"

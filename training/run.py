@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from service.manifest import Metrics
-from training import album, evaluate, fit, parallel, precision
+from training import album, evaluate, fit, parallel, precision, state
 from training.data import Dataset, Split, catalogue
 from training.errors import RecipeError, RunError
-from training.fit import Machine
 from training.log import Log
 from training.network import normalise
+from training.parallel import Machine
 from training.progress import say
 from training.recipe import Image, Recipe, parse
 
@@ -137,12 +137,12 @@ def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
     validation = evaluate.metrics(probabilities, data.validation.labels)
     if on.world.leads:
-        album.draw(folder / PICTURES, recipe, network, data, logits, temperature, fit.history(folder / FIT))
+        album.draw(folder / PICTURES, recipe, network, data, logits, temperature, state.history(folder / FIT))
     if recipe.data.refit:
         if on.world.leads:
             say(f"validation accuracy {validation.accuracy:.2%}; now once more, with the validation split")
         _fit(folder, recipe, data.train + data.validation, None, REFIT, on)
-    seconds = sum(fit.seconds(folder / name) for name in CHECKPOINTS)
+    seconds = sum(state.seconds(folder / name) for name in CHECKPOINTS)
     return Result(temperature, validation, seconds, data.fingerprint, _hardware(on))
 
 
@@ -169,7 +169,7 @@ def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
             (test,) = data.tests.values()
             probabilities = torch.softmax(evaluate.logits(network, scale, test) / temperature, dim=1).numpy()
             metrics = evaluate.metrics(probabilities, test.labels)
-            found = _Fold(metrics, fit.seconds(folder / f"{name}.pt"), data.fingerprint)
+            found = _Fold(metrics, state.seconds(folder / f"{name}.pt"), data.fingerprint)
             if on.world.leads:
                 _write(folder / f"{name}.json", {**vars(found), "metrics": metrics.model_dump()})
                 (folder / f"{name}.pt").unlink()
@@ -217,7 +217,7 @@ def _fit(folder: Path, recipe: Recipe, train: Split, validation: Split | None, n
     """Fit with a log beside the checkpoint."""
     log: Log | None = None
 
-    def watch(history: list[fit.Epoch]) -> None:
+    def watch(history: list[state.Epoch]) -> None:
         nonlocal log
         if log is None:
             log = Log(folder, [vars(epoch) for epoch in history], Path(name).stem)
@@ -268,7 +268,7 @@ def finished(folder: Path) -> tuple[nn.Sequential, Result]:
         ) from error
     if result.folds:
         raise RunError(f"{folder}: is a cross-validation: it measures a recipe and leaves no model to publish")
-    return fit.trained(recipe, folder / (REFIT if recipe.data.refit else FIT)), result
+    return state.trained(recipe, folder / (REFIT if recipe.data.refit else FIT)), result
 
 
 def load(recipe: Recipe) -> Dataset:

@@ -10,19 +10,8 @@ from functools import singledispatch
 from math import prod
 
 from training.errors import RecipeError
-from training.recipe import (
-    Conv,
-    Dense,
-    Dropout,
-    Embedding,
-    Flatten,
-    Layer,
-    LocalResponseNorm,
-    Pool,
-    Recipe,
-    Text,
-    Windows,
-)
+from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, Pool, Windows
+from training.recipe import Recipe, Text
 
 _PLAIN = {"none", "softmax"}  # a softmax at the end stands in the loss and in the exported graph
 

@@ -13,12 +13,14 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn, optim
 
 from training import augment, checkpoint, evaluate
+from training.batch import batches, resolution
 from training.data import Split
 from training.errors import RunError
-from training.fit import Epoch, batches, best_epoch, fit, loss_of, resolution, seconds, trained
+from training.fit import fit
 from training.network import BoundedLinear, build, normalise
-from training.optimise import optimiser
+from training.optimise import loss_of, optimiser
 from training.recipe import Loss, Recipe
+from training.state import Epoch, best_epoch, seconds, trained
 
 LINEAR = [{"flatten": True}, {"dense": 3, "activation": "none"}]
 EVERYTHING: dict[str, Any] = {
@@ -103,7 +105,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
         made.register_step_post_hook(record)
         return made
 
-    monkeypatch.setattr("training.fit.optimiser", recorded)
+    monkeypatch.setattr("training.state.optimiser", recorded)
     return taken
 
 
@@ -448,7 +450,7 @@ def test_the_pictures_grow_over_the_epochs(
         network.register_forward_pre_hook(lambda module, given: seen.append((*given[0].shape, module.training)))
         return network
 
-    monkeypatch.setattr("training.fit.build", recorded)
+    monkeypatch.setattr("training.state.build", recorded)
     fit(recipe, Split(pictures, torch.arange(20) % 3), None, tmp_path / "fit.pt")
     expected = [4, 4, 4, 6, 6, 8, 8]
     assert [resolution(recipe, number) for number in range(1, 8)] == expected
@@ -544,7 +546,7 @@ def test_words_are_dropped_in_training_only(
         network.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0].clone()))
         return network
 
-    monkeypatch.setattr("training.fit.build", recorded)
+    monkeypatch.setattr("training.state.build", recorded)
     recipe = recipe_with(**{**TEXTS, "augment": {"word_dropout": 0.3}, "epochs": 2})
     train = sentences(300)
     fit(recipe, train, sentences(20, seed=1), tmp_path / "fit.pt")
@@ -601,7 +603,7 @@ def test_too_small_a_memory_is_told_with_a_way_out(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("training.fit.loss_of", fail)
+    monkeypatch.setattr("training.epoch.loss_of", fail)
     said = r"for epoch 2 with batches of 32\. The last good checkpoint is of epoch 1\. .* --set batch_size=16"
     with pytest.raises(RunError, match=said):
         fit(recipe_with(), stripes(100), None, path)
@@ -619,7 +621,7 @@ def test_another_error_is_not_taken_for_a_small_memory(
     def fail(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("training.fit.loss_of", fail)
+    monkeypatch.setattr("training.epoch.loss_of", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         fit(recipe_with(), stripes(100), None, tmp_path / "fit.pt")
 
@@ -669,8 +671,8 @@ def test_bfloat16_computes_in_halves_and_keeps_whole_weights(
         losses.add(outputs.dtype)
         return loss_of(how, outputs, labels)
 
-    monkeypatch.setattr("training.fit.build", recorded)
-    monkeypatch.setattr("training.fit.loss_of", watched)
+    monkeypatch.setattr("training.state.build", recorded)
+    monkeypatch.setattr("training.epoch.loss_of", watched)
     found = fit(recipe_with(precision="bfloat16"), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
     assert given == {True: {torch.bfloat16}, False: {torch.float32}}
     assert losses == {torch.float32}

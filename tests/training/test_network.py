@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from training.layers import Conv, Dense, Dropout, LocalResponseNorm, Pool, Windows
 from training.network import (
     BoundedLinear,
     Embed,
@@ -24,7 +25,7 @@ from training.network import (
     layer_modules,
     normalise,
 )
-from training.recipe import Conv, Dense, Dropout, LocalResponseNorm, Pool, Recipe, Windows
+from training.recipe import Recipe
 
 TEXT: dict[str, Any] = {"kind": "text", "length": 9, "vocabulary": 30}
 WORDS: list[dict[str, Any]] = [

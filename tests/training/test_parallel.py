@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training import checkpoint, fit
+from training import checkpoint, fit, parallel, state
 from training.data import Split
 from training.errors import RecipeError, RunError
 from training.parallel import World, _WholeBatchNorm, join, leave
@@ -154,7 +154,7 @@ def fit_first_epoch(recipe: Recipe, train: Split, validation: Split, path: Path)
     class Stop(Exception):
         pass
 
-    def stop(history: list[fit.Epoch]) -> None:
+    def stop(history: list[state.Epoch]) -> None:
         if history:
             raise Stop
 
@@ -219,7 +219,7 @@ def test_a_batch_smaller_than_the_processes_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some process would have nothing to learn from in any batch."""
-    machine = fit.Machine(world=World(0, 3))
+    machine = parallel.Machine(world=World(0, 3))
     monkeypatch.setattr(World, "wait", lambda _self: None)
     with pytest.raises(RecipeError, match="2 is less than the 3 processes"):
         fit.fit(recipe_with(batch_size=2), stripes(20), None, tmp_path / "fit.pt", machine=machine)

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from training import recipe as recipes
 from training.errors import RecipeError
-from training.recipe import SGD, AdaGrad, Image, Pool, Recipe, load, parse
+from training.layers import Pool
+from training.recipe import SGD, AdaGrad, Image, Recipe, load, parse
 from training.shapes import trace
 
 FLAT: dict[str, Any] = {"flatten": True}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from service.manifest import Metrics
-from training import evaluate, fit, run
+from training import evaluate, fit, run, state
 from training.data import Dataset, Split, catalogue
 from training.errors import RecipeError, RunError
 from training.network import normalise
@@ -83,7 +83,7 @@ def test_a_finished_run_knows_its_network_and_what_it_is_worth(
         "metrics.jsonl",
         *(["refit.pt", "metrics-refit.jsonl"] if refit else []),
     }
-    first = fit.trained(recipe, folder / "fit.pt")
+    first = state.trained(recipe, folder / "fit.pt")
     outputs = evaluate.logits(first, normalise(recipe), data.validation)
     probabilities = torch.softmax(outputs / result.temperature, dim=1).numpy()
     assert result.temperature == evaluate.fit_temperature(outputs, data.validation.labels)
@@ -253,11 +253,11 @@ def test_a_full_disk_at_the_log_keeps_the_run(
         patch.setattr("training.log.os", SimpleNamespace(fsync=full))
         with pytest.raises(RunError, match=f"No space left on device.* train --resume {folder}"):
             run.train(folder)
-    assert len(fit.history(folder / "fit.pt")) == failing - 1
+    assert len(state.history(folder / "fit.pt")) == failing - 1
     run.train(folder)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
-    assert [json.loads(line) for line in lines] == [vars(epoch) for epoch in fit.history(folder / "fit.pt")]
+    assert [json.loads(line) for line in lines] == [vars(epoch) for epoch in state.history(folder / "fit.pt")]
 
 
 FOLDS = 3
@@ -329,7 +329,7 @@ def test_a_cross_validation_goes_on_with_the_fold_it_was_killed_in(
     whole_fit, whole_fold = fit.fit, catalogue.fold
 
     def killed(*arguments: Any, **more: Any) -> Any:
-        def watch(history: list[fit.Epoch]) -> None:
+        def watch(history: list[state.Epoch]) -> None:
             more["watch"](history)
             if len(history) == 1 and arguments[3].stem == "fold-02":
                 raise Stop

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from training.errors import RecipeError
+from training.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool
 from training.network import Served, build, layer_modules, normalise
-from training.recipe import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool, Recipe, Text, load, names
+from training.recipe import Recipe, Text, load, names
 from training.shapes import LayerShape, layer_shape, table, trace
 
 TEXTBOOK = [

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from training import augment, evaluate, fit
+from training import augment, batch, evaluate, fit, state
 from training.data import Split
+from training.layers import Dense, Windows
 from training.network import BoundedLinear, Embed, Embedded, EmbeddedDropout, ParallelWindows, build, normalise
-from training.recipe import Dense, Recipe, Windows
+from training.recipe import Recipe
 
 TEXT: dict[str, Any] = {
     "labels": ["no", "yes"],
@@ -178,7 +179,7 @@ def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[...
     (last,) = [module for module in whole if isinstance(module, BoundedLinear)]
     assert float(last.weight.detach().norm(dim=1).max()) <= 2.0 + 1e-5
 
-    def stop(history: list[fit.Epoch]) -> None:
+    def stop(history: list[state.Epoch]) -> None:
         if len(history) == 2:
             raise KeyboardInterrupt
 
@@ -193,7 +194,7 @@ def test_each_text_comes_once_an_epoch_beside_texts_like_it() -> None:
     """Batches hold every example once; within a batch lengths differ less than in a random one."""
     split = toy(64)
     torch.manual_seed(0)
-    batches = list(fit.batches(split, 8))
+    batches = list(batch.batches(split, 8))
     assert sorted(torch.cat(batches).tolist()) == list(range(64))
     lengths = split.lengths
     assert lengths is not None

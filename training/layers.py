@@ -1,0 +1,124 @@
+"""The layers that a recipe's stack may hold, each a table that its first key names.
+
+What a layer computes stands in `shapes`, how torch builds it in `network`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from training.section import Activation, Count, Fraction, Padding, Positive, Section, count_or
+
+
+class Conv(Section):
+    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias.
+
+    With `groups`, each share of the filters sees only its share of the channels (Krizhevsky et al., 2012, figure 2).
+    """
+
+    conv: Count
+    kernel: Count
+    stride: Count = 1
+    padding: Padding = 0
+    groups: Count = 1
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+
+class Pool(Section):
+    """Max or average pooling over `size` x `size`, or over the whole map where `size` is "global".
+
+    The stride is the size where none is given; a smaller one makes the windows overlap (Krizhevsky et al., 2012).
+    """
+
+    pool: Literal["max", "average"]
+    size: Annotated[int | Literal["global"], count_or("global", "the whole map")]
+    stride: Count | None = None
+
+    @model_validator(mode="after")
+    def _global_has_no_stride(self) -> "Pool":
+        if self.size == "global" and self.stride is not None:
+            raise ValueError('size = "global" is one window: it takes no stride')
+        return self
+
+
+class LocalResponseNorm(Section):
+    """Local response normalisation across `lrn` neighbouring channels (Krizhevsky et al., 2012, section 3.3).
+
+    b = a / (k + alpha * sum of a^2 over the neighbours)^beta, with the paper's constants as defaults.
+    """
+
+    lrn: Count
+    k: Positive = 2.0
+    alpha: Positive = 1e-4
+    beta: Positive = 0.75
+
+
+class Flatten(Section):
+    """(C, H, W) -> (C*H*W)."""
+
+    flatten: Literal[True]
+
+
+class Dense(Section):
+    """A fully connected layer of `dense` units; with `batch_norm` it carries no bias."""
+
+    dense: Count
+    batch_norm: bool = False
+    activation: Activation | None = None
+    max_norm: Positive | None = None
+    """After each step, rows of weights longer than this are scaled back to it (Hinton et al., 2012)."""
+
+
+class Dropout(Section):
+    """Sets each value to zero with probability `dropout` while training."""
+
+    dropout: Fraction
+
+
+class Embedding(Section):
+    """A vector of `embedding` values for each token; padding's is 0 and stays so. (L) -> (E, L)."""
+
+    embedding: Count
+
+
+class Windows(Section):
+    """Parallel 1-D convolutions, `filters` of each width in `windows`, then pooling over time (Kim, 2014).
+
+    (E, L) -> (len(windows) * filters), or twice that where `over_time` is "both", the maximum and the average.
+    """
+
+    windows: Annotated[list[Count], Field(min_length=1)]
+    filters: Count
+    over_time: Literal["max", "average", "both"] = "max"
+    activation: Activation | None = None
+
+
+LAYERS: dict[str, type[Section]] = {
+    "conv": Conv,
+    "pool": Pool,
+    "flatten": Flatten,
+    "dense": Dense,
+    "dropout": Dropout,
+    "lrn": LocalResponseNorm,
+    "embedding": Embedding,
+    "windows": Windows,
+}
+
+
+def _layer_kind(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Section) else ()
+    return next((kind for kind in LAYERS if kind in keys), None)
+
+
+Layer = Annotated[
+    Annotated[Conv, Tag("conv")]
+    | Annotated[Pool, Tag("pool")]
+    | Annotated[Flatten, Tag("flatten")]
+    | Annotated[Dense, Tag("dense")]
+    | Annotated[Dropout, Tag("dropout")]
+    | Annotated[LocalResponseNorm, Tag("lrn")]
+    | Annotated[Embedding, Tag("embedding")]
+    | Annotated[Windows, Tag("windows")],
+    Discriminator(_layer_kind),
+]
