@@ -13,7 +13,7 @@ import logging
 import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import asgi, settings
@@ -49,7 +49,7 @@ class Convoke:
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)
         self._loading: asyncio.Task[None] | None = None
-        self.asgi = asgi.application(
+        self.asgi = asgi.Application(
             [
                 *classify.routes(self._predictor, chosen),
                 *models.routes(self._repository),
@@ -83,6 +83,9 @@ class Convoke:
             logger.info("ready")
 
 
+Convoke.add_asgi_middleware(asgi.Bypass, ours=lambda: bentoml.get_current_service().asgi)  # type: ignore[attr-defined]
+
+
 def _spare_the_collector() -> None:
     """Keep Python's garbage collector from walking the whole worker again and again.
 
@@ -95,7 +98,7 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _metrics_route(metrics: Metrics) -> BaseRoute:
+def _metrics_route(metrics: Metrics) -> Route:
     async def text(_request: Request) -> Response:
         return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE)
 

@@ -18,7 +18,12 @@ ServiceError
     └── ManifestError   its manifest cannot be read
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+_NONE: Mapping[str, str] = {}
+_SOON = {"Retry-After": "1"}
+_CLOSE = {"Connection": "close"}
 
 
 class ServiceError(Exception):
@@ -26,7 +31,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    headers: ClassVar[dict[str, str]] = {}
+    headers: Mapping[str, str] = _NONE
 
     def body(self) -> dict[str, str]:
         """The error as it stands in an answer."""
@@ -56,12 +61,16 @@ class MethodNotAllowed(ServiceError):
 
     status, code = 405, "method_not_allowed"
 
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = {"Allow": allowed}
+
 
 class SlowBody(ServiceError):
     """The body did not arrive in time."""
 
     status, code = 408, "slow_body"
-    headers: ClassVar[dict[str, str]] = {"Connection": "close"}
+    headers = _CLOSE
 
 
 class TooLarge(ServiceError):
@@ -86,7 +95,7 @@ class Overloaded(ServiceError):
     """The queue of a model is full."""
 
     status, code = 429, "overloaded"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+    headers = _SOON
 
 
 class InferenceFailed(ServiceError):
@@ -99,7 +108,7 @@ class NotReady(ServiceError):
     """The models are not loaded yet."""
 
     status, code = 503, "not_ready"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+    headers = _SOON
 
 
 class DeadlineExceeded(ServiceError):

@@ -68,6 +68,11 @@ class Metrics:
             registry=registry,
         )
 
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self.requests.labels(route, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

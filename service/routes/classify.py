@@ -5,7 +5,7 @@ import time
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from service.errors import InvalidRequest, ServiceError
 from service.predictor import Answer, Prediction, Predictor
@@ -13,7 +13,7 @@ from service.routes import body
 from service.settings import Settings
 
 
-def routes(predictor: Predictor, settings: Settings) -> list[BaseRoute]:
+def routes(predictor: Predictor, settings: Settings) -> list[Route]:
     """The routes of this front end."""
 
     async def classify(request: Request) -> JSONResponse:

@@ -4,12 +4,12 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from service.repository import Repository, Version
 
 
-def routes(repository: Repository) -> list[BaseRoute]:
+def routes(repository: Repository) -> list[Route]:
     """The routes of this front end."""
 
     async def listing(_request: Request) -> JSONResponse:

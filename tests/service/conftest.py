@@ -40,7 +40,7 @@ def application(*, load: bool = True, **settings: Any) -> ASGIApp:
     metrics = Metrics(CollectorRegistry())
     repository = Repository(chosen, metrics)
     predictor = Predictor(repository, chosen, metrics)
-    app = asgi.application([*classify.routes(predictor, chosen), *models.routes(repository)], metrics)
+    app = asgi.Application([*classify.routes(predictor, chosen), *models.routes(repository)], metrics)
     if load:
         repository.load()
     return app
