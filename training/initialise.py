@@ -12,13 +12,16 @@ def initialise(network: nn.Module, how: Initialise) -> None:
 
     With fans n_in and n_out: Xavier (Glorot & Bengio, 2010, eq. 16) has variance 2/(n_in + n_out), uniform within
     sqrt(6/(n_in + n_out)); He (He et al., 2015, eq. 10) has variance 2/n_in, uniform within sqrt(6/n_in).
-    `pytorch` keeps the library's own: uniform within 1/sqrt(n_in), biases too.
+    `fixed` has one standard deviation, or one bound, for all layers. `pytorch` keeps the library's own: uniform within
+    1/sqrt(n_in), biases too.
     """
     draws: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
         ("xavier", "normal"): nn.init.xavier_normal_,
         ("xavier", "uniform"): nn.init.xavier_uniform_,
         ("he", "normal"): lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
         ("he", "uniform"): lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
+        ("fixed", "normal"): lambda weight: nn.init.normal_(weight, std=how.spread),
+        ("fixed", "uniform"): lambda weight: nn.init.uniform_(weight, -how.spread, how.spread),
     }
     if how.name in {"pytorch", "pretrained"}:
         return

@@ -80,17 +80,28 @@ class Data(Section):
     """Side in pixels at which training photos are kept; above the input's it leaves detail for crops."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cross-validate: train once for each of so many tenths (or other shares) of all examples, tested on it."""
+    repeat: dict[Literal["imdb", "mr", "sst2"], Count] = Field(default={})
+    """How often the training texts of a source of `reviews` are seen in an epoch; once where it is not named."""
+
+    @model_validator(mode="after")
+    def _repeat_is_for_several_sources(self) -> "Data":
+        if self.repeat and self.name != "reviews":
+            raise ValueError(f"repeat weighs the sources of 'reviews' against each other; {self.name!r} is one source")
+        return self
 
 
 class Initialise(Section):
     """Weights at the start: PyTorch's own, Glorot & Bengio (2010) or He et al. (2015), normal or uniform.
 
+    `fixed` gives all layers the same `spread`: the standard deviation of the normal, the bound of the uniform
+    distribution (Krizhevsky et al., 2012, have 0.01).
     `pretrained` takes all layers but the last from a file of weights that torch can read, downloaded from `url`;
     `sha256` is its checksum or the first digits of it. The last layer is drawn as PyTorch does.
     """
 
-    name: Literal["pytorch", "xavier", "he", "pretrained"] = "pytorch"
+    name: Literal["pytorch", "xavier", "he", "fixed", "pretrained"] = "pytorch"
     distribution: Literal["normal", "uniform"] = "uniform"
+    spread: Positive = 0.01
     url: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
     freeze: bool = False

@@ -42,7 +42,23 @@ def test_weights_have_the_variance_and_bounds_of_the_paper(
         assert within == pytest.approx(math.erf(math.sqrt(0.5)), abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["xavier", "he"])
+@pytest.mark.parametrize(("make", "_n_in", "_n_out"), LAYERS)
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_a_fixed_spread_is_that_of_every_layer(
+    distribution: str, make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], _n_in: int, _n_out: int
+) -> None:
+    """`fixed`: normal with the standard deviation `spread`, or uniform within it, whatever the fans are."""
+    torch.manual_seed(0)
+    layer = make()
+    how = Initialise.model_validate({"name": "fixed", "distribution": distribution, "spread": 0.02})
+    initialise(nn.Sequential(layer), how)
+    weights = layer.weight.detach().double()
+    deviation = 0.02 if distribution == "normal" else 0.02 / math.sqrt(3)
+    assert weights.std().item() == pytest.approx(deviation, rel=0.01)
+    assert (weights.abs().max().item() <= 0.02 * (1 + 1e-6)) == (distribution == "uniform")
+
+
+@pytest.mark.parametrize("name", ["xavier", "he", "fixed"])
 def test_biases_are_zero(name: str) -> None:
     """Convolutions and dense layers start without bias, at any depth; batch norm keeps its ones and zeros."""
     network = nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 3)), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))

@@ -185,6 +185,22 @@ def test_the_vocabulary_is_the_training_split_s_alone() -> None:
 
 
 @pytest.mark.usefixtures("corpora")
+def test_a_source_is_seen_as_often_as_the_recipe_says() -> None:
+    """`repeat` multiplies the training texts of that source alone; vocabulary and other splits stay as they are."""
+    plain = reviews.load(Data(name="reviews", validation=100), SPEC)
+    twice = reviews.load(Data(name="reviews", validation=100, repeat={"mr": 2}), SPEC)
+    assert twice.tokenizer == plain.tokenizer
+    assert torch.equal(twice.validation.inputs, plain.validation.inputs)
+    mr = reviews.load(Data(name="mr", validation=100), SPEC)
+    texts, counts = torch.unique(twice.train.inputs, dim=0, return_counts=True)
+    assert len(texts) == len(plain.train)
+    assert set(counts.tolist()) == {1, 2}
+    assert int((counts == 2).sum()) == pytest.approx(len(mr.train) + len(mr.validation), abs=100)
+    with pytest.raises(ValueError, match="'imdb' is one source"):
+        Data(name="imdb", validation=100, repeat={"imdb": 2})
+
+
+@pytest.mark.usefixtures("corpora")
 def test_folds_part_the_whole_corpus() -> None:
     """Each text is tested on in one fold and, but for the validation split, learnt from in all others."""
     data = Data(name="mr", validation=100, folds=5)

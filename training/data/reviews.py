@@ -70,8 +70,8 @@ def load(data: recipe.Data, spec: recipe.Text) -> Dataset:
     """The splits of imdb, mr, sst2, or of `reviews`: all three together, tested on each alone.
 
     `data.validation` texts are held out of those to learn from, of each source its share, chosen by content. Texts to
-    learn from stand once, under one label, and neither in the validation split nor in any test split. The
-    vocabulary is that of the training split alone.
+    learn from stand under one label, and neither in the validation split nor in any test split; they stand once, or
+    as often as `data.repeat` has their source. The vocabulary is that of the training split alone, each text once.
 
     Raises:
         DataError: a file is missing or not what it should be, or too few texts are left to learn from.
@@ -80,7 +80,7 @@ def load(data: recipe.Data, spec: recipe.Text) -> Dataset:
     return _dataset(
         [review for corpus in corpora.values() for review in corpus.train],
         {name: corpus.test for name, corpus in corpora.items()},
-        data.validation,
+        data,
         spec,
     )
 
@@ -108,7 +108,7 @@ def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS)
         raise DataError(f"{data.name} has a published test split: data.folds is for mr, which has none")
     folds = parts(read_mr(), count)
     rest = [review for other, part in enumerate(folds) if other != number for review in part]
-    return _dataset(rest, {"mr": folds[number]}, data.validation, spec)
+    return _dataset(rest, {"mr": folds[number]}, data, spec)
 
 
 def read(name: Source) -> Corpus:
@@ -127,16 +127,17 @@ def _sources(name: str) -> tuple[Source, ...]:
     return names
 
 
-def _dataset(train: list[Review], tests: dict[Source, list[Review]], validation: int, spec: recipe.Text) -> Dataset:
+def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: recipe.Data, spec: recipe.Text) -> Dataset:
     tested = [review for test in tests.values() for review in test]
     kept = without(once(train), tested)
-    rest, held_out = hold_out(kept, validation)
+    rest, held_out = hold_out(kept, data.validation)
     rest = without(rest, held_out)
     tokenizer = vocabulary.build([review.text for review in rest], spec)
     encode = partial(_encode, tokenizer=tokenizer, spec=spec)
     learnt = encode(rest + held_out)  # as one, so that both are of one length and can be joined
+    seen = torch.tensor([row for row, review in enumerate(rest) for _ in range(data.repeat.get(review.source, 1))])
     return Dataset(
-        train=learnt.first(len(rest)),
+        train=Split(learnt.inputs[seen], learnt.labels[seen]),
         validation=Split(learnt.inputs[len(rest) :], learnt.labels[len(rest) :]),
         tests={name: encode(test) for name, test in tests.items()},
         fingerprint=_fingerprint(train + tested),
