@@ -1,7 +1,9 @@
 """The queue between HTTP and a session.
 
 Whoever waits when the session becomes free leaves in its next batch: alone when it is quiet, in company under load,
-with no delay added. Everything here but `_run` happens on the event loop, so there are no locks.
+with no delay added. A batch that takes less time than another thread takes to be asked runs on the event loop, after
+all requests that have arrived by then were read; any other in a thread of its own. All else happens on the event loop,
+so there are no locks.
 """
 
 import asyncio
@@ -15,10 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, Overloaded
 
 Array = npt.NDArray[Any]
 Row = npt.NDArray[np.float32] | InferenceFailed
+
+_PATIENCE_S = 0.05
+"""Who waited longer is asked whether anyone still listens before it is run: under load, callers give up."""
 
 
 @dataclass(eq=False)
@@ -29,6 +34,7 @@ class _Entry:
     answer: asyncio.Future[None]
     enqueued: float
     rows: list[Row | None]
+    is_gone: Callable[[], bool]
     taken: int = 0
     pending: int = 0
     left: float = 0.0
@@ -66,34 +72,45 @@ class Batcher:
         max_batch: int,
         max_items: int,
         max_tokens: int | None = None,
+        is_quick: Callable[[Sequence[Array]], bool] = lambda _batch: False,
         observer: Observer | None = None,
     ) -> None:
         """Prepare an empty queue.
 
         Args:
-            run: N items -> (N, classes), called in a thread of the batcher's own, one batch at a time.
+            run: N items -> (N, classes), called for one batch at a time.
             max_batch: the most items in a batch.
             max_items: the most items that wait; a caller who would exceed it is turned away.
             max_tokens: the most that a batch may hold once its items are padded to the length of the longest (their
                 first axis), unless it is one item; None for items that are not padded.
+            is_quick: whether a batch runs on the event loop, and not in a thread of the batcher's own.
             observer: told of batches and waits.
         """
         self._run_batch = run
         self._max_batch = max_batch
         self._max_items = max_items
         self._max_tokens = max_tokens
+        self._is_quick = is_quick
         self._observer = observer or Observer()
         self._queue: deque[_Entry] = deque()
         self._waiting = 0
-        self._busy = False
+        self._busy = False  # a batch runs, or one is about to leave
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="batch")
 
-    async def submit(self, items: Sequence[Array], *, timeout_s: float) -> Outcome:
+    async def submit(
+        self, items: Sequence[Array], *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
+    ) -> Outcome:
         """Run items, one row an item, in whatever batches they fall into.
+
+        Args:
+            items: what to run, one at least.
+            timeout_s: seconds until the caller is told that it took too long.
+            is_gone: whether the caller has gone away; asked where it had to wait.
 
         Raises:
             Overloaded: the queue has no room for them.
             DeadlineExceeded: they were not done in time; those that still wait are dropped.
+            CallerGone: nobody waits for them any more.
         """
         count = len(items)
         assert count, "a caller has one item at least"
@@ -102,16 +119,18 @@ class Batcher:
                 f"{self._waiting} items wait already and {count} more would exceed the bound of {self._max_items}; "
                 "try again after a moment"
             )
-        entry = _Entry(items, asyncio.get_running_loop().create_future(), time.perf_counter(), [None] * count)
+        loop = asyncio.get_running_loop()
+        entry = _Entry(items, loop.create_future(), time.perf_counter(), [None] * count, is_gone)
         self._queue.append(entry)
         self._wait_for(count)
-        self._dispatch()
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._dispatch)  # behind the requests that were read together with this one
+        timer = loop.call_later(timeout_s, _expire, entry, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                await entry.answer
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {timeout_s:g} s; the service is overloaded") from error
+            await entry.answer
         finally:
+            timer.cancel()
             self._abandon(entry)
         rows = [row for row in entry.rows if row is not None]
         assert len(rows) == count, "every item has a row once its entry is answered"
@@ -134,16 +153,19 @@ class Batcher:
             self._wait_for(-rest)
 
     def _dispatch(self) -> None:
-        """Send the next batch off, if the session is free and someone waits."""
-        if self._busy or not self._queue:
-            return
+        """Send the next batch off, if someone waits; the session is free."""
         now = time.perf_counter()
         shares = self._take(now)
+        self._busy = bool(shares)
+        if not shares:
+            return
         batch = [item for entry, start, stop in shares for item in entry.items[start:stop]]
-        self._busy = True
         self._wait_for(-len(batch))
+        if self._is_quick(batch):
+            self._scatter(shares, self._run(batch), now)
+            return
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
-        future.add_done_callback(lambda done: self._scatter(shares, done, now))
+        future.add_done_callback(lambda done: self._gather(shares, done, now))
 
     def _take(self, now: float) -> list[_Share]:
         """Take the next batch from the head of the queue, at least one item."""
@@ -151,6 +173,11 @@ class Batcher:
         count = longest = 0
         while self._queue:
             entry = self._queue[0]
+            if now - entry.enqueued > _PATIENCE_S and not entry.taken and entry.is_gone():
+                self._abandon(entry)
+                if not entry.answer.done():
+                    entry.answer.set_exception(CallerGone("the client went away before its turn came"))
+                continue
             start = entry.taken
             stop, longest = self._reach(entry, count, longest)
             if stop == start:
@@ -194,14 +221,17 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
-    def _scatter(self, shares: list[_Share], done: asyncio.Future[list[Row]], started: float) -> None:
-        """Hand a batch's rows to their callers and send the next batch off."""
-        self._busy = False
-        if done.cancelled():
+    def _gather(self, shares: list[_Share], done: asyncio.Future[list[Row]], started: float) -> None:
+        """Take what the thread has computed."""
+        if done.cancelled():  # the service ends
             for entry, _, _ in shares:
                 entry.answer.cancel()
             return
-        now, rows = time.perf_counter(), done.result()
+        self._scatter(shares, done.result(), started)
+
+    def _scatter(self, shares: list[_Share], rows: list[Row], started: float) -> None:
+        """Hand a batch's rows to their callers and let the next batch leave."""
+        now = time.perf_counter()
         self._observer.batch(len(rows), now - started)
         position = 0
         for entry, start, stop in shares:
@@ -211,4 +241,12 @@ class Batcher:
             if entry.taken == len(entry.items) and not entry.pending and not entry.answer.done():
                 entry.done = now
                 entry.answer.set_result(None)
-        self._dispatch()
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._dispatch)  # behind the answers to this one
+        else:
+            self._busy = False
+
+
+def _expire(entry: _Entry, timeout_s: float) -> None:
+    if not entry.answer.done():
+        entry.answer.set_exception(DeadlineExceeded(f"no answer within {timeout_s:g} s; the service is overloaded"))

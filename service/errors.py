@@ -10,6 +10,7 @@ ServiceError
 ├── UnsupportedKind     415  unsupported_kind     a kind of content that is not read
 ├── Unreadable          422  unreadable           the right kind of content, but damaged
 ├── Overloaded          429  overloaded           the queue is full; carries Retry-After
+├── CallerGone          499  caller_gone          the client went away; nobody reads this answer
 ├── InferenceFailed     500  inference_failed     the model itself failed on this item
 ├── NotReady            503  not_ready            the models are not loaded yet
 ├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
@@ -96,6 +97,12 @@ class Overloaded(ServiceError):
 
     status, code = 429, "overloaded"
     headers = _SOON
+
+
+class CallerGone(ServiceError):
+    """The client went away before its items were run."""
+
+    status, code = 499, "caller_gone"
 
 
 class InferenceFailed(ServiceError):
