@@ -15,6 +15,8 @@ from training.network import build
 from training.recipe import Image, Recipe
 
 _STEPS = 3
+_BATCH = 16
+_TOKENS = 256  # of a text, more or less a film review
 _WORTH = 1.1  # bfloat16 has to be faster by a tenth
 _LIKE = 0.9  # cosine between the two gradients, below which bfloat16 computes something else
 
@@ -27,18 +29,23 @@ def resolve(recipe: Recipe, device: torch.device) -> Literal["float32", "bfloat1
     """
     if recipe.precision != "auto":
         return recipe.precision
-    if not isinstance(recipe.input, Image):
-        return "float32"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = prepare(build(recipe), recipe, device).train()
-        side = max(recipe.resolutions) if recipe.resolutions else None
-        shape = (16, recipe.input.channels, side or recipe.input.height, side or recipe.input.width)
-        pictures = layout(torch.randn(shape), recipe).to(device)
-        exact_s, exact = _measure(network, pictures, "float32")
-        rough_s, rough = _measure(network, pictures, "bfloat16")
+        inputs = layout(_examples(recipe), recipe).to(device)
+        exact_s, exact = _measure(network, inputs, "float32")
+        rough_s, rough = _measure(network, inputs, "bfloat16")
     alike = float(F.cosine_similarity(exact, rough, dim=0)) > _LIKE
     return "bfloat16" if alike and exact_s > _WORTH * rough_s else "float32"
+
+
+def _examples(recipe: Recipe) -> Tensor:
+    """A batch as the network takes it: pictures float32 (16, C, H, W), or the ids of texts int64 (16, L)."""
+    spec = recipe.input
+    if not isinstance(spec, Image):
+        return torch.randint(1, spec.vocabulary, (_BATCH, min(spec.length, _TOKENS)))
+    side = max(recipe.resolutions) if recipe.resolutions else None
+    return torch.randn(_BATCH, spec.channels, side or spec.height, side or spec.width)
 
 
 def prepare(network: nn.Sequential, recipe: Recipe, device: torch.device) -> nn.Sequential:
@@ -48,18 +55,18 @@ def prepare(network: nn.Sequential, recipe: Recipe, device: torch.device) -> nn.
     return network.to(device)
 
 
-def layout(pictures: Tensor, recipe: Recipe) -> Tensor:
+def layout(inputs: Tensor, recipe: Recipe) -> Tensor:
     """Pictures (N, C, H, W) with the channels of a pixel side by side in memory, where convolutions are faster so."""
-    return pictures.contiguous(memory_format=torch.channels_last) if _channels_last(recipe) else pictures
+    return inputs.contiguous(memory_format=torch.channels_last) if _channels_last(recipe) else inputs
 
 
 def _channels_last(recipe: Recipe) -> bool:
     return isinstance(recipe.input, Image) and recipe.input.channels > 1
 
 
-def _measure(network: nn.Module, pictures: Tensor, precision: str) -> tuple[float, Tensor]:
+def _measure(network: nn.Module, inputs: Tensor, precision: str) -> tuple[float, Tensor]:
     """Seconds of the fastest step, and the gradient of the first layer's weights in it."""
-    labels = torch.arange(len(pictures), device=pictures.device) % 2
+    labels = torch.arange(len(inputs), device=inputs.device) % 2
     state = {name: value.clone() for name, value in network.state_dict().items()}
     best, gradient = float("inf"), torch.empty(0)
     for _ in range(_STEPS):
@@ -67,8 +74,8 @@ def _measure(network: nn.Module, pictures: Tensor, precision: str) -> tuple[floa
         network.load_state_dict(state)
         began = time.perf_counter()
         network.zero_grad()
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            outputs = network(pictures)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = network(inputs)
         F.cross_entropy(outputs.float(), labels).backward()  # type: ignore[no-untyped-call]
         weights = next(network.parameters()).grad
         assert weights is not None, "a step leaves a gradient in the first layer"

@@ -41,12 +41,6 @@ def test_what_is_asked_for_is_kept(
     assert resolve(recipe_with(precision=asked, **TEXT), CPU) == asked
 
 
-def test_texts_are_left_in_float32(recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` measures nothing for a text."""
-    monkeypatch.setattr(precision, "_measure", never)
-    assert resolve(recipe_with(precision="auto", **TEXT), CPU) == "float32"
-
-
 @pytest.mark.parametrize(
     ("seconds", "rough", "expected"),
     [
@@ -88,16 +82,18 @@ def test_bfloat16_is_taken_where_it_is_faster_by_a_tenth_and_its_gradient_points
             },
             (16, 1, 8, 8),
         ),
+        (TEXT, (16, 12)),
+        ({**TEXT, "input": {**TEXT["input"], "length": 600}}, (16, 256)),
     ],
-    ids=["grey", "coloured", "progressive"],
+    ids=["grey", "coloured", "progressive", "texts", "long texts"],
 )
-def test_it_is_measured_on_the_recipe_s_own_network_and_largest_pictures(
+def test_it_is_measured_on_the_recipe_s_own_network_and_inputs(
     changes: dict[str, Any],
     shape: tuple[int, ...],
     recipe_with: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both measurements see the network in training mode, under pictures of the size that most of its time goes to."""
+    """Both measurements see the network in training mode, under pictures of the size that most of its time goes to, or texts."""
     recipe, seen = recipe_with(precision="auto", **changes), []
 
     def measure(network: nn.Module, pictures: Tensor, which: str) -> tuple[float, Tensor]:
