@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -27,6 +28,7 @@ Item = bytes | str | ServiceError
 """An encoded picture, a text, or why a front end could read neither."""
 Array = npt.NDArray[Any]
 
+_STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
 _TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
 
 
@@ -59,6 +61,7 @@ class Predictor:
         self._settings = settings
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     def kind(self, model: str) -> Kind:
         """What a model takes, once it is known to be served, so that no body is read in vain.
@@ -68,18 +71,26 @@ class Predictor:
         """
         return self._repository.get(model).manifest.input.kind
 
-    async def classify(self, model: str, items: Sequence[Item], *, top: int | None = None) -> Answer:
+    async def classify(
+        self,
+        model: str,
+        items: Sequence[Item],
+        *,
+        top: int | None = None,
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> Answer:
         """Classify encoded pictures or texts, whichever the model takes.
 
         Args:
             model: the model's name.
             items: one picture or text each; an error stays in its place.
             top: how many labels to give a probability for; all where it is None.
+            is_gone: whether the caller has gone away; asked where it had to wait.
 
         Raises:
             ModelNotFound, NotReady: the model cannot be asked.
             TooLarge: more items than a request may hold.
-            Overloaded, DeadlineExceeded: the queue is full, or the answer came too late.
+            Overloaded, DeadlineExceeded, CallerGone: the queue is full, the answer came too late, nobody waits for it.
         """
         version = self._repository.get(model)
         if len(items) > self._settings.max_items:
@@ -91,11 +102,12 @@ class Predictor:
         if not readable:
             return self._answer(version, decoded, [], top, decode_s, 0.0, 0.0)
         timeout_s = self._settings.request_timeout_s
-        outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s)
+        outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s, is_gone=is_gone)
         return self._answer(version, decoded, outcome.rows, top, decode_s, outcome.queue_s, outcome.infer_s)
 
     def close(self) -> None:
         """Start no more batches."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
         for batcher in self._batchers.values():
             batcher.close()
 
@@ -104,7 +116,7 @@ class Predictor:
         decode = partial(_decode_each, version, items, self._settings)
         if len(items) == 1 and _is_quick(items[0]):
             return decode()
-        return await asyncio.get_running_loop().run_in_executor(None, decode)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
@@ -114,6 +126,7 @@ class Predictor:
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
                 max_tokens=MAX_BATCH_TOKENS if version.tokenizer else None,
+                is_quick=partial(_is_quick_run, version),
                 observer=self._observer(version),
             )
         return batcher
@@ -215,11 +228,35 @@ def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
         raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
 
 
+def _is_quick_run(version: Version, items: Sequence[Array]) -> bool:
+    if version.tokenizer is None:
+        return version.session.is_quick(len(items))
+    return version.session.is_quick(1, sum(len(item) for item in items))
+
+
 def _run(version: Version, items: Sequence[Array]) -> npt.NDArray[np.float32]:
     """Probabilities (N, classes) of N items, put together into what the graph takes."""
-    if version.tokenizer is not None:
-        return version.session.run(pad(items))  # N x (L) -> (N, longest L)
-    return version.session.run(items[0][None] if len(items) == 1 else np.stack(items))  # N x (H, W, C) -> (N, H, W, C)
+    run = version.session.run
+    if version.tokenizer is None:
+        return run(items[0][None] if len(items) == 1 else np.stack(items))  # N x (H, W, C) -> (N, H, W, C)
+    if len(items) == 1:
+        return run(items[0][None])
+    order = sorted(range(len(items)), key=lambda row: len(items[row]))
+    rows = np.empty((len(items), len(version.manifest.labels)), np.float32)
+    for group in _alike(order, items):
+        rows[group] = run(pad([items[row] for row in group]))  # N x (L) -> (N, longest L)
+    return rows
+
+
+def _alike(order: Sequence[int], items: Sequence[Array]) -> Iterator[list[int]]:
+    """Texts, the shortest first, in groups of like length, so that little padding is computed."""
+    group: list[int] = []
+    for row in order:
+        if group and len(items[row]) > _STRETCH * len(items[group[0]]) + _SLACK:
+            yield group
+            group = []
+        group.append(row)
+    yield group
 
 
 def _prediction(row: npt.NDArray[np.float32], labels: list[str], top: int | None) -> Prediction:

@@ -4,6 +4,8 @@ The graph takes pixels or token ids and gives calibrated probabilities; scaling 
 """
 
 import ctypes
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,11 @@ MAX_BATCH_TOKENS = 1 << 15
 """Token ids in one batch of several texts, padding included: what bounds the memory of a run. A single text may be
 longer."""
 
+QUICK_S = 0.0005
+"""A run that takes no longer costs less on the event loop than handing it to a thread and back."""
+
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_TRIES = 5
 _TOLERANCE = {_CUDA: 1e-3, _CPU: 1e-4}  # CUDA computes in TF32; processors differ in the last bits
 
 
@@ -55,6 +61,11 @@ class Session:
         self._manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
         self._graph = graph
+        self._quick = 0
+
+    def is_quick(self, items: int, tokens: int = 1) -> bool:
+        """Whether a run of so many pictures, or of texts of so many tokens each, took less than `QUICK_S`."""
+        return items * tokens <= self._quick
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
@@ -73,6 +84,21 @@ class Session:
                 self.run(batch)
             except Exception as error:  # ONNX Runtime's own exceptions share no base class
                 raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {shape}: {error}") from error
+        self._quick = self._measure_quick()
+
+    def _measure_quick(self) -> int:
+        """How many pictures, or tokens of a text, are run within `QUICK_S`; 0 where not one is."""
+        quick = 0
+        for size, batch in _growing(self._manifest):
+            times_s: list[float] = []
+            for _ in range(_TRIES):
+                began = time.perf_counter()
+                self.run(batch)
+                times_s.append(time.perf_counter() - began)
+            if sorted(times_s)[_TRIES // 2] > QUICK_S:
+                break
+            quick = size
+        return quick
 
     def replay(self, folder: Path) -> None:
         """Run a version's golden inputs and compare with the outputs that publication stored.
@@ -175,6 +201,17 @@ def _warm_up_shapes(manifest: Manifest) -> list[tuple[int, ...]]:
     many = min(most, MAX_BATCH_TOKENS)
     few = min(most, max(MAX_BATCH_TOKENS // spec.length, 1))
     return [(1, 1), (1, spec.length), (many, min(MAX_BATCH_TOKENS // many, spec.length)), (few, spec.length)]
+
+
+def _growing(manifest: Manifest) -> Iterator[tuple[int, Batch]]:
+    """Batches of 1, 2, 4, ... pictures, or texts of as many tokens, up to the largest that may come."""
+    spec, size = manifest.input, 1
+    while size <= (manifest.max_batch if isinstance(spec, ImageInput) else spec.length):
+        if isinstance(spec, ImageInput):
+            yield size, np.ones((size, spec.height, spec.width, spec.channels), np.uint8)
+        else:
+            yield size, np.ones((1, size), np.int64)
+        size *= 2
 
 
 def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:

@@ -32,6 +32,9 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="processor threads for one run of a model"
     )
+    decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=os.cpu_count() or 1, description="threads that decode pictures and texts"
+    )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         default=32 << 20, description="bytes of a request's body"
     )

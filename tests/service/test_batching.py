@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from service.batching import Batcher, Observer, Outcome
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, Overloaded
 
 Array = npt.NDArray[Any]
 
@@ -106,6 +106,45 @@ def test_a_batch_of_long_items_is_shorter() -> None:
         answers = await asyncio.gather(*others)
         assert gate.lengths == [[1], [1, 1], [6, 1], [1], [50], [3, 3, 3, 3], [3]]
         assert [values(answer) for answer in answers] == [[2, 4], [6, 8, 10], [12], [14, 16, 18, 20, 22]]
+
+    asyncio.run(scenario())
+
+
+def test_quick_batches_run_on_the_event_loop_together_with_all_that_was_read() -> None:
+    """Callers of one turn of the loop share a batch, in the loop's thread; slow ones go to another."""
+    seen: list[tuple[int, bool]] = []
+
+    def run(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+        seen.append((len(batch), threading.current_thread() is threading.main_thread()))
+        return double(batch)
+
+    async def scenario() -> None:
+        batcher = Batcher(run, max_batch=8, max_items=100, is_quick=lambda batch: len(batch) < 4)
+        for count in (3, 5):
+            answers = await asyncio.gather(*(batcher.submit(items(n), timeout_s=10) for n in range(count)))
+            assert [values(answer) for answer in answers] == [[2 * n] for n in range(count)]
+
+    asyncio.run(scenario())
+    assert seen == [(3, True), (5, False)]
+
+
+def test_a_caller_who_stopped_listening_is_not_run() -> None:
+    """Who had to wait is asked whether it is still there: if not, its items never reach the model."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=4, max_items=100)
+        first = asyncio.create_task(batcher.submit(items(0), timeout_s=10, is_gone=lambda: True))
+        await gate.wait_until_entered()
+        gone = asyncio.create_task(batcher.submit(items(1, 2), timeout_s=10, is_gone=lambda: True))
+        stays = asyncio.create_task(batcher.submit(items(3), timeout_s=10, is_gone=lambda: False))
+        await asyncio.sleep(0.1)
+        gate.open.set()
+        assert values(await first) == [0]  # it had not waited
+        assert values(await stays) == [6]
+        with pytest.raises(CallerGone):
+            await gone
+        assert gate.sizes == [1, 1]
 
     asyncio.run(scenario())
 

@@ -152,6 +152,7 @@ def test_a_full_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
 
     app = application(max_items=2, max_queue_items=2)
     monkeypatch.setattr(Session, "run", run)
+    monkeypatch.setattr(Session, "is_quick", lambda *_: False)  # else it would run, and wait, on the event loop
     files = [("f", ("x", encode(mnist_like(1))))] * 2
 
     async def scenario() -> list[httpx.Response]:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from service import manifest as contract
+from service import session as session_module
 from service.errors import ModelRefused, ProviderError
 from service.session import MAX_BATCH_TOKENS, Session
 from tests import reviews
@@ -169,3 +170,13 @@ def test_cuda_is_an_error_where_there_is_none(version: Path, monkeypatch: pytest
     with pytest.raises(ProviderError, match="has only CPUExecutionProvider"):
         Session(version / contract.GRAPH, manifest, provider="cuda")
     assert Session(version / contract.GRAPH, manifest, provider="auto").provider == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(("limit_s", "quick"), [(0.0, 0), (1e9, 256)])
+def test_what_is_quick_is_measured(version: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, quick: int) -> None:
+    """No run is quick before the warm-up; after it those that stayed below the limit."""
+    monkeypatch.setattr(session_module, "QUICK_S", limit_s)
+    session = open_session(version)
+    assert not session.is_quick(1)
+    session.warm_up()
+    assert [session.is_quick(size) for size in (1, 256, 257)] == [quick >= 1, quick >= 256, False]

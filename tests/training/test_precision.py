@@ -93,7 +93,7 @@ def test_it_is_measured_on_the_recipe_s_own_network_and_inputs(
     recipe_with: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both measurements see the network in training mode, under pictures of the size that most of its time goes to, or texts."""
+    """Both measurements see the network in training mode, under inputs of the size that most of its time goes to."""
     recipe, seen = recipe_with(precision="auto", **changes), []
 
     def measure(network: nn.Module, pictures: Tensor, which: str) -> tuple[float, Tensor]:
