@@ -20,7 +20,7 @@ from service import asgi, settings
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, models
+from service.routes import classify, models, oip
 from service.session import choose_provider
 
 logger = logging.getLogger("bentoml.convoke")
@@ -48,11 +48,13 @@ class Convoke:
         metrics = Metrics()
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)
+        self._poll_s = chosen.poll_s
         self._loading: asyncio.Task[None] | None = None
         self.asgi = asgi.Application(
             [
                 *classify.routes(self._predictor, chosen),
                 *models.routes(self._repository),
+                *oip.routes(self._predictor, self._repository, chosen),
                 _metrics_route(metrics),
             ],
             metrics,
@@ -60,12 +62,14 @@ class Convoke:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start_loading(self) -> None:
-        """Load the models beside the event loop, so that /livez and /readyz answer meanwhile."""
+        """Load the models beside the event loop: /livez and /readyz answer meanwhile; new ones are looked for after."""
         self._loading = asyncio.create_task(self._load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Start no more batches."""
+        if self._loading:
+            self._loading.cancel()
         self._predictor.close()
 
     async def __is_ready__(self) -> bool:
@@ -81,6 +85,12 @@ class Convoke:
         _spare_the_collector()
         if self._repository.ready:
             logger.info("ready")
+        while self._poll_s:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await asyncio.to_thread(self._repository.scan)
+            except Exception:
+                logger.exception("looking for new versions failed; it is tried again")
 
 
 Convoke.add_asgi_middleware(asgi.Bypass, ours=lambda: bentoml.get_current_service().asgi)  # type: ignore[attr-defined]

@@ -136,6 +136,11 @@ class Batcher:
         assert len(rows) == count, "every item has a row once its entry is answered"
         return Outcome(rows, entry.left - entry.enqueued, entry.done - entry.left)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nobody waits."""
+        return not self._busy and not self._queue
+
     def close(self) -> None:
         """Let the batch that runs finish, and start no more."""
         self._executor.shutdown(wait=False, cancel_futures=True)

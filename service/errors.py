@@ -5,7 +5,9 @@ ServiceError
 ├── ModelNotFound       404  model_not_found      no model of that name is served
 ├── RouteNotFound       404  not_found            no such path
 ├── MethodNotAllowed    405  method_not_allowed   the path exists, not for this method
+├── Forbidden           403  forbidden            management is switched off
 ├── SlowBody            408  slow_body            the body did not arrive in time
+├── ReadOnly            409  read_only            models/ cannot be written
 ├── TooLarge            413  too_large            too many bytes, pixels, characters or items
 ├── UnsupportedKind     415  unsupported_kind     a kind of content that is not read
 ├── Unreadable          422  unreadable           the right kind of content, but damaged
@@ -15,8 +17,9 @@ ServiceError
 ├── NotReady            503  not_ready            the models are not loaded yet
 ├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
 ├── ProviderError       the execution provider that was asked for cannot be had; ends the start
-└── ModelRefused        a version in models/ that must not be served: damaged, foreign or of another schema
-    └── ManifestError   its manifest cannot be read
+└── ModelRefused        422  model_refused        a version in models/ that must not be served: damaged, foreign or
+    │                                             of another schema
+    └── ManifestError                             its manifest cannot be read
 """
 
 from collections.abc import Mapping
@@ -65,6 +68,18 @@ class MethodNotAllowed(ServiceError):
     def __init__(self, message: str, allowed: str) -> None:
         super().__init__(message)
         self.headers = {"Allow": allowed}
+
+
+class Forbidden(ServiceError):
+    """Management is switched off."""
+
+    status, code = 403, "forbidden"
+
+
+class ReadOnly(ServiceError):
+    """models/ cannot be written."""
+
+    status, code = 409, "read_only"
 
 
 class SlowBody(ServiceError):
@@ -130,6 +145,8 @@ class ProviderError(ServiceError):
 
 class ModelRefused(ServiceError):
     """A version in models/ that must not be served."""
+
+    status, code = 422, "model_refused"
 
 
 class ManifestError(ModelRefused):

@@ -94,6 +94,9 @@ class Manifest(_Section):
     preprocessing_version: int
     max_batch: Count
     temperature: Annotated[float, Field(gt=0)]
+    """What the graph divides its logits by, for calibration."""
+    length_exponent: float = 0.0
+    """A text of L tokens has the temperature times (L / 64) to this power."""
     test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
     """What the model is worth on each test split that was held back for it, by the data set's name."""
     dataset: str

@@ -24,9 +24,10 @@ from service.settings import Settings
 logger = logging.getLogger("bentoml.convoke")
 
 Kind = Literal["image", "text"]
-Item = bytes | str | ServiceError
-"""An encoded picture, a text, or why a front end could read neither."""
 Array = npt.NDArray[Any]
+Item = bytes | str | Array | ServiceError
+"""An encoded picture, a text, what the graph takes of either, or why a front end could read nothing."""
+Row = npt.NDArray[np.float32]
 
 _STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
 _TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
@@ -51,6 +52,26 @@ class Answer:
     decode_s: float
     queue_s: float
     infer_s: float
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """A row (classes,) an item, in order, and where the seconds went."""
+
+    rows: list[Row]
+    decode_s: float
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A row or an error an item, in order, and where the seconds went."""
+
+    rows: Sequence[Row | ServiceError]
+    decode_s: float
+    queue_s: float = 0.0
+    infer_s: float = 0.0
 
 
 class Predictor:
@@ -93,6 +114,28 @@ class Predictor:
             Overloaded, DeadlineExceeded, CallerGone: the queue is full, the answer came too late, nobody waits for it.
         """
         version = self._repository.get(model)
+        rows = await self._predict(version, items, is_gone)
+        labels = version.manifest.labels
+        predictions = [row if isinstance(row, ServiceError) else _prediction(row, labels, top) for row in rows.rows]
+        return Answer(version.name, version.number, predictions, rows.decode_s, rows.queue_s, rows.infer_s)
+
+    async def infer(
+        self, version: Version, items: Sequence[Item], *, is_gone: Callable[[], bool] = lambda: False
+    ) -> Probabilities:
+        """Probabilities (classes,) of each item: encoded, or what the graph takes, (H, W, C) or (L).
+
+        Raises:
+            ServiceError: as `classify`; or that of the first item that failed, since none can have it in its place.
+        """
+        found = await self._predict(version, items, is_gone)
+        rows: list[Row] = []
+        for place, row in enumerate(found.rows):
+            if isinstance(row, ServiceError):
+                raise type(row)(f"item {place}: {row}") from row
+            rows.append(row)
+        return Probabilities(rows, found.decode_s, found.queue_s, found.infer_s)
+
+    async def _predict(self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]) -> _Rows:
         if len(items) > self._settings.max_items:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         began = time.perf_counter()
@@ -100,10 +143,12 @@ class Predictor:
         readable = [item for item in decoded if not isinstance(item, ServiceError)]
         decode_s = time.perf_counter() - began
         if not readable:
-            return self._answer(version, decoded, [], top, decode_s, 0.0, 0.0)
+            return self._count(version, _Rows([item for item in decoded if isinstance(item, ServiceError)], decode_s))
         timeout_s = self._settings.request_timeout_s
         outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s, is_gone=is_gone)
-        return self._answer(version, decoded, outcome.rows, top, decode_s, outcome.queue_s, outcome.infer_s)
+        remaining = iter(outcome.rows)
+        rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
+        return self._count(version, _Rows(rows, decode_s, outcome.queue_s, outcome.infer_s))
 
     def close(self) -> None:
         """Start no more batches."""
@@ -114,13 +159,14 @@ class Predictor:
     async def _decode(self, version: Version, items: Sequence[Item]) -> list[Array | ServiceError]:
         """Pixels, token ids or an error an item. It leaves the event loop, but for one short text or tiny picture."""
         decode = partial(_decode_each, version, items, self._settings)
-        if len(items) == 1 and _is_quick(items[0]):
+        if all(map(_is_decoded, items)) or (len(items) == 1 and _is_quick(items[0])):
             return decode()
         return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
         if batcher is None:
+            self._retire()
             batcher = self._batchers[version] = Batcher(
                 partial(_run, version),
                 max_batch=version.manifest.max_batch,
@@ -130,6 +176,14 @@ class Predictor:
                 observer=self._observer(version),
             )
         return batcher
+
+    def _retire(self) -> None:
+        """Let go of versions that are not loaded any more, once nobody waits for them."""
+        loaded = set(self._repository.loaded())
+        for version, batcher in list(self._batchers.items()):
+            if version not in loaded and batcher.is_idle:
+                batcher.close()
+                del self._batchers[version]
 
     def _observer(self, version: Version) -> Observer:
         labels = (version.name, version.number)
@@ -146,29 +200,19 @@ class Predictor:
 
         return Observer(self._metrics.queue_items.labels(*labels).set, batch, waited)
 
-    def _answer(
-        self,
-        version: Version,
-        decoded: Sequence[Array | ServiceError],
-        rows: Sequence[npt.NDArray[np.float32] | ServiceError],
-        top: int | None,
-        decode_s: float,
-        queue_s: float,
-        infer_s: float,
-    ) -> Answer:
-        remaining = iter(rows)
-        results = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
-        predictions = [
-            result if isinstance(result, ServiceError) else _prediction(result, version.manifest.labels, top)
-            for result in results
-        ]
-        errors = [item for item in predictions if isinstance(item, ServiceError)]
+    def _count(self, version: Version, found: _Rows) -> _Rows:
+        """Enter what became of the items into the metrics, and failures of ours into the log."""
+        errors = [row for row in found.rows if isinstance(row, ServiceError)]
         for error in errors:
             self._metrics.errors.labels(error.code).inc()
             if error.status >= 500:  # noqa: PLR2004 -- ours, not the caller's
                 logger.error("model %s version %s: %s", version.name, version.number, error, exc_info=error)
-        self._metrics.items.labels(version.name, version.number).inc(len(predictions) - len(errors))
-        return Answer(version.name, version.number, predictions, decode_s, queue_s, infer_s)
+        self._metrics.items.labels(version.name, version.number).inc(len(found.rows) - len(errors))
+        return found
+
+
+def _is_decoded(item: Item) -> bool:
+    return isinstance(item, np.ndarray | ServiceError)
 
 
 def _is_quick(item: Item) -> bool:
@@ -198,6 +242,8 @@ def _decode_one(version: Version, item: Item, settings: Settings) -> Array:
     match item:
         case ServiceError():
             raise item
+        case np.ndarray():
+            return item
         case bytes() if isinstance(spec, ImageInput):
             return image_to_pixels(item, spec, max_pixels=settings.max_pixels)
         case str() if not isinstance(spec, ImageInput):

@@ -1,10 +1,14 @@
 """models/ -> verified, warmed-up versions.
 
 `models/NAME/VERSION/` holds one version, VERSION a positive integer. Of each model the highest version that passes
-its checks is served; the others are remembered with the reason.
+its checks is served; those that fail are remembered with the reason. A new version is read, verified, replayed and
+warmed up beside the one that serves, then takes over; `models/NAME/withdrawn.json` lists versions that must not.
 """
 
+import json
 import logging
+import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +16,15 @@ from tokenizers import Tokenizer
 
 from service import manifest as contract
 from service import preprocess
-from service.errors import ModelNotFound, ModelRefused, NotReady
+from service.errors import ModelNotFound, ModelRefused, NotReady, ReadOnly
 from service.manifest import Manifest, TextInput
 from service.metrics import Metrics
 from service.session import Session
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
+
+WITHDRAWN = "withdrawn.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,49 +48,71 @@ class Version:
 
 @dataclass
 class Repository:
-    """The models that are served, and the versions that are not, with the reason."""
+    """The models that are served, and the versions that are not, with the reason.
+
+    Of each model the highest good versions are loaded, `settings.versions` of them, and the highest is served. What is
+    served changes in one step, from one loaded version to another, and never because a folder is gone.
+    """
 
     settings: Settings
     metrics: Metrics
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
     """Model name -> version -> why it is not served."""
+    _loaded: dict[str, dict[int, Version]] = field(default_factory=dict)
     _serving: dict[str, Version] = field(default_factory=dict)
-    _loaded: bool = False
+    _tried: dict[Path, int] = field(default_factory=dict)
+    """What a refused version's folder looked like: it is tried again once that has changed."""
+    _scanned: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def ready(self) -> bool:
         """Whether every model was looked at and each has a version to serve."""
-        return self._loaded and bool(self._serving) and not set(self.refused) - set(self._serving)
+        return self._scanned and bool(self._serving) and not set(self.refused) - set(self._serving)
 
     def load(self) -> None:
-        """Load, verify and warm up the highest good version of every model. Blocks; run it off the event loop.
+        """Load, verify and warm up what is to be served, for the first time. Blocks; run it off the event loop.
 
         Raises:
             ProviderError: the execution provider that was asked for cannot be had.
         """
         preprocess.warm_up()
-        root = self.settings.models
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
-            version = self._highest_good(folder)
-            if version is not None:
-                self._serving[version.name] = version
-        self._loaded = True
+        self.scan()
+        self._scanned = True
         if not self._serving:
-            logger.error("%s holds no model that can be served", root)
+            logger.error("%s holds no model that can be served", self.settings.models)
 
-    def get(self, name: str) -> Version:
-        """The version that is served under a name.
+    def scan(self) -> None:
+        """Look for versions that came, changed or were withdrawn since the last time. Blocks.
+
+        Raises:
+            ProviderError: as `load`.
+        """
+        with self._lock:
+            for folder in _folders(self.settings.models):
+                self._scan(folder)
+
+    def get(self, name: str, number: str | None = None) -> Version:
+        """The version that is served under a name, or another one that is loaded.
 
         Raises:
             NotReady: the models are still being loaded, or this one has no good version.
-            ModelNotFound: there is no such model.
+            ModelNotFound: there is no such model, or no such version of it.
         """
-        try:
-            return self._serving[name]
-        except KeyError:
-            pass
-        if not self._loaded:
+        version = self._serving.get(name)
+        if version is not None and number in {None, version.number}:
+            return version
+        if not self._scanned:
             raise NotReady("the models are still being loaded; ask /readyz when they are there")
+        if number is not None:
+            other = next((one for one in self._loaded.get(name, {}).values() if one.number == number), None)
+            if other is not None:
+                return other
+            if version is not None:
+                loaded = ", ".join(self.numbers(name))
+                raise ModelNotFound(
+                    f"model {name!r} has no version {number[:20]!r} that is loaded; loaded are: {loaded}"
+                )
         if name in self.refused:
             raise NotReady(f"no version of model {name!r} passed its checks; GET /models says why")
         served = ", ".join(sorted(self._serving)) or "none"
@@ -92,24 +120,170 @@ class Repository:
 
     def serving(self) -> list[Version]:
         """The versions that are served, by name."""
-        return [self._serving[name] for name in sorted(self._serving)]
+        return [version for _, version in sorted(self._serving.items())]
 
-    def _highest_good(self, folder: Path) -> Version | None:
-        versions = sorted((path for path in folder.iterdir() if _is_version(path)), key=lambda path: int(path.name))
-        for path in reversed(versions):
-            try:
-                version = open_version(path, self.settings)
-            except ModelRefused as error:
-                logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
-                    "model %s version %s is refused: %s", folder.name, path.name, error
-                )
-                self.refused.setdefault(folder.name, {})[path.name] = str(error)
-                self.metrics.model_loads.labels(folder.name, "refused").inc()
-                continue
-            self.metrics.model_loads.labels(folder.name, "served").inc()
-            logger.info("model %s version %s is served by %s", version.name, version.number, version.session.provider)
-            return version
-        return None
+    def loaded(self) -> list[Version]:
+        """The versions that can be asked, served or beside that."""
+        return [version for versions in list(self._loaded.values()) for version in list(versions.values())]
+
+    def numbers(self, name: str) -> list[str]:
+        """The versions of a model that are loaded, the lowest first."""
+        return [str(number) for number in sorted(self._loaded.get(name, {}))]
+
+    def withdraw(self, name: str, number: str | None = None) -> None:
+        """Take a version out of service, by default the one that is served, until it is restored; the next one follows.
+
+        It is noted in models/NAME/withdrawn.json, for other workers and later starts. Blocks.
+
+        Raises:
+            ModelNotFound: no such version is loaded.
+            ReadOnly: the note cannot be written.
+        """
+        version = self.get(name, number)
+        folder = self.settings.models / version.name
+        _write_withdrawn(folder, _read_withdrawn(folder) | {int(version.number)})
+        logger.info("model %s version %s is withdrawn", version.name, version.number)
+        self.scan()
+
+    def restore(self, name: str, number: str | None = None) -> Version:
+        """Put a version of a model into service again, by default the highest, and say what is served then. Blocks.
+
+        Raises:
+            ModelNotFound: there is no such version in models/.
+            ModelRefused: it failed its checks.
+            ReadOnly: the note that it was withdrawn cannot be changed.
+        """
+        root = self.settings.models
+        folder = next((path for path in _folders(root) if path.name == name), None)
+        there = _versions(folder) if folder else []
+        chosen = next((path for path in reversed(there) if number in {None, path.name}), None)
+        if folder is None or chosen is None:
+            wanted = name if number is None else f"{name}/{number[:20]}"
+            raise ModelNotFound(f"{root} holds no version {wanted!r}")
+        withdrawn = _read_withdrawn(folder)
+        if int(chosen.name) in withdrawn:
+            _write_withdrawn(folder, withdrawn - {int(chosen.name)})
+        with self._lock:
+            self._tried.pop(chosen, None)
+        self.scan()
+        reason = self.refused.get(name, {}).get(chosen.name)
+        if reason is not None:
+            raise ModelRefused(reason)
+        return self.get(name)
+
+    def _scan(self, folder: Path) -> None:
+        """Load the highest good versions of a model, then serve the highest of them."""
+        name = folder.name
+        withdrawn, loaded = _read_withdrawn(folder), self._loaded.get(name, {})
+        there = [path for path in _versions(folder) if int(path.name) not in withdrawn]
+        refused = {path.name: self.refused.get(name, {}).get(path.name) for path in there}
+        kept: dict[int, Version] = {}
+        for path in reversed(there):
+            if len(kept) == self.settings.versions:
+                break
+            version = loaded.get(int(path.name)) or self._try(path)
+            if version is not None:
+                kept[int(path.name)] = version
+                refused.pop(path.name, None)
+            elif isinstance(reason := self.refused.get(name, {}).get(path.name), str):
+                refused[path.name] = reason
+        served = self._serving.get(name)
+        if served is not None and int(served.number) not in {*kept, *withdrawn}:
+            kept[int(served.number)] = served  # its folder is gone; it is what there is
+        self._loaded[name] = kept
+        reasons = {number: reason for number, reason in refused.items() if reason is not None}
+        self.refused = {**self.refused, name: reasons}
+        if not reasons:
+            del self.refused[name]
+        self._serve(name, kept)
+
+    def _try(self, path: Path) -> Version | None:
+        """Load a version, unless it failed before and nothing about it has changed since."""
+        looks = _looks(path)
+        if self._tried.get(path) == looks:
+            return None
+        name = path.parent.name
+        try:
+            version = open_version(path, self.settings)
+        except ModelRefused as error:
+            logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
+                "model %s version %s is refused: %s", name, path.name, error
+            )
+            self._tried[path] = looks
+            self.refused = {**self.refused, name: {**self.refused.get(name, {}), path.name: str(error)}}
+            self.metrics.model_loads.labels(name, "refused").inc()
+            return None
+        self._tried.pop(path, None)
+        self.metrics.model_loads.labels(name, "loaded").inc()
+        return version
+
+    def _serve(self, name: str, loaded: dict[int, Version]) -> None:
+        served = self._serving.get(name)
+        if not loaded:
+            if self._serving.pop(name, None) is not None:
+                logger.warning("model %s is served no more: no version of it is left", name)
+            return
+        version = loaded[max(loaded)]
+        if version is not served:
+            self._serving[name] = version
+            instead = f" instead of version {served.number}" if served else ""
+            logger.info(
+                "model %s version %s is served by %s%s", name, version.number, version.session.provider, instead
+            )
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders of models, as far as they can be read."""
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", root, error)
+        return []
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The folders of a model's versions, the lowest first."""
+    try:
+        return sorted((path for path in folder.iterdir() if _is_version(path)), key=lambda path: int(path.name))
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", folder, error)
+        return []
+
+
+def _looks(path: Path) -> int:
+    """A number that changes with any file of a version."""
+    try:
+        return hash(tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in path.iterdir())))
+    except OSError:
+        return 0
+
+
+def _read_withdrawn(folder: Path) -> set[int]:
+    """The versions of a model that were taken out of service."""
+    path = folder / WITHDRAWN
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        return {number for number in numbers if type(number) is int}
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s cannot be read, nothing counts as withdrawn: %s", path, error)
+        return set()
+
+
+def _write_withdrawn(folder: Path, numbers: set[int]) -> None:
+    """Note which versions are out of service, in one step.
+
+    Raises:
+        ReadOnly: the folder cannot be written.
+    """
+    path = folder / WITHDRAWN
+    new = folder / f".{WITHDRAWN}-{os.getpid()}"
+    try:
+        new.write_text(json.dumps(sorted(numbers)) + "\n", encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise ReadOnly(f"{path} cannot be written: {error.strerror}; what is served stays as it is") from error
 
 
 def open_version(folder: Path, settings: Settings) -> Version:

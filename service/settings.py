@@ -26,6 +26,15 @@ class Settings(BaseModel):
         default=Path(__file__).resolve().parent.parent / "models",
         description="the folder that holds models/NAME/VERSION",
     )
+    versions: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=2, description="versions of each model that are kept loaded; the highest is served"
+    )
+    poll_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=2.0, description="seconds between two looks for new versions; 0 for never"
+    )
+    management: bool = Field(
+        default=False, description="whether /v2/repository may load and unload versions (true or false)"
+    )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
     )

@@ -195,6 +195,7 @@ def summary(result: "Result") -> str:
     return (
         f"trained in {result.seconds:.0f} s; validation accuracy {found.accuracy:.2%} (n = {found.n:,}), "
         f"calibration error {found.ece:.4f}, temperature {result.temperature:.3f}"
+        + (f" * (tokens / 64)^{result.length_exponent:.3f}" if result.length_exponent else "")
     )
 
 

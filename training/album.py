@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training import pictures
+from training.calibrate import Calibration
 from training.data import Dataset
 from training.errors import RunError
 from training.recipe import Image, Recipe
@@ -19,7 +19,7 @@ def draw(
     network: nn.Sequential,
     data: Dataset,
     logits: Tensor,
-    temperature: float,
+    calibration: Calibration,
     history: list[Epoch],
 ) -> None:
     """Draw learning curves, confusion matrix, reliability diagram, first filters and most confident mistakes.
@@ -30,14 +30,14 @@ def draw(
         network: the trained network.
         data: its data; the validation split is what is drawn.
         logits: the network's outputs over the validation split, (N, classes).
-        temperature: what they are divided by.
+        calibration: what they are divided by.
         history: the epochs.
 
     Raises:
         RunError: a file cannot be written.
     """
-    before, after = (torch.softmax(logits / by, dim=1).numpy() for by in (1.0, temperature))
     split, labels = data.validation, data.validation.labels.numpy()
+    before, after = (how.probabilities(logits, split.lengths).numpy() for how in (Calibration(1.0), calibration))
     try:
         folder.mkdir(exist_ok=True)
         pictures.curves([vars(epoch) for epoch in history], folder / "curves.png")

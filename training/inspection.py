@@ -154,6 +154,8 @@ def _facts(manifest: Manifest) -> Iterator[str]:
     yield _fact("recipe", manifest.recipe.get("name", "-"))
     yield _fact("parameters", f"{manifest.parameters:,}")
     yield _fact("temperature", f"{manifest.temperature:.4f}")
+    if manifest.length_exponent:
+        yield _fact("temperature times (tokens / 64) to the power of", f"{manifest.length_exponent:.4f}")
     yield _fact("largest batch", manifest.max_batch)
     yield _fact("preprocessing", f"version {manifest.preprocessing_version}")
     yield _fact("data", f"{manifest.dataset}, {manifest.dataset_fingerprint}")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
+from training.calibrate import Calibration, stretch
 from training.initialise import initialise
 from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, Pool, Windows
 from training.recipe import Recipe, Text
@@ -209,18 +210,23 @@ def normalise(recipe: Recipe) -> nn.Module:
 class Served(nn.Module):
     """The exported graph: pictures uint8 (N, H, W, C) or token ids int64 (N, L) -> calibrated probabilities.
 
-    The temperature of Guo et al. (2017) is folded into the last dense layer; `network` is taken over and changed.
+    The temperature of Guo et al. (2017) is folded into the last dense layer, what it is multiplied by for the length of
+    a text stands behind that; `network` is taken over and changed.
     """
 
-    def __init__(self, recipe: Recipe, network: nn.Sequential, temperature: float) -> None:
+    def __init__(self, recipe: Recipe, network: nn.Sequential, calibration: Calibration) -> None:
         super().__init__()
+        self.length_exponent = calibration.length_exponent
         self.normalise = normalise(recipe)
         self.network = network.eval()
         last = network[-1]
         assert isinstance(last, nn.Linear), f"the temperature folds into a dense layer, not into {last}"
         with torch.no_grad():
-            last.weight.div_(temperature)
-            last.bias.div_(temperature)
+            last.weight.div_(calibration.temperature)
+            last.bias.div_(calibration.temperature)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.softmax(self.network(self.normalise(inputs)), dim=1)
+        logits = self.network(self.normalise(inputs))
+        if self.length_exponent:
+            logits = logits / stretch((inputs != 0).sum(dim=1), self.length_exponent)
+        return torch.softmax(logits, dim=1)

@@ -57,7 +57,7 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     data = run.load(recipe)
     if data.fingerprint != result.fingerprint:
         raise PublishError(f"{folder}: was trained on {result.fingerprint}, the data set here is {data.fingerprint}")
-    served = Served(recipe, network, result.temperature)
+    served = Served(recipe, network, result.calibration)
     home = models / recipe.task
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -145,6 +145,7 @@ def _describe(
         preprocessing_version=contract.PREPROCESSING_VERSION,
         max_batch=MAX_BATCH,
         temperature=result.temperature,
+        length_exponent=result.length_exponent,
         test_metrics=dict.fromkeys(tests, Metrics(n=1, accuracy=0, nll=0, ece=0)),
         dataset=recipe.data.name,
         dataset_fingerprint=result.fingerprint,

@@ -19,8 +19,8 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> st
 | --- | --- | --- | --- | --- |
 {rows}
 
-Choices were made on the validation split, whose temperature of {manifest.temperature:.4f} is folded into the last
-layer; the test splits were looked at once, by this publication.{_refit(recipe)}
+Choices were made on the validation split, whose temperature of {_temperature(manifest)} is inside
+the graph; the test splits were looked at once, by this publication.{_refit(recipe)}
 
 {verdict}
 
@@ -86,3 +86,8 @@ def evaluation(manifest: Manifest, test: str, metrics: Metrics, mistakes: list[M
         for mistake in mistakes[:most]
     ]
     return "\n".join(lines)
+
+
+def _temperature(manifest: Manifest) -> str:
+    exponent = manifest.length_exponent
+    return f"{manifest.temperature:.4f}" + (f" * (tokens / 64)^{exponent:.3f}" if exponent else "")

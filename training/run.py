@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from service.manifest import Metrics
-from training import album, evaluate, fit, parallel, precision, state
+from training import album, calibrate, evaluate, fit, parallel, precision, state
+from training.calibrate import Calibration
 from training.data import Dataset, Split, catalogue
 from training.errors import RecipeError, RunError
 from training.log import Log
@@ -43,7 +44,7 @@ CHECKPOINTS = FIT, REFIT = "fit.pt", "refit.pt"
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run knows: its temperature and what it is worth on the validation split."""
+    """What a finished run knows: its calibration and what it is worth on the validation split."""
 
     temperature: float
     validation: Metrics
@@ -53,6 +54,12 @@ class Result:
     """What the training computed on, as people read it."""
     folds: tuple[Metrics, ...] = ()
     """The test metrics of each fold of a cross-validation, whose `validation` is over all folds together."""
+    length_exponent: float = 0.0
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the network's logits are divided by."""
+        return Calibration(self.temperature, self.length_exponent)
 
 
 def machine(device: str = "auto") -> Machine:
@@ -133,17 +140,25 @@ def _train(folder: Path, recipe: Recipe, on: Machine) -> Result:
     data = on.world.in_turn(lambda: load(recipe))
     network = _fit(folder, recipe, data.train, data.validation, FIT, on)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
-    temperature = evaluate.fit_temperature(logits, data.validation.labels)
-    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
-    validation = evaluate.metrics(probabilities, data.validation.labels)
+    split = data.validation
+    calibration = calibrate.fit(logits, split.labels, split.lengths)
+    probabilities = calibration.probabilities(logits, split.lengths).numpy()
+    validation = evaluate.metrics(probabilities, split.labels)
     if on.world.leads:
-        album.draw(folder / PICTURES, recipe, network, data, logits, temperature, state.history(folder / FIT))
+        album.draw(folder / PICTURES, recipe, network, data, logits, calibration, state.history(folder / FIT))
     if recipe.data.refit:
         if on.world.leads:
             say(f"validation accuracy {validation.accuracy:.2%}; now once more, with the validation split")
         _fit(folder, recipe, data.train + data.validation, None, REFIT, on)
     seconds = sum(state.seconds(folder / name) for name in CHECKPOINTS)
-    return Result(temperature, validation, seconds, data.fingerprint, _hardware(on))
+    return Result(
+        calibration.temperature,
+        validation,
+        seconds,
+        data.fingerprint,
+        _hardware(on),
+        length_exponent=calibration.length_exponent,
+    )
 
 
 def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
@@ -163,12 +178,11 @@ def _cross_validate(folder: Path, recipe: Recipe, on: Machine) -> Result:
             data = catalogue.fold(recipe.data, recipe.input, number)
             network = _fit(folder, recipe, data.train, data.validation, f"{name}.pt", on)
             scale = normalise(recipe)
-            temperature = evaluate.fit_temperature(
-                evaluate.logits(network, scale, data.validation), data.validation.labels
-            )
+            split = data.validation
+            calibration = calibrate.fit(evaluate.logits(network, scale, split), split.labels, split.lengths)
             (test,) = data.tests.values()
-            probabilities = torch.softmax(evaluate.logits(network, scale, test) / temperature, dim=1).numpy()
-            metrics = evaluate.metrics(probabilities, test.labels)
+            probabilities = calibration.probabilities(evaluate.logits(network, scale, test), test.lengths)
+            metrics = evaluate.metrics(probabilities.numpy(), test.labels)
             found = _Fold(metrics, state.seconds(folder / f"{name}.pt"), data.fingerprint)
             if on.world.leads:
                 _write(folder / f"{name}.json", {**vars(found), "metrics": metrics.model_dump()})

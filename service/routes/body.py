@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import re
+import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,14 +21,17 @@ from service.settings import Settings
 _QUICK_BYTES = 1 << 16  # longer bodies are taken apart off the event loop
 _FORMS = {"image": '{"images": ["<base64>", ...]}', "text": '{"texts": ["...", ...]}'}
 _KEYS = {"image": "images", "text": "texts"}
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
 _CHARSETS = {b"", b"utf-8", b"utf8", b"us-ascii"}
 
 
-async def read(request: Request, settings: Settings) -> bytes:
-    """The whole body of a request.
+async def read(request: Request, settings: Settings, *, may_be_empty: bool = False) -> bytes:
+    """The whole body of a request, unpacked where its Content-Encoding is gzip or deflate.
 
     Raises:
-        TooLarge: more bytes than the limit, announced or sent.
+        TooLarge: more bytes than the limit, announced, sent or unpacked.
+        UnsupportedKind: another Content-Encoding.
+        Unreadable: it is not packed as it says.
         SlowBody: it did not arrive in time.
         InvalidRequest: it is empty, or the client went away.
     """
@@ -45,9 +50,50 @@ async def read(request: Request, settings: Settings) -> bytes:
         raise SlowBody(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
     except ClientDisconnect as error:
         raise InvalidRequest("the client went away before its body was sent") from error
-    if not body:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity" and body:
+        body = (
+            _unpack(body, encoding, limit)
+            if len(body) <= _QUICK_BYTES
+            else (await asyncio.to_thread(_unpack, body, encoding, limit))
+        )
+    if not body and not may_be_empty:
         raise InvalidRequest("the body is empty; send a picture or a text, for example with curl --data-binary @FILE")
     return bytes(body)
+
+
+def _unpack(body: bytearray, encoding: str, limit: int) -> bytearray:
+    """A packed body's content, never more than one byte above the limit in memory."""
+    if encoding not in _WINDOWS:
+        raise UnsupportedKind(f"Content-Encoding {encoding[:40]!r} is not read; send gzip, deflate or identity")
+    unpacker = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        content = bytearray(unpacker.decompress(body, limit + 1))
+    except zlib.error as error:
+        raise Unreadable(f"the body is not packed in {encoding}, as its Content-Encoding says: {error}") from error
+    if len(content) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes once it is unpacked; at most that many are read")
+    if not unpacker.eof:
+        raise Unreadable(f"the {encoding} body is cut off")
+    if unpacker.unused_data:
+        raise Unreadable(f"{len(unpacker.unused_data)} bytes follow the end of the {encoding} body")
+    return content
+
+
+def gone(request: Request) -> Callable[[], bool]:
+    """Whether the client of a request, whose body was read, has closed its connection: a question that never waits."""
+
+    def ask() -> bool:
+        # What would be awaited is driven by hand for one step: either the message is there, or it is let go.
+        message = request.receive().__await__()
+        try:
+            next(message)
+        except StopIteration as done:
+            return bool(done.value["type"] == "http.disconnect")
+        message.close()
+        return False
+
+    return ask
 
 
 async def read_items(request: Request, kind: Kind, settings: Settings) -> list[Item]:

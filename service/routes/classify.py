@@ -2,7 +2,6 @@
 
 import re
 import time
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -23,27 +22,13 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         model = request.path_params["model"]
         items = await body.read_items(request, predictor.kind(model), settings)
         read_s = time.perf_counter() - began
-        answer = await predictor.classify(model, items, top=top, is_gone=partial(_is_gone, request))
+        answer = await predictor.classify(model, items, top=top, is_gone=body.gone(request))
         _raise_if_alone(answer)
         read_s += answer.decode_s
         request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
         return JSONResponse(_json(answer))
 
     return [Route("/classify/{model}", classify, methods=["POST"])]
-
-
-def _is_gone(request: Request) -> bool:
-    """Whether the client has closed its connection, without waiting for it to; its body must have been read.
-
-    What would be awaited is driven by hand for one step: either the message is there, or it is let go.
-    """
-    message = request.receive().__await__()
-    try:
-        next(message)
-    except StopIteration as done:
-        return bool(done.value["type"] == "http.disconnect")
-    message.close()
-    return False
 
 
 def _top(request: Request) -> int | None:

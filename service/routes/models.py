@@ -44,6 +44,7 @@ def _details(version: Version) -> dict[str, Any]:
         "recipe",
         "parameters",
         "temperature",
+        "length_exponent",
         "commit",
         "created",
         "files",

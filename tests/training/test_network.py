@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from training.calibrate import Calibration
 from training.layers import Conv, Dense, Dropout, LocalResponseNorm, Pool, Windows
 from training.network import (
     BoundedLinear,
@@ -66,7 +67,7 @@ def test_served_gives_softmax_of_logits_over_temperature(
     pictures = torch.randint(0, 256, (4, 6, 9, 1), dtype=torch.uint8)
     with torch.inference_mode():
         logits = network(normalise(recipe)(pictures)).double()
-        found = Served(recipe, deepcopy(network), temperature)(pictures)
+        found = Served(recipe, deepcopy(network), Calibration(temperature))(pictures)
     np.testing.assert_allclose(found, torch.softmax(logits / temperature, dim=1), rtol=0, atol=1e-6)
 
 
@@ -74,7 +75,7 @@ def test_served_is_in_evaluation_mode(recipe_with: Callable[..., Recipe]) -> Non
     """An exported network neither drops values nor takes a batch's statistics: a picture's row is its own."""
     hidden = [{"conv": 4, "kernel": 3, "batch_norm": True}, {"flatten": True}, {"dropout": 0.5}]
     recipe = recipe_with(layers=[*hidden, {"dense": 3, "activation": "none"}])
-    served = Served(recipe, build(recipe).train(), 1.0)
+    served = Served(recipe, build(recipe).train(), Calibration(1.0))
     pictures = torch.randint(0, 256, (5, 6, 9, 1), dtype=torch.uint8)
     with torch.inference_mode():
         together, alone = served(pictures), torch.cat([served(picture[None]) for picture in pictures])
@@ -164,7 +165,9 @@ def test_softmax_at_the_end_stands_in_the_served_graph_alone(recipe_with: Callab
         assert isinstance(network[-1], nn.Linear)
         drawn.append(network(normalise(recipe)(pictures)))
         with torch.inference_mode():
-            np.testing.assert_allclose(Served(recipe, network, 1.0)(pictures).sum(dim=1), np.ones(4), atol=1e-6)
+            np.testing.assert_allclose(
+                Served(recipe, network, Calibration(1.0))(pictures).sum(dim=1), np.ones(4), atol=1e-6
+            )
     assert torch.equal(drawn[0], drawn[1])
     assert (drawn[0] < 0).any()
 
@@ -289,15 +292,18 @@ def test_the_padding_behind_a_text_changes_nothing(
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_served_gives_a_text_s_probabilities(dtype: torch.dtype, recipe_with: Callable[..., Recipe]) -> None:
-    """Token ids of either type become softmax(logits / T), without dropout, one row a text."""
+    """Token ids of either type become softmax(logits / T(L)), without dropout, one row a text of L tokens."""
     torch.manual_seed(0)
     recipe = recipe_with(input=TEXT, layers=WORDS)
     network = build(recipe).eval()
     tokens = torch.tensor([[3, 7, 7, 0], [4, 29, 0, 0], [1, 0, 0, 0]], dtype=dtype)
     with torch.inference_mode():
         logits = network(tokens.long()).double()
-        found = Served(recipe, deepcopy(network).train(), 2.0)(tokens)
+        found = Served(recipe, deepcopy(network).train(), Calibration(2.0))(tokens)
+        by_length = Served(recipe, deepcopy(network).train(), Calibration(2.0, -0.5))(tokens)
     np.testing.assert_allclose(found, torch.softmax(logits / 2, dim=1), rtol=0, atol=1e-6)
+    divisors = 2 * (torch.tensor([[3.0], [2.0], [1.0]]) / 64) ** -0.5
+    np.testing.assert_allclose(by_length, torch.softmax(logits / divisors, dim=1), rtol=0, atol=1e-6)
 
 
 def test_dropout_on_embedded_texts_drops_single_values_in_training_only() -> None:

@@ -15,6 +15,7 @@ import torch
 from service import manifest as contract
 from service.session import Session
 from training import checkpoint, evaluate, run
+from training.calibrate import Calibration
 from training.data import Dataset, Split
 from training.errors import PublishError, RunError
 from training.network import Served
@@ -32,7 +33,7 @@ class Published:
 
     def served(self, temperature: float | None = None) -> Served:
         network, result = run.finished(self.run)
-        return Served(run.recipe_of(self.run), network, temperature or result.temperature)
+        return Served(run.recipe_of(self.run), network, Calibration(temperature) if temperature else result.calibration)
 
     def session(self) -> Session:
         return Session(self.version / contract.GRAPH, contract.read(self.version), provider="cpu")
@@ -212,7 +213,7 @@ def worse(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Pat
     checkpoint.save(folder / "refit.pt", state)
     network, result = run.finished(folder)
     recipe = run.recipe_of(folder)
-    export(Served(recipe, network, result.temperature), recipe, folder / contract.GRAPH)
+    export(Served(recipe, network, result.calibration), recipe, folder / contract.GRAPH)
     return folder
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from training.calibrate import Calibration
 from training.errors import RecipeError
 from training.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool
 from training.network import Served, build, layer_modules, normalise
@@ -445,6 +446,6 @@ def test_every_recipe_s_network_is_what_its_arithmetic_says(name: str) -> None:
         size = (3, spec.length) if isinstance(spec, Text) else (3, spec.height, spec.width, spec.channels)
         inputs = torch.zeros(size, dtype=torch.int64 if isinstance(spec, Text) else torch.uint8)
         assert network(normalise(recipe)(inputs)).shape == (3, len(recipe.labels))
-        assert Served(recipe, network, 1.5)(inputs).shape == (3, len(recipe.labels))
+        assert Served(recipe, network, Calibration(1.5))(inputs).shape == (3, len(recipe.labels))
     assert parameters(network) == sum(step.parameters for step in trace(recipe))
     assert f"{parameters(network):,} parameters" in table(recipe)

@@ -1,0 +1,195 @@
+"""The Open Inference Protocol, version 2, over HTTP, with the binary-tensor extension: /v2/...
+
+Clients that are made for it work unchanged, among them tritonclient and KServe's. A model takes its graph's own tensor
+(`image` UINT8 [N, H, W, C] or `tokens` INT64 [N, L]), or encoded pictures (`image` BYTES [N]) or texts (`text` BYTES
+[N]), and gives `probabilities` FP32 [N, C] and `label` BYTES [N]. Errors are `{"error": "..."}`, as there.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from service import __version__
+from service.errors import Forbidden, InvalidRequest, NotReady, ServiceError
+from service.manifest import ImageInput
+from service.predictor import Predictor
+from service.repository import Repository, Version
+from service.routes import body, tensors
+from service.settings import Settings
+
+_EXTENSIONS = ["binary_tensor_data", "model_repository"]
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
+    """The routes of this front end."""
+    return [
+        *_server_routes(repository),
+        *_model_routes(predictor, repository, settings),
+        *_repository_routes(repository, settings),
+    ]
+
+
+def _server_routes(repository: Repository) -> list[Route]:
+    async def server(_request: Request) -> Response:
+        return JSONResponse({"name": "convoke", "version": __version__, "extensions": _EXTENSIONS})
+
+    async def live(_request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(_request: Request) -> Response:
+        return JSONResponse({"ready": repository.ready}, 200 if repository.ready else NotReady.status)
+
+    return [
+        Route("/v2", _plainly(server), methods=["GET"]),
+        Route("/v2/health/live", _plainly(live), methods=["GET"]),
+        Route("/v2/health/ready", _plainly(ready), methods=["GET"]),
+    ]
+
+
+def _model_routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
+    async def metadata(request: Request) -> Response:
+        return JSONResponse(_metadata(_version(repository, request), repository))
+
+    async def ready(request: Request) -> Response:
+        version = _version(repository, request)
+        return JSONResponse({"name": version.name, "version": version.number, "ready": True})
+
+    async def infer(request: Request) -> Response:
+        began = time.perf_counter()
+        version = _version(repository, request)
+        content = await body.read(request, settings)
+        asked = tensors.parse(content, request.headers.get(_HEADER_LENGTH), version.manifest, settings)
+        read_s = time.perf_counter() - began
+        found = await predictor.infer(version, asked.items, is_gone=body.gone(request))
+        timing = {"read": read_s + found.decode_s, "queue": found.queue_s, "infer": found.infer_s}
+        request.scope["convoke.timing"] = timing
+        head, tail = tensors.answer(asked, version.manifest, found.rows)
+        if not tail:
+            return Response(head, media_type="application/json")
+        headers = {_HEADER_LENGTH: str(len(head))}
+        return Response(b"".join([head, *tail]), headers=headers, media_type="application/octet-stream")
+
+    return [
+        route
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        for route in (
+            Route(path, _plainly(metadata), methods=["GET"]),
+            Route(f"{path}/ready", _plainly(ready), methods=["GET"]),
+            Route(f"{path}/infer", _plainly(infer), methods=["POST"]),
+        )
+    ]
+
+
+def _repository_routes(repository: Repository, settings: Settings) -> list[Route]:
+    async def index(request: Request) -> Response:
+        options = await _options(request, settings)
+        return JSONResponse(_index(repository, only_ready=options.get("ready") is True))
+
+    async def load(request: Request) -> Response:
+        number = _version_parameter(await _management_options(request, settings))
+        await asyncio.to_thread(repository.restore, request.path_params["model"], number)
+        return JSONResponse({})
+
+    async def unload(request: Request) -> Response:
+        number = _version_parameter(await _management_options(request, settings))
+        await asyncio.to_thread(repository.withdraw, request.path_params["model"], number)
+        return JSONResponse({})
+
+    return [
+        Route("/v2/repository/index", _plainly(index), methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", _plainly(load), methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", _plainly(unload), methods=["POST"]),
+    ]
+
+
+def _plainly(endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose errors have the protocol's shape: the message alone."""
+
+    async def call(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ServiceError as error:
+            request.scope["convoke.error"] = error.code
+            return JSONResponse({"error": str(error)}, error.status, error.headers)
+
+    return call
+
+
+def _version(repository: Repository, request: Request) -> Version:
+    return repository.get(request.path_params["model"], request.path_params.get("version"))
+
+
+async def _management_options(request: Request, settings: Settings) -> dict[str, Any]:
+    if not settings.management:
+        raise Forbidden("loading and unloading is switched off; start the service with CONVOKE_MANAGEMENT=true")
+    return await _options(request, settings)
+
+
+async def _options(request: Request, settings: Settings) -> dict[str, Any]:
+    """The JSON object of a request whose body may be empty.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    content = await body.read(request, settings, may_be_empty=True)
+    try:
+        options = json.loads(content or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the request is no JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise InvalidRequest("the request is no JSON object")
+    return options
+
+
+def _version_parameter(options: dict[str, Any]) -> str | None:
+    """`{"parameters": {"version": "2"}}`; other parameters of Triton's are let be."""
+    parameters = options.get("parameters")
+    number = parameters.get("version") if isinstance(parameters, dict) else None
+    if number is not None and not (isinstance(number, str | int) and str(number).isdecimal()):
+        raise InvalidRequest(f"parameters.version is {str(number)[:20]!r}; expected a positive whole number")
+    return None if number is None else str(number)
+
+
+def _index(repository: Repository, *, only_ready: bool) -> list[dict[str, str]]:
+    """Every version that is loaded or was refused, in the shape of Triton's repository index."""
+    found = [
+        {"name": version.name, "version": version.number, "state": "READY", "reason": ""}
+        for version in repository.loaded()
+    ]
+    if not only_ready:
+        found += [
+            {"name": name, "version": number, "state": "UNAVAILABLE", "reason": reason}
+            for name, reasons in repository.refused.items()
+            for number, reason in reasons.items()
+        ]
+    return sorted(found, key=lambda one: (one["name"], int(one["version"])))
+
+
+def _metadata(version: Version, repository: Repository) -> dict[str, Any]:
+    """What Triton calls a model's metadata. Encoded pictures and texts stand beside the graph's own tensor."""
+    spec, labels = version.manifest.input, len(version.manifest.labels)
+    takes = (
+        _tensor("image", "UINT8", [-1, spec.height, spec.width, spec.channels])
+        if isinstance(spec, ImageInput)
+        else _tensor("tokens", "INT64", [-1, -1])
+    )
+    return {
+        "name": version.name,
+        "versions": repository.numbers(version.name),
+        "platform": "onnxruntime_onnx",
+        "inputs": [takes],
+        "outputs": [_tensor("probabilities", "FP32", [-1, labels]), _tensor("label", "BYTES", [-1])],
+    }
+
+
+def _tensor(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape}

@@ -1,0 +1,274 @@
+"""Tensors of the Open Inference Protocol: from a request's body to items, and from rows to an answer's body.
+
+A body is JSON; with the binary-tensor extension, the JSON's length stands in a header, and the tensors' values follow
+it in the order of their descriptions, little-endian; BYTES as 4 bytes of length and the value, each.
+"""
+
+import base64
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import InvalidRequest, TooLarge, Unreadable
+from service.manifest import ImageInput, Manifest, TextInput
+from service.settings import Settings
+
+Array = npt.NDArray[Any]
+Item = Array | bytes | str
+
+_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+OutputName = Literal["probabilities", "label"]
+_OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
+_LENGTH = struct.Struct("<I")
+
+
+class _Part(BaseModel):
+    """A piece of the protocol's JSON; keys that it does not know are let be, as the protocol wants."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Input(_Part):
+    name: str
+    shape: list[Annotated[int, Field(ge=0, le=1 << 40)]]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _Output(_Part):
+    name: OutputName
+    parameters: dict[str, Any] = {}
+
+
+class _Head(_Part):
+    inputs: Annotated[list[_Input], Field(min_length=1, max_length=1)]
+    outputs: list[_Output] = []
+    id: Annotated[str, Field(max_length=1024)] | None = None
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One inference request: an item a row, and the outputs that are wanted, each with whether it comes as bytes."""
+
+    items: Sequence[Item]
+    outputs: list[tuple[OutputName, bool]]
+    id: str | None
+
+
+def parse(content: bytes, head_length: str | None, manifest: Manifest, settings: Settings) -> Asked:
+    """Read the body of an inference request.
+
+    Args:
+        content: the body.
+        head_length: the header `Inference-Header-Content-Length`: how many bytes of the body are JSON; None for all.
+        manifest: the model's, which says what tensors it takes.
+        settings: the limits.
+
+    Raises:
+        InvalidRequest: the body is not of the protocol's form, or its tensor is not one that the model takes.
+        TooLarge: too many items.
+        Unreadable: a text that is not UTF-8, a picture that is no base64.
+    """
+    head, tail = _split(content, head_length)
+    described = head.inputs[0]
+    if "shared_memory_region" in described.parameters:
+        raise InvalidRequest("shared memory is not supported; send the tensor in the body")
+    values = _values(described, tail)
+    count = described.shape[0] if described.shape else 0
+    if not count:
+        raise InvalidRequest(f"input {described.name!r} has shape {described.shape}; its first axis counts the items")
+    if count > settings.max_items:
+        raise TooLarge(f"the request holds {count} items; at most {settings.max_items} are taken")
+    return Asked(_items(described, values, manifest), _outputs(head), head.id)
+
+
+def answer(asked: Asked, manifest: Manifest, rows: Sequence[npt.NDArray[np.float32]]) -> tuple[bytes, list[bytes]]:
+    """The body of an inference answer: its JSON, and the tensors' bytes behind it.
+
+    Args:
+        asked: what was asked for.
+        manifest: the model's.
+        rows: probabilities (classes,) of each item, in order.
+    """
+    probabilities = np.stack(rows)  # (N, C)
+    outputs: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for name, binary in asked.outputs:
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
+        if name == "label":
+            labels = [manifest.labels[index] for index in probabilities.argmax(axis=1)]
+            output |= {"datatype": "BYTES", "shape": [len(labels)]}
+            packed = b"".join(_LENGTH.pack(len(label.encode())) + label.encode() for label in labels) if binary else b""
+            data: list[Any] = [] if binary else labels
+        else:
+            packed = probabilities.astype("<f4").tobytes() if binary else b""
+            data = [] if binary else probabilities.ravel().tolist()
+        if binary:
+            output["parameters"] = {"binary_data_size": len(packed)}
+            tail.append(packed)
+        else:
+            output["data"] = data
+        outputs.append(output)
+    head = {"model_name": manifest.model, "model_version": str(manifest.version), "outputs": outputs}
+    if asked.id is not None:
+        head["id"] = asked.id
+    return json.dumps(head, separators=(",", ":")).encode(), tail
+
+
+def _split(content: bytes, head_length: str | None) -> tuple[_Head, bytes]:
+    """The JSON of a body, and the bytes behind it."""
+    length = len(content)
+    if head_length is not None:
+        if not (head_length.isascii() and head_length.isdigit() and len(head_length) < 12):  # noqa: PLR2004 -- digits
+            raise InvalidRequest(f"Inference-Header-Content-Length is {head_length[:40]!r}; expected a number of bytes")
+        length = int(head_length)
+        if length > len(content):
+            raise InvalidRequest(
+                f"Inference-Header-Content-Length is {length}, but the body has only {len(content)} bytes"
+            )
+    try:
+        return _Head.model_validate(json.loads(content[:length])), content[length:]
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "the request"
+        raise InvalidRequest(f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+    except RecursionError as error:
+        raise InvalidRequest("the JSON is nested too deep") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InvalidRequest(f"the request is no JSON: {error}") from error
+
+
+def _values(described: _Input, tail: bytes) -> list[Any] | bytes:
+    """A tensor's values as they were sent: a list from the JSON, or bytes from behind it."""
+    size = described.parameters.get("binary_data_size")
+    if size is None:
+        if described.data is None:
+            raise InvalidRequest(f"input {described.name!r} has neither data nor parameters.binary_data_size")
+        if tail:
+            raise InvalidRequest(f"{len(tail)} bytes follow the JSON that no tensor's binary_data_size accounts for")
+        return described.data
+    if described.data is not None:
+        raise InvalidRequest(f"input {described.name!r} has both data and parameters.binary_data_size; send one")
+    if type(size) is not int or size != len(tail):
+        raise InvalidRequest(f"binary_data_size is {size!r}, but {len(tail)} bytes follow the JSON")
+    return tail
+
+
+def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> Sequence[Item]:
+    """One item a row of a tensor that the model takes."""
+    spec = manifest.input
+    encoded, graph, datatype = ("image", "image", "UINT8") if spec.kind == "image" else ("text", "tokens", "INT64")
+    match described.name, described.datatype:
+        case name, "BYTES" if name == encoded:
+            if len(described.shape) != 1:
+                raise InvalidRequest(f"input {name!r} has shape {described.shape}; BYTES are of shape [N]")
+            found = _packed(values) if isinstance(values, bytes) else _strings(values, spec.kind)
+            if len(found) != described.shape[0]:
+                raise InvalidRequest(f"input {name!r} has shape {described.shape}, but {len(found)} values")
+            return [_utf8(value) for value in found] if spec.kind == "text" else found
+        case name, kind if (name, kind) == (graph, datatype):
+            tensor = _tensor(described, values)
+            return _pictures(tensor, spec) if isinstance(spec, ImageInput) else _texts(tensor, spec)
+        case name, kind:
+            raise InvalidRequest(
+                f"model {manifest.model!r} takes the input {graph!r} of {datatype} or {encoded!r} of BYTES; "
+                f"this is {name[:40]!r} of {kind[:40]!r}"
+            )
+
+
+def _tensor(described: _Input, values: list[Any] | bytes) -> Array:
+    """Numbers in the shape that was described."""
+    dtype, shape = _DTYPES[described.datatype], described.shape
+    if isinstance(values, bytes):
+        if len(values) != prod(shape) * dtype.itemsize:
+            raise InvalidRequest(
+                f"input {described.name!r} of {described.datatype} and shape {shape} has "
+                f"{prod(shape) * dtype.itemsize} bytes; {len(values)} were sent"
+            )
+        return np.frombuffer(values, dtype).reshape(shape)
+    try:
+        numbers = np.array(values)
+    except ValueError as error:  # lists of differing lengths
+        raise InvalidRequest(f"the data of input {described.name!r} is no tensor: {error}") from error
+    limits = np.iinfo(dtype)
+    if numbers.dtype.kind != "i" or not ((numbers >= limits.min) & (numbers <= limits.max)).all():
+        raise InvalidRequest(
+            f"the data of input {described.name!r} must be whole numbers that fit {described.datatype}"
+        )
+    if numbers.size != prod(shape):
+        raise InvalidRequest(f"input {described.name!r} has shape {shape}, but {numbers.size} values")
+    return numbers.astype(dtype).reshape(shape)
+
+
+def _pictures(tensor: Array, spec: ImageInput) -> Sequence[Array]:
+    expected = [spec.height, spec.width, spec.channels]
+    if list(tensor.shape[1:]) != expected:
+        raise InvalidRequest(f"input 'image' has shape {list(tensor.shape)}; expected {['N', *expected]}")
+    return list(tensor)
+
+
+def _texts(tensor: Array, spec: TextInput) -> Sequence[Array]:
+    """Rows (L) of token ids without the padding behind their ends."""
+    if tensor.ndim != 2 or not 1 <= tensor.shape[1] <= spec.length:  # noqa: PLR2004 -- (N, L)
+        raise InvalidRequest(
+            f"input 'tokens' has shape {list(tensor.shape)}; expected [N, L], L from 1 to {spec.length}"
+        )
+    if tensor.min() < 0 or tensor.max() >= spec.vocabulary:
+        raise InvalidRequest(f"input 'tokens' holds ids outside of 0 to {spec.vocabulary - 1}, the model's vocabulary")
+    ends = tensor.shape[1] - np.argmax(tensor[:, ::-1] != 0, axis=1)
+    if not (tensor != 0).any(axis=1).all():
+        raise InvalidRequest("input 'tokens' has a row of padding, id 0, alone: a text has one token at least")
+    return [row[:end] for row, end in zip(tensor, ends, strict=True)]
+
+
+def _packed(values: bytes) -> list[bytes]:
+    """The values of a BYTES tensor: each behind its length."""
+    found: list[bytes] = []
+    place = 0
+    while place < len(values):
+        stop = place + _LENGTH.size
+        if stop <= len(values):
+            stop += _LENGTH.unpack_from(values, place)[0]
+        if stop > len(values):
+            raise InvalidRequest("the BYTES tensor is cut off: a value is shorter than the length before it")
+        found.append(values[place + _LENGTH.size : stop])
+        place = stop
+    return found
+
+
+def _strings(values: list[Any], kind: str) -> list[bytes]:
+    """The values of a BYTES tensor in JSON: texts as they are, pictures in base64."""
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidRequest("the data of a BYTES tensor must be a flat list of strings")
+    try:
+        return [value.encode() if kind == "text" else base64.b64decode(value, validate=True) for value in values]
+    except ValueError as error:
+        raise Unreadable(f"a picture in the data is no base64, or a text no Unicode: {error}") from error
+
+
+def _utf8(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"a text is not UTF-8: byte 0x{value[error.start]:02x} at position {error.start}") from error
+
+
+def _outputs(head: _Head) -> list[tuple[OutputName, bool]]:
+    """The outputs that are wanted, all where none is named, and whether each comes as bytes behind the JSON."""
+    usual = head.parameters.get("binary_data_output") is True
+    for output in head.outputs:
+        if output.parameters.get("classification"):
+            raise InvalidRequest("the classification extension is not supported; ask for 'label' and 'probabilities'")
+        if "shared_memory_region" in output.parameters:
+            raise InvalidRequest("shared memory is not supported; outputs come in the answer")
+    chosen = [(output.name, output.parameters.get("binary_data", usual) is True) for output in head.outputs]
+    return chosen or [(name, usual) for name in _OUTPUTS]
