@@ -21,7 +21,7 @@ from service import asgi
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, models
+from service.routes import classify, models, oip
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,12 @@ def application(*, load: bool = True, **settings: Any) -> ASGIApp:
     metrics = Metrics(CollectorRegistry())
     repository = Repository(chosen, metrics)
     predictor = Predictor(repository, chosen, metrics)
-    app = asgi.Application([*classify.routes(predictor, chosen), *models.routes(repository)], metrics)
+    routes = [
+        *classify.routes(predictor, chosen),
+        *models.routes(repository),
+        *oip.routes(predictor, repository, chosen),
+    ]
+    app = asgi.Application(routes, metrics)
     if load:
         repository.load()
     return app
