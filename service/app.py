@@ -20,7 +20,7 @@ from service import asgi, settings
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, models, oip
+from service.routes import classify, docs, models, oip
 from service.session import choose_provider
 
 logger = logging.getLogger("bentoml.convoke")
@@ -55,6 +55,7 @@ class Convoke:
                 *classify.routes(self._predictor, chosen),
                 *models.routes(self._repository),
                 *oip.routes(self._predictor, self._repository, chosen),
+                *docs.routes(chosen),
                 _metrics_route(metrics),
             ],
             metrics,

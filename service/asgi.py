@@ -30,6 +30,7 @@ class Application:
     """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing."""
 
     def __init__(self, routes: Sequence[Route], metrics: Metrics) -> None:
+        self.routes = tuple(routes)
         self._metrics = metrics
         self._by_head: dict[str, list[Route]] = defaultdict(list)
         for route in routes:

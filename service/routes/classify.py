@@ -18,7 +18,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def classify(request: Request) -> JSONResponse:
         began = time.perf_counter()
-        top = _top(request)
+        top, min_score = _top(request), _min_score(request)
         model = request.path_params["model"]
         items = await body.read_items(request, predictor.kind(model), settings)
         read_s = time.perf_counter() - began
@@ -26,7 +26,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         _raise_if_alone(answer)
         read_s += answer.decode_s
         request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return JSONResponse(_json(answer))
+        return JSONResponse(_json(answer, min_score))
 
     return [Route("/classify/{model}", classify, methods=["POST"])]
 
@@ -40,20 +40,32 @@ def _top(request: Request) -> int | None:
     return int(text)
 
 
+def _min_score(request: Request) -> float:
+    text = request.query_params.get("min_score")
+    if text is None:
+        return 0.0
+    if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text, re.ASCII):
+        raise InvalidRequest(f"min_score={text[:20]!r}: expected a probability from 0 to 1, like 0.9")
+    return float(text)
+
+
 def _raise_if_alone(answer: Answer) -> None:
     """Where the only item failed, the request failed."""
     if len(answer.predictions) == 1 and isinstance(answer.predictions[0], ServiceError):
         raise answer.predictions[0]
 
 
-def _json(answer: Answer) -> dict[str, object]:
+def _json(answer: Answer, min_score: float) -> dict[str, object]:
     return {
         "model": answer.model,
         "version": answer.version,
         "predictions": [
-            {"label": item.label, "score": item.score, "scores": item.scores}
-            if isinstance(item, Prediction)
-            else {"error": item.body()}
+            _prediction(item, min_score) if isinstance(item, Prediction) else {"error": item.body()}
             for item in answer.predictions
         ],
     }
+
+
+def _prediction(item: Prediction, min_score: float) -> dict[str, object]:
+    found = {"label": item.label, "score": item.score, "scores": item.scores}
+    return found if item.score >= min_score else {**found, "label": None, "guess": item.label}

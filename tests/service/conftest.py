@@ -21,7 +21,7 @@ from service import asgi
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, models, oip
+from service.routes import classify, docs, models, oip
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,7 @@ def application(*, load: bool = True, **settings: Any) -> ASGIApp:
         *classify.routes(predictor, chosen),
         *models.routes(repository),
         *oip.routes(predictor, repository, chosen),
+        *docs.routes(chosen),
     ]
     app = asgi.Application(routes, metrics)
     if load:
