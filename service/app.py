@@ -9,6 +9,7 @@ the caller's path.
 import asyncio
 import gc
 import logging
+from typing import Any
 
 import bentoml
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from service import asgi, settings
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, docs, models, oip
+from service.routes import classify, docs, models, native, oip
 from service.session import choose_provider
 
 logger = logging.getLogger("bentoml.convoke")
@@ -60,6 +61,16 @@ class Convoke:
             ],
             metrics,
         )
+
+    @bentoml.api  # type: ignore[untyped-decorator]
+    async def classify_texts(self, model: str, texts: list[str]) -> dict[str, Any]:
+        """Classify texts, for BentoML's own clients; others find POST /classify/{model} faster."""
+        return await native.classify(self._predictor, model, texts)
+
+    @bentoml.api  # type: ignore[untyped-decorator]
+    async def classify_images(self, model: str, images: list[str]) -> dict[str, Any]:
+        """Classify pictures in base64, for BentoML's own clients; others find POST /classify/{model} faster."""
+        return await native.classify(self._predictor, model, [native.picture(image) for image in images])
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start_loading(self) -> None:

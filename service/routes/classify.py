@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -26,7 +27,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         _raise_if_alone(answer)
         read_s += answer.decode_s
         request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return JSONResponse(_json(answer, min_score))
+        return JSONResponse(as_json(answer, min_score))
 
     return [Route("/classify/{model}", classify, methods=["POST"])]
 
@@ -55,7 +56,8 @@ def _raise_if_alone(answer: Answer) -> None:
         raise answer.predictions[0]
 
 
-def _json(answer: Answer, min_score: float) -> dict[str, object]:
+def as_json(answer: Answer, min_score: float = 0.0) -> dict[str, Any]:
+    """An answer as callers see it; predictions below `min_score` abstain."""
     return {
         "model": answer.model,
         "version": answer.version,

@@ -1,6 +1,7 @@
 """The service over a really started server: as `make serve` runs it, and as a built Bento."""
 
 import asyncio
+import base64
 import gzip
 import json
 import os
@@ -71,6 +72,39 @@ def test_many_callers_at_once_get_their_own_answers(server: Server) -> None:
             assert [answer.json()["predictions"][0]["label"] for answer in answers] == [str(digit) for digit in order]
 
     asyncio.run(scenario())
+
+
+NATIVE = """
+import json, sys
+import bentoml
+from bentoml.exceptions import BentoMLException
+
+url, *pictures = sys.argv[1:]
+with bentoml.SyncHTTPClient(url) as session:
+    many = session.classify_images(model="digits", images=pictures)
+    mixed = session.classify_images(model="digits", images=[pictures[3], "%", "http://localhost/x.png"])
+    texts = session.classify_texts(model="digits", texts=["seven"])
+    try:
+        refusal = session.classify_images(model="nothing", images=pictures)
+    except BentoMLException as error:
+        refusal = str(error)
+print(json.dumps([many, mixed, texts, refusal]))
+"""
+
+
+def test_bentoml_s_own_client_works(server: Server) -> None:
+    """Pictures in base64 through bentoml.SyncHTTPClient give the labels of the other front ends; errors are its own.
+
+    In a process of its own: the client warns, and leaves things behind, at which pytest would stumble.
+    """
+    pictures = [base64.b64encode(encode(mnist_like(digit))).decode() for digit in range(10)]
+    command = [sys.executable, "-W", "ignore", "-c", NATIVE, server.url, *pictures]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    many, mixed, texts, refusal = json.loads(done.stdout.splitlines()[-1])
+    assert [one["label"] for one in many["predictions"]] == [str(digit) for digit in range(10)]
+    assert [one.get("label") for one in mixed["predictions"]] == ["3", None, None]
+    assert texts["predictions"][0]["error"]["code"] == "unsupported_kind"
+    assert "there is no model 'nothing'" in refusal
 
 
 def test_a_connection_outlives_a_refusal(server: Server) -> None:
