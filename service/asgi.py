@@ -5,29 +5,38 @@ endpoint is one lookup here, since Starlette's own layers cost as much as classi
 """
 
 import logging
+import os
 import re
+import secrets
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
 from service.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
+_PATHS = 1024  # the paths whose routes are remembered
+_NO_TIMING: dict[str, float] = {}
+_COUNTER = count()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class Application:
-    """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing."""
+    """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing.
+
+    An answer is complete before its first byte is sent, so whatever fails becomes an answer, too.
+    """
 
     def __init__(self, routes: Sequence[Route], metrics: Metrics) -> None:
         self.routes = tuple(routes)
@@ -35,6 +44,7 @@ class Application:
         self._by_head: dict[str, list[Route]] = defaultdict(list)
         for route in routes:
             self._by_head[_head(route.path)].append(route)
+        self._match = lru_cache(_PATHS)(self._match_anew)
         self._known = ", ".join(f"{_methods(route)} {route.path}" for route in routes)
 
     def owns(self, path: str) -> bool:
@@ -47,27 +57,16 @@ class Application:
             return
         began = time.perf_counter()
         request_id = _request_id(scope)
-        answered = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal answered
-            if message["type"] == "http.response.start":
-                answered = True
-                seconds = time.perf_counter() - began
-                message["headers"] += [(b"x-request-id", request_id), (b"server-timing", _timing(scope, seconds))]
-                # The route's pattern, not the path: a caller must not be able to make up labels.
-                self._metrics.answered(scope.get("convoke.route", "none"), message["status"], seconds)
-            await send(message)
-
         try:
             response = await self._respond(scope, receive)
-            await response(scope, receive, send_with_headers)
         except Exception:  # the caller is told no more than that; what is left is to say why
             logger.exception("request %s failed", request_id.decode())
-            if answered:
-                raise
-            failure = ServiceError("something went wrong inside the service; its log has the details")
-            await self._refuse(failure)(scope, receive, send_with_headers)
+            response = self._refuse(ServiceError("something went wrong inside the service; its log has the details"))
+        seconds = time.perf_counter() - began
+        response.raw_headers += [(b"x-request-id", request_id), (b"server-timing", _timing(scope, seconds))]
+        # The route's pattern, not the path: a caller must not be able to make up labels.
+        self._metrics.answered(scope.get("convoke.route", "none"), response.status_code, seconds)
+        await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         try:
@@ -91,7 +90,17 @@ class Application:
         Raises:
             RouteNotFound, MethodNotAllowed: there is none.
         """
-        method, path = scope["method"], scope["path"]
+        route, parameters = self._match(scope["method"], scope["path"])
+        scope["path_params"] = parameters.copy()
+        scope["convoke.route"] = route.path
+        return route
+
+    def _match_anew(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
+        """The route of a method and path, and its parameters.
+
+        Raises:
+            RouteNotFound, MethodNotAllowed: as `_route`.
+        """
         allowed: set[str] = set()
         for route in self._by_head.get(_head(path), ()):
             match = route.path_regex.match(path)
@@ -99,9 +108,7 @@ class Application:
                 continue
             if method in (route.methods or ()):
                 parameters = match.groupdict().items()
-                scope["path_params"] = {name: route.param_convertors[name].convert(text) for name, text in parameters}
-                scope["convoke.route"] = route.path
-                return route
+                return route, {name: route.param_convertors[name].convert(text) for name, text in parameters}
             allowed |= route.methods or set()
         here = f"{method} {path[:200]}"
         if allowed:
@@ -119,9 +126,9 @@ def _methods(route: Route) -> str:
 
 
 def _timing(scope: Scope, seconds: float) -> bytes:
-    timing: dict[str, Any] = scope.get("convoke.timing", {})
-    parts = [f"{name};dur={value * 1000:.3f}" for name, value in timing.items()]
-    return ", ".join([*parts, f"total;dur={seconds * 1000:.3f}"]).encode()
+    timing: dict[str, float] = scope.get("convoke.timing", _NO_TIMING)
+    parts = "".join([f"{name};dur={value * 1000:.3f}, " for name, value in timing.items()])
+    return f"{parts}total;dur={seconds * 1000:.3f}".encode()
 
 
 def _request_id(scope: Scope) -> bytes:
@@ -129,7 +136,13 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value)
-    return uuid.uuid4().hex.encode()
+    return b"%s%012x" % (_worker(os.getpid()), next(_COUNTER))
+
+
+@lru_cache
+def _worker(_process: int) -> bytes:
+    """Ten random bytes in hexadecimal digits, which tell this process's request ids from all others."""
+    return secrets.token_hex(10).encode()
 
 
 class Bypass:

@@ -2,8 +2,8 @@
 
 Whoever waits when the session becomes free leaves in its next batch: alone when it is quiet, in company under load,
 with no delay added. A batch that takes less time than another thread takes to be asked runs on the event loop, after
-all requests that have arrived by then were read; any other in a thread of its own. All else happens on the event loop,
-so there are no locks.
+all requests that have arrived by then were read; any other in a thread of its own. Items that company would not make
+cheaper run at once where nobody waits. All else happens on the event loop, so there are no locks.
 """
 
 import asyncio
@@ -73,6 +73,7 @@ class Batcher:
         max_items: int,
         max_tokens: int | None = None,
         is_quick: Callable[[Sequence[Array]], bool] = lambda _batch: False,
+        runs_alone: Callable[[Sequence[Array]], bool] = lambda _batch: False,
         observer: Observer | None = None,
     ) -> None:
         """Prepare an empty queue.
@@ -84,6 +85,7 @@ class Batcher:
             max_tokens: the most that a batch may hold once its items are padded to the length of the longest (their
                 first axis), unless it is one item; None for items that are not padded.
             is_quick: whether a batch runs on the event loop, and not in a thread of the batcher's own.
+            runs_alone: whether a batch that is quick gains less from company than waiting for it costs.
             observer: told of batches and waits.
         """
         self._run_batch = run
@@ -91,6 +93,7 @@ class Batcher:
         self._max_items = max_items
         self._max_tokens = max_tokens
         self._is_quick = is_quick
+        self._runs_alone = runs_alone
         self._observer = observer or Observer()
         self._queue: deque[_Entry] = deque()
         self._waiting = 0
@@ -119,6 +122,8 @@ class Batcher:
                 f"{self._waiting} items wait already and {count} more would exceed the bound of {self._max_items}; "
                 "try again after a moment"
             )
+        if not self._busy and not self._queue and count <= self._max_batch and self._runs_alone(items):
+            return self._run_alone(items)
         loop = asyncio.get_running_loop()
         entry = _Entry(items, loop.create_future(), time.perf_counter(), [None] * count, is_gone)
         self._queue.append(entry)
@@ -144,6 +149,15 @@ class Batcher:
     def close(self) -> None:
         """Let the batch that runs finish, and start no more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _run_alone(self, items: Sequence[Array]) -> Outcome:
+        """Run a caller's items at once, on the event loop, as one batch."""
+        began = time.perf_counter()
+        rows = self._run(items)
+        infer_s = time.perf_counter() - began
+        self._observer.waited(len(items), 0.0)
+        self._observer.batch(len(items), infer_s)
+        return Outcome(rows, 0.0, infer_s)
 
     def _wait_for(self, items: int) -> None:
         self._waiting += items

@@ -172,7 +172,8 @@ class Predictor:
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
                 max_tokens=MAX_BATCH_TOKENS if version.tokenizer else None,
-                is_quick=partial(_is_quick_run, version),
+                is_quick=lambda batch: version.session.is_quick(*_extent(version, batch)),
+                runs_alone=lambda batch: version.session.runs_alone(*_extent(version, batch)),
                 observer=self._observer(version),
             )
         return batcher
@@ -274,10 +275,9 @@ def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
         raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
 
 
-def _is_quick_run(version: Version, items: Sequence[Array]) -> bool:
-    if version.tokenizer is None:
-        return version.session.is_quick(len(items))
-    return version.session.is_quick(1, sum(len(item) for item in items))
+def _extent(version: Version, items: Sequence[Array]) -> tuple[int, int]:
+    """Pictures and 1, or 1 text and the tokens of all: what the time of a run depends on."""
+    return (len(items), 1) if version.tokenizer is None else (1, sum(map(len, items)))
 
 
 def _run(version: Version, items: Sequence[Array]) -> npt.NDArray[np.float32]:
@@ -307,7 +307,8 @@ def _alike(order: Sequence[int], items: Sequence[Array]) -> Iterator[list[int]]:
 
 def _prediction(row: npt.NDArray[np.float32], labels: list[str], top: int | None) -> Prediction:
     """A row of probabilities (classes,) -> labels and scores, the highest first, to six decimals."""
-    order = np.argsort(-row, kind="stable")[:top]
-    scores = {labels[index]: round(float(row[index]), 6) for index in order}
-    label = labels[int(order[0])]
+    values: list[float] = row.tolist()
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]  # stable: of equals the first
+    scores = {labels[index]: round(values[index], 6) for index in order}
+    label = labels[order[0]]
     return Prediction(label, scores[label], scores)

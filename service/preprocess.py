@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
 from tokenizers import Tokenizer
 
 from service.errors import TooLarge, Unreadable, UnsupportedKind
@@ -27,6 +27,7 @@ MAX_PIXELS = 50_000_000
 _WHITE_16 = 0xFFFF
 _TINY_BYTES, _TINY_SIDE = 4096, 64
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order
 _SIGNATURES = (_PNG, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _WORK = 112  # the longer side at which a digit is looked for: four pixels for each of MNIST's
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
@@ -50,6 +51,9 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
         TooLarge: more than `max_pixels`.
         Unreadable: one of these formats, but damaged.
     """
+    ready = _ready_made(data, spec)
+    if ready is not None:
+        return ready
     image = decode(data, spec, max_pixels=max_pixels)
     framed = _frame_digit(image) if spec.framing == "mnist" else _squash(image, spec)
     return np.asarray(framed, np.uint8).reshape(spec.height, spec.width, spec.channels)
@@ -93,6 +97,27 @@ def is_tiny(data: bytes) -> bool:
 def has_picture_signature(data: bytes) -> bool:
     """Whether bytes begin as a picture of a kind that is read here does."""
     return data.startswith(_SIGNATURES)
+
+
+def _ready_made(data: bytes, spec: ImageInput) -> Pixels | None:
+    """The pixels of a PNG that is framed as MNIST is and plain grey: as the general way gives them, in a third of the time.
+
+    Nothing but its header stands before its pixels, so there is no palette, no transparency and nothing to turn; what
+    is damaged, or not that plain after all, gives None and goes the general way.
+    """
+    if spec.framing != "mnist" or data[24:29] != _PLAIN_GREY or data[37:41] != b"IDAT" or not is_tiny(data):
+        return None
+    try:
+        image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+        grey = image.tobytes()
+    except Exception:  # noqa: BLE001 -- the general way finds the words for it
+        return None
+    if image.size != (_FRAME, _FRAME) or image.info:
+        return None
+    border = sorted(grey[:_FRAME] + grey[-_FRAME:] + grey[::_FRAME] + grey[_FRAME - 1 :: _FRAME])
+    pixels = np.frombuffer(grey, np.uint8).reshape(_FRAME, _FRAME, 1)
+    dark_on_light = border[2 * _FRAME - 1] + border[2 * _FRAME] > 255  # noqa: PLR2004 -- twice the middle of 0 to 255
+    return 255 - pixels if dark_on_light else pixels
 
 
 def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

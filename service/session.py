@@ -26,8 +26,12 @@ longer."""
 QUICK_S = 0.0005
 """A run that takes no longer costs less on the event loop than handing it to a thread and back."""
 
+COMPANY_S = 0.00002
+"""What an item must save by running in company to be worth the queue, which costs a caller as much."""
+
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TRIES = 5
+_FEW, _SENTENCE = 8, 32  # items and tokens with which the gain of company is measured
 _TOLERANCE = {_CUDA: 1e-3, _CPU: 1e-4}  # CUDA computes in TF32; processors differ in the last bits
 
 
@@ -62,10 +66,15 @@ class Session:
         self._input = _check_ends(self._session, graph, manifest)
         self._graph = graph
         self._quick = 0
+        self._gains = True
 
     def is_quick(self, items: int, tokens: int = 1) -> bool:
         """Whether a run of so many pictures, or of texts of so many tokens each, took less than `QUICK_S`."""
         return items * tokens <= self._quick
+
+    def runs_alone(self, items: int, tokens: int = 1) -> bool:
+        """Whether a run is quick, and its items would save less than `COMPANY_S` each in a larger batch."""
+        return not self._gains and self.is_quick(items, tokens)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
@@ -85,20 +94,26 @@ class Session:
             except Exception as error:  # ONNX Runtime's own exceptions share no base class
                 raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {shape}: {error}") from error
         self._quick = self._measure_quick()
+        one, many = _company(self._manifest)
+        self._gains = self._seconds(one) - self._seconds(many) / len(many) > COMPANY_S
 
     def _measure_quick(self) -> int:
         """How many pictures, or tokens of a text, are run within `QUICK_S`; 0 where not one is."""
         quick = 0
         for size, batch in _growing(self._manifest):
-            times_s: list[float] = []
-            for _ in range(_TRIES):
-                began = time.perf_counter()
-                self.run(batch)
-                times_s.append(time.perf_counter() - began)
-            if sorted(times_s)[_TRIES // 2] > QUICK_S:
+            if self._seconds(batch) > QUICK_S:
                 break
             quick = size
         return quick
+
+    def _seconds(self, batch: Batch) -> float:
+        """How long a batch runs: the median of some tries."""
+        times_s: list[float] = []
+        for _ in range(_TRIES):
+            began = time.perf_counter()
+            self.run(batch)
+            times_s.append(time.perf_counter() - began)
+        return sorted(times_s)[_TRIES // 2]
 
     def replay(self, folder: Path) -> None:
         """Run a version's golden inputs and compare with the outputs that publication stored.
@@ -212,6 +227,16 @@ def _growing(manifest: Manifest) -> Iterator[tuple[int, Batch]]:
         else:
             yield size, np.ones((1, size), np.int64)
         size *= 2
+
+
+def _company(manifest: Manifest) -> tuple[Batch, Batch]:
+    """One picture, or text of a sentence's length, and as many as a small batch has."""
+    spec, many = manifest.input, min(_FEW, manifest.max_batch)
+    if isinstance(spec, ImageInput):
+        batch: Batch = np.ones((many, spec.height, spec.width, spec.channels), np.uint8)
+    else:
+        batch = np.ones((many, min(_SENTENCE, spec.length)), np.int64)
+    return batch[:1], batch
 
 
 def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:

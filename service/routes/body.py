@@ -6,12 +6,13 @@ import json
 import re
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from service.errors import InvalidRequest, ServiceError, SlowBody, TooLarge, Unreadable, UnsupportedKind
 from service.predictor import Item, Kind
@@ -36,21 +37,19 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
         InvalidRequest: it is empty, or the client went away.
     """
     limit = settings.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if re.fullmatch("[0-9]{1,18}", announced) and int(announced) > limit:
-        raise TooLarge(f"the body has {announced} bytes; at most {limit} are read")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise TooLarge(f"the body has more than {limit} bytes; at most that many are read")
-    except TimeoutError as error:
-        raise SlowBody(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
-    except ClientDisconnect as error:
-        raise InvalidRequest("the client went away before its body was sent") from error
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    headers = dict(request.scope["headers"])
+    announced = headers.get(b"content-length", b"")
+    if re.fullmatch(b"[0-9]{1,18}", announced) and int(announced) > limit:
+        raise TooLarge(f"the body has {int(announced)} bytes; at most {limit} are read")
+    message = _at_once(request.receive)
+    body: bytes | bytearray
+    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
+        body = message["body"]
+    else:
+        body = await _gather(request.receive, message, settings)
+    if len(body) > limit:
+        raise TooLarge(f"the body has more than {limit} bytes; at most that many are read")
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding != "identity" and body:
         body = (
             _unpack(body, encoding, limit)
@@ -60,6 +59,40 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
     if not body and not may_be_empty:
         raise InvalidRequest("the body is empty; send a picture or a text, for example with curl --data-binary @FILE")
     return bytes(body)
+
+
+async def _gather(receive: Receive, message: Message | None, settings: Settings) -> bytearray:
+    """A body that comes in several messages, of which the first may be there; a little above the limit at most.
+
+    Raises:
+        SlowBody, InvalidRequest: as `read`.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            while True:
+                message = message or await receive()
+                if message["type"] == "http.disconnect":
+                    raise InvalidRequest("the client went away before its body was sent")
+                body += message.get("body", b"")
+                if len(body) > settings.max_body_bytes or not message.get("more_body"):
+                    return body
+                message = None
+    except TimeoutError as error:
+        raise SlowBody(f"the body did not arrive within {settings.body_timeout_s:g} s") from error
+
+
+def _at_once(receive: Receive) -> Message | None:
+    """The next message where it is there already, without waiting for it: most bodies arrive with their head."""
+    # What would be awaited is driven by hand for one step: either the message is there, or it is let go.
+    waiting = receive().__await__()
+    try:
+        next(waiting)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    waiting.close()
+    return None
 
 
 def _unpack(body: bytearray, encoding: str, limit: int) -> bytearray:
@@ -84,14 +117,8 @@ def gone(request: Request) -> Callable[[], bool]:
     """Whether the client of a request, whose body was read, has closed its connection: a question that never waits."""
 
     def ask() -> bool:
-        # What would be awaited is driven by hand for one step: either the message is there, or it is let go.
-        message = request.receive().__await__()
-        try:
-            next(message)
-        except StopIteration as done:
-            return bool(done.value["type"] == "http.disconnect")
-        message.close()
-        return False
+        message = _at_once(request.receive)
+        return message is not None and message["type"] == "http.disconnect"
 
     return ask
 
@@ -112,7 +139,7 @@ async def read_items(request: Request, kind: Kind, settings: Settings) -> list[I
         UnsupportedKind: JSON of pictures for a model that takes texts, or the other way round; a foreign charset.
         Unreadable: JSON that is not UTF-8.
     """
-    label, options = parse_options_header(request.headers.get("content-type", ""))
+    label, options = _label(dict(request.scope["headers"]).get(b"content-type", b""))
     body = await read(request, settings)
     match label:
         case b"multipart/form-data":
@@ -125,6 +152,12 @@ async def read_items(request: Request, kind: Kind, settings: Settings) -> list[I
             _check_text_label(label, options.get(b"charset", b""), body)
             return [_text_or_error(body)]
     return split() if len(body) <= _QUICK_BYTES else await asyncio.to_thread(split)
+
+
+@lru_cache(64)
+def _label(content_type: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """A Content-Type's kind and options; a caller's own are few."""
+    return parse_options_header(content_type)
 
 
 def _check_text_label(label: bytes, charset: bytes, body: bytes) -> None:

@@ -33,7 +33,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
 
 def _top(request: Request) -> int | None:
-    text = request.query_params.get("top")
+    text = request.query_params.get("top") if request.scope["query_string"] else None
     if text is None:
         return None
     if not re.fullmatch("[1-9][0-9]{0,8}", text, re.ASCII):
@@ -42,7 +42,7 @@ def _top(request: Request) -> int | None:
 
 
 def _min_score(request: Request) -> float:
-    text = request.query_params.get("min_score")
+    text = request.query_params.get("min_score") if request.scope["query_string"] else None
     if text is None:
         return 0.0
     if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text, re.ASCII):
