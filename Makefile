@@ -17,6 +17,7 @@ ENVS := .venv
 UV   := $(ENVS)/uv/bin/uv
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONPATH := $(CURDIR)
+export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check format train train-env bench bench-training build lock clean

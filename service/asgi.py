@@ -164,9 +164,11 @@ class Bypass:
         await self._app(scope, receive, send)
 
     def _past(self, stack: ASGIApp) -> ASGIApp:
+        find = lru_cache(self._ours)  # the worker's own, which lives as long as its middleware
+
         async def choose(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
-                ours = self._ours()
+                ours = find()
                 if ours.owns(scope["path"]):
                     await ours(scope, receive, send)
                     return

@@ -34,21 +34,11 @@ _TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread 
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One item's answer: the best label, its probability, and probabilities by label, the highest first."""
-
-    label: str
-    score: float
-    scores: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Answer:
-    """The answer to one request: a prediction or an error an item, in order, and where the seconds went."""
+    """The answer to one request: a row (classes,) or an error an item, in order, and where the seconds went."""
 
-    model: str
-    version: str
-    predictions: list[Prediction | ServiceError]
+    version: Version
+    rows: Sequence[Row | ServiceError]
     decode_s: float
     queue_s: float
     infer_s: float
@@ -62,16 +52,6 @@ class Probabilities:
     decode_s: float
     queue_s: float
     infer_s: float
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A row or an error an item, in order, and where the seconds went."""
-
-    rows: Sequence[Row | ServiceError]
-    decode_s: float
-    queue_s: float = 0.0
-    infer_s: float = 0.0
 
 
 class Predictor:
@@ -97,7 +77,6 @@ class Predictor:
         model: str,
         items: Sequence[Item],
         *,
-        top: int | None = None,
         is_gone: Callable[[], bool] = lambda: False,
     ) -> Answer:
         """Classify encoded pictures or texts, whichever the model takes.
@@ -105,7 +84,6 @@ class Predictor:
         Args:
             model: the model's name.
             items: one picture or text each; an error stays in its place.
-            top: how many labels to give a probability for; all where it is None.
             is_gone: whether the caller has gone away; asked where it had to wait.
 
         Raises:
@@ -113,11 +91,7 @@ class Predictor:
             TooLarge: more items than a request may hold.
             Overloaded, DeadlineExceeded, CallerGone: the queue is full, the answer came too late, nobody waits for it.
         """
-        version = self._repository.get(model)
-        rows = await self._predict(version, items, is_gone)
-        labels = version.manifest.labels
-        predictions = [row if isinstance(row, ServiceError) else _prediction(row, labels, top) for row in rows.rows]
-        return Answer(version.name, version.number, predictions, rows.decode_s, rows.queue_s, rows.infer_s)
+        return await self._predict(self._repository.get(model), items, is_gone)
 
     async def infer(
         self, version: Version, items: Sequence[Item], *, is_gone: Callable[[], bool] = lambda: False
@@ -135,7 +109,7 @@ class Predictor:
             rows.append(row)
         return Probabilities(rows, found.decode_s, found.queue_s, found.infer_s)
 
-    async def _predict(self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]) -> _Rows:
+    async def _predict(self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]) -> Answer:
         if len(items) > self._settings.max_items:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         began = time.perf_counter()
@@ -143,12 +117,13 @@ class Predictor:
         readable = [item for item in decoded if not isinstance(item, ServiceError)]
         decode_s = time.perf_counter() - began
         if not readable:
-            return self._count(version, _Rows([item for item in decoded if isinstance(item, ServiceError)], decode_s))
+            errors = [item for item in decoded if isinstance(item, ServiceError)]
+            return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         timeout_s = self._settings.request_timeout_s
         outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s, is_gone=is_gone)
         remaining = iter(outcome.rows)
         rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
-        return self._count(version, _Rows(rows, decode_s, outcome.queue_s, outcome.infer_s))
+        return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
 
     def close(self) -> None:
         """Start no more batches."""
@@ -201,8 +176,9 @@ class Predictor:
 
         return Observer(self._metrics.queue_items.labels(*labels).set, batch, waited)
 
-    def _count(self, version: Version, found: _Rows) -> _Rows:
+    def _count(self, found: Answer) -> Answer:
         """Enter what became of the items into the metrics, and failures of ours into the log."""
+        version = found.version
         errors = [row for row in found.rows if isinstance(row, ServiceError)]
         for error in errors:
             self._metrics.errors.labels(error.code).inc()
@@ -303,12 +279,3 @@ def _alike(order: Sequence[int], items: Sequence[Array]) -> Iterator[list[int]]:
             group = []
         group.append(row)
     yield group
-
-
-def _prediction(row: npt.NDArray[np.float32], labels: list[str], top: int | None) -> Prediction:
-    """A row of probabilities (classes,) -> labels and scores, the highest first, to six decimals."""
-    values: list[float] = row.tolist()
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]  # stable: of equals the first
-    scores = {labels[index]: round(values[index], 6) for index in order}
-    label = labels[order[0]]
-    return Prediction(label, scores[label], scores)

@@ -100,7 +100,7 @@ def has_picture_signature(data: bytes) -> bool:
 
 
 def _ready_made(data: bytes, spec: ImageInput) -> Pixels | None:
-    """The pixels of a PNG that is framed as MNIST is and plain grey: as the general way gives them, in a third of the time.
+    """The pixels of a PNG that is framed as MNIST is and plain grey: as the general way gives them, sooner.
 
     Nothing but its header stands before its pixels, so there is no palette, no transparency and nothing to turn; what
     is damaged, or not that plain after all, gives None and goes the general way.

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -44,6 +45,16 @@ class Version:
     def number(self) -> str:
         """The version as it stands in URLs, answers and metric labels."""
         return str(self.manifest.version)
+
+    @cached_property
+    def quoted_labels(self) -> list[str]:
+        """The labels in order, each as it stands in JSON."""
+        return [json.dumps(label) for label in self.manifest.labels]
+
+    @cached_property
+    def head(self) -> str:
+        """How each answer of this version begins in JSON."""
+        return f'{{"model":{json.dumps(self.name)},"version":{json.dumps(self.number)},'
 
 
 @dataclass

@@ -95,7 +95,7 @@ def _at_once(receive: Receive) -> Message | None:
     return None
 
 
-def _unpack(body: bytearray, encoding: str, limit: int) -> bytearray:
+def _unpack(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
     """A packed body's content, never more than one byte above the limit in memory."""
     if encoding not in _WINDOWS:
         raise UnsupportedKind(f"Content-Encoding {encoding[:40]!r} is not read; send gzip, deflate or identity")

@@ -2,32 +2,32 @@
 
 import re
 import time
-from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from service.errors import InvalidRequest, ServiceError
-from service.predictor import Answer, Prediction, Predictor
+from service.predictor import Answer, Predictor
 from service.routes import body
+from service.routes.answer import render
 from service.settings import Settings
 
 
 def routes(predictor: Predictor, settings: Settings) -> list[Route]:
     """The routes of this front end."""
 
-    async def classify(request: Request) -> JSONResponse:
+    async def classify(request: Request) -> Response:
         began = time.perf_counter()
         top, min_score = _top(request), _min_score(request)
         model = request.path_params["model"]
         items = await body.read_items(request, predictor.kind(model), settings)
         read_s = time.perf_counter() - began
-        answer = await predictor.classify(model, items, top=top, is_gone=body.gone(request))
+        answer = await predictor.classify(model, items, is_gone=body.gone(request))
         _raise_if_alone(answer)
         read_s += answer.decode_s
         request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return JSONResponse(as_json(answer, min_score))
+        return Response(render(answer, top=top, min_score=min_score), media_type="application/json")
 
     return [Route("/classify/{model}", classify, methods=["POST"])]
 
@@ -52,22 +52,5 @@ def _min_score(request: Request) -> float:
 
 def _raise_if_alone(answer: Answer) -> None:
     """Where the only item failed, the request failed."""
-    if len(answer.predictions) == 1 and isinstance(answer.predictions[0], ServiceError):
-        raise answer.predictions[0]
-
-
-def as_json(answer: Answer, min_score: float = 0.0) -> dict[str, Any]:
-    """An answer as callers see it; predictions below `min_score` abstain."""
-    return {
-        "model": answer.model,
-        "version": answer.version,
-        "predictions": [
-            _prediction(item, min_score) if isinstance(item, Prediction) else {"error": item.body()}
-            for item in answer.predictions
-        ],
-    }
-
-
-def _prediction(item: Prediction, min_score: float) -> dict[str, object]:
-    found = {"label": item.label, "score": item.score, "scores": item.scores}
-    return found if item.score >= min_score else {**found, "label": None, "guess": item.label}
+    if len(answer.rows) == 1 and isinstance(answer.rows[0], ServiceError):
+        raise answer.rows[0]

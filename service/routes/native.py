@@ -1,6 +1,7 @@
 """For BentoML's own clients: the calls of its APIs, thin, over the same predictor. No URL is ever fetched."""
 
 import base64
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +10,7 @@ from bentoml.exceptions import BentoMLException
 
 from service.errors import CallerGone, ServiceError, Unreadable
 from service.predictor import Item, Predictor
-from service.routes.classify import as_json
+from service.routes.answer import render
 
 
 async def classify(predictor: Predictor, model: str, items: Sequence[Item]) -> dict[str, Any]:
@@ -19,10 +20,11 @@ async def classify(predictor: Predictor, model: str, items: Sequence[Item]) -> d
         BentoMLException: the request failed; with the status that the other front ends answer.
     """
     try:
-        return as_json(await predictor.classify(model, items))
+        content: dict[str, Any] = json.loads(render(await predictor.classify(model, items)))
     except ServiceError as error:
         status = HTTPStatus.BAD_REQUEST if isinstance(error, CallerGone) else HTTPStatus(error.status)
         raise BentoMLException(f"{error.code}: {error}", error_code=status) from error
+    return content
 
 
 def picture(text: str) -> Item:

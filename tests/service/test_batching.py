@@ -110,6 +110,43 @@ def test_a_batch_of_long_items_is_shorter() -> None:
     asyncio.run(scenario())
 
 
+def test_items_that_company_would_not_help_run_at_once_where_nobody_waits() -> None:
+    """Such a caller's items run before any other turn of the loop; where a batch runs already, they queue."""
+
+    async def scenario() -> None:
+        gate, sizes = Gate(), []
+        observer = Observer(batch=lambda items, _seconds: sizes.append(items))
+        alone = Batcher(double, max_batch=4, max_items=100, runs_alone=lambda batch: len(batch) < 3, observer=observer)
+        waiting = alone.submit(items(1, 2), timeout_s=10)
+        with pytest.raises(StopIteration) as done:  # its first step is its last: nothing was awaited
+            waiting.send(None)
+        assert values(done.value.value) == [2, 4]
+        assert done.value.value.queue_s == 0
+        assert sizes == [2]
+        busy = Batcher(gate, max_batch=4, max_items=100, runs_alone=lambda batch: len(batch) < 3)
+        first = asyncio.create_task(busy.submit(items(0, 1, 2), timeout_s=10))
+        await gate.wait_until_entered()
+        second = asyncio.create_task(busy.submit(items(3), timeout_s=10))
+        await asyncio.sleep(0)
+        assert not second.done()
+        gate.open.set()
+        assert [values(answer) for answer in await asyncio.gather(first, second)] == [[0, 2, 4], [6]]
+
+    asyncio.run(scenario())
+
+
+def test_an_item_that_fails_alone_is_told_so() -> None:
+    """What runs at once is halved like any batch: the bad item has its error, its neighbour its row."""
+
+    def run(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+        if any(item[0] < 0 for item in batch):
+            raise ValueError("negative")
+        return double(batch)
+
+    batcher = Batcher(run, max_batch=4, max_items=100, runs_alone=lambda _batch: True)
+    assert values(asyncio.run(batcher.submit(items(1, -1), timeout_s=10))) == [2, "InferenceFailed"]
+
+
 def test_quick_batches_run_on_the_event_loop_together_with_all_that_was_read() -> None:
     """Callers of one turn of the loop share a batch, in the loop's thread; slow ones go to another."""
     seen: list[tuple[int, bool]] = []

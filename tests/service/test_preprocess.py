@@ -9,7 +9,7 @@ from PIL import Image
 
 from service.errors import ServiceError, TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, TextInput
-from service.preprocess import FORMATS, decode, image_to_pixels, is_tiny, pad, text_to_tokens
+from service.preprocess import FORMATS, _ready_made, decode, image_to_pixels, is_tiny, pad, text_to_tokens
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like, styles
 
@@ -131,6 +131,40 @@ def test_framed_dark_on_light_digits_are_inverted() -> None:
     image = mnist_like(3)
     negative = Image.fromarray(255 - np.asarray(image))
     assert (image_to_pixels(encode(negative), DIGIT)[..., 0] == np.asarray(image)).all()
+
+
+@pytest.mark.parametrize("paper", [0, 100, 127, 128, 255])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"dpi": (72, 72)}], ids=["plain", "optimised", "dpi"])
+def test_the_short_way_for_framed_digits_gives_what_the_long_way_gives(
+    paper: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On paper of any grey and with any ink, a plain 28 x 28 PNG has the same pixels by both ways."""
+    rng = np.random.default_rng(paper)
+    for ink in (0, 90, 255):
+        grey = np.full((28, 28), paper, np.uint8)
+        grey[rng.random((28, 28)) < 0.5] = ink
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "PNG", **options)
+        short = image_to_pixels(buffer.getvalue(), DIGIT)
+        with monkeypatch.context() as context:
+            context.setattr("service.preprocess._ready_made", lambda *_: None)
+            assert np.array_equal(short, image_to_pixels(buffer.getvalue(), DIGIT))
+
+
+def test_the_short_way_is_taken_for_plain_pngs_alone() -> None:
+    """A plain framed PNG needs no general decoder; a damaged, turned, transparent or larger one gets it."""
+    plain = encode(draw(3, size=(28, 28)))
+    assert _ready_made(plain, DIGIT) is not None
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.open(io.BytesIO(plain))
+    turned, clear, tall = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    grey.save(turned, "PNG", exif=exif)
+    grey.save(clear, "PNG", transparency=0)
+    grey.resize((28, 29)).save(tall, "PNG")
+    for other in (plain[:-30], turned.getvalue(), clear.getvalue(), tall.getvalue()):
+        assert _ready_made(other, DIGIT) is None
+    assert _ready_made(plain, PHOTO) is None
 
 
 @pytest.mark.parametrize("digit", range(10))

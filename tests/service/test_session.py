@@ -172,6 +172,20 @@ def test_cuda_is_an_error_where_there_is_none(version: Path, monkeypatch: pytest
     assert Session(version / contract.GRAPH, manifest, provider="auto").provider == "CPUExecutionProvider"
 
 
+@pytest.mark.parametrize(("worth_s", "alone"), [(-1.0, False), (10.0, True)])
+def test_what_company_saves_is_measured(
+    version: Path, monkeypatch: pytest.MonkeyPatch, worth_s: float, alone: bool
+) -> None:
+    """A run goes alone where it is quick and would save less in a batch than company is worth; never before warm-up."""
+    monkeypatch.setattr(session_module, "QUICK_S", 10.0)
+    monkeypatch.setattr(session_module, "COMPANY_S", worth_s)
+    session = open_session(version)
+    assert not session.runs_alone(1)
+    session.warm_up()
+    assert session.runs_alone(1) is alone
+    assert not session.runs_alone(257)
+
+
 @pytest.mark.parametrize(("limit_s", "quick"), [(0.0, 0), (1e9, 256)])
 def test_what_is_quick_is_measured(version: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, quick: int) -> None:
     """No run is quick before the warm-up; after it those that stayed below the limit."""
