@@ -9,8 +9,9 @@ cheaper run at once where nobody waits. All else happens on the event loop, so t
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, Overlo
 Array = npt.NDArray[Any]
 Row = npt.NDArray[np.float32] | InferenceFailed
 
-_PATIENCE_S = 0.05
+PATIENCE_S = 0.05
 """Who waited longer is asked whether anyone still listens before it is run: under load, callers give up."""
 
 
@@ -97,6 +98,7 @@ class Batcher:
         self._observer = observer or Observer()
         self._queue: deque[_Entry] = deque()
         self._waiting = 0
+        self._expected = 0
         self._busy = False  # a batch runs, or one is about to leave
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="batch")
 
@@ -117,11 +119,7 @@ class Batcher:
         """
         count = len(items)
         assert count, "a caller has one item at least"
-        if self._waiting + count > self._max_items:
-            raise Overloaded(
-                f"{self._waiting} items wait already and {count} more would exceed the bound of {self._max_items}; "
-                "try again after a moment"
-            )
+        self._check_room(count)
         if not self._busy and not self._queue and count <= self._max_batch and self._runs_alone(items):
             return self._run_alone(items)
         loop = asyncio.get_running_loop()
@@ -141,14 +139,36 @@ class Batcher:
         assert len(rows) == count, "every item has a row once its entry is answered"
         return Outcome(rows, entry.left - entry.enqueued, entry.done - entry.left)
 
+    @contextmanager
+    def room(self, items: int) -> Iterator[None]:
+        """Keep room in the queue for items that are still being decoded.
+
+        Raises:
+            Overloaded: the queue has no room for them.
+        """
+        self._check_room(items)
+        self._expected += items
+        try:
+            yield
+        finally:
+            self._expected -= items
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nobody waits."""
-        return not self._busy and not self._queue
+        return not self._busy and not self._queue and not self._expected
 
     def close(self) -> None:
         """Let the batch that runs finish, and start no more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _check_room(self, items: int) -> None:
+        waiting = self._waiting + self._expected
+        if waiting + items > self._max_items:
+            raise Overloaded(
+                f"{waiting} items wait already and {items} more would exceed the bound of {self._max_items}; "
+                "try again after a moment"
+            )
 
     def _run_alone(self, items: Sequence[Array]) -> Outcome:
         """Run a caller's items at once, on the event loop, as one batch."""
@@ -192,7 +212,7 @@ class Batcher:
         count = longest = 0
         while self._queue:
             entry = self._queue[0]
-            if now - entry.enqueued > _PATIENCE_S and not entry.taken and entry.is_gone():
+            if now - entry.enqueued > PATIENCE_S and not entry.taken and entry.is_gone():
                 self._abandon(entry)
                 if not entry.answer.done():
                     entry.answer.set_exception(CallerGone("the client went away before its turn came"))

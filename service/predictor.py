@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.batching import Batcher, Observer
-from service.errors import InferenceFailed, ServiceError, TooLarge, UnsupportedKind
+from service.batching import PATIENCE_S, Batcher, Observer
+from service.decoding import Decoders
+from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, ServiceError, TooLarge, UnsupportedKind
 from service.manifest import ImageInput
 from service.metrics import Metrics
 from service.preprocess import Tokens, image_to_pixels, is_tiny, pad, text_to_tokens
@@ -30,6 +30,7 @@ Item = bytes | str | Array | ServiceError
 Row = npt.NDArray[np.float32]
 
 _STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
+_PART = 1 << 15  # bytes or characters that take far longer to decode than a thread takes to be asked
 _TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
 
 
@@ -62,7 +63,7 @@ class Predictor:
         self._settings = settings
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._decoders = Decoders(settings.decode_threads)
 
     def kind(self, model: str) -> Kind:
         """What a model takes, once it is known to be served, so that no body is read in vain.
@@ -112,31 +113,54 @@ class Predictor:
     async def _predict(self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]) -> Answer:
         if len(items) > self._settings.max_items:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
+        timeout_s = self._settings.request_timeout_s
         began = time.perf_counter()
-        decoded = await self._decode(version, items)
+        decoded = await self._decode(version, items, timeout_s, is_gone)
         readable = [item for item in decoded if not isinstance(item, ServiceError)]
         decode_s = time.perf_counter() - began
         if not readable:
             errors = [item for item in decoded if isinstance(item, ServiceError)]
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
-        timeout_s = self._settings.request_timeout_s
-        outcome = await self._batcher(version).submit(readable, timeout_s=timeout_s, is_gone=is_gone)
+        left_s = max(timeout_s - decode_s, 0.0)
+        outcome = await self._batcher(version).submit(readable, timeout_s=left_s, is_gone=is_gone)
         remaining = iter(outcome.rows)
         rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
         return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
 
     def close(self) -> None:
         """Start no more batches."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         for batcher in self._batchers.values():
             batcher.close()
 
-    async def _decode(self, version: Version, items: Sequence[Item]) -> list[Array | ServiceError]:
-        """Pixels, token ids or an error an item. It leaves the event loop, but for one short text or tiny picture."""
-        decode = partial(_decode_each, version, items, self._settings)
+    async def _decode(
+        self, version: Version, items: Sequence[Item], timeout_s: float, is_gone: Callable[[], bool]
+    ) -> list[Array | ServiceError]:
+        """Pixels, token ids or an error an item. It leaves the event loop, but for one short text or tiny picture.
+
+        Raises:
+            Overloaded, DeadlineExceeded, CallerGone: as `classify`.
+        """
         if all(map(_is_decoded, items)) or (len(items) == 1 and _is_quick(items[0])):
-            return decode()
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+            return _decode_each(version, items, self._settings)
+        try:
+            with self._batcher(version).room(len(items)):
+                async with asyncio.timeout(timeout_s):
+                    parts = await asyncio.gather(
+                        *(self._decode_in_turn(version, part, is_gone) for part in _parts(items))
+                    )
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"not decoded within {timeout_s:g} s; the service is overloaded") from error
+        return [item for part in parts for item in part]
+
+    async def _decode_in_turn(
+        self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]
+    ) -> list[Array | ServiceError]:
+        began = time.perf_counter()
+        async with self._decoders.turn(version.name):
+            if time.perf_counter() - began > PATIENCE_S and is_gone():
+                raise CallerGone("the client went away before its turn came")
+            return await self._decoders.run(partial(_decode_each, version, items, self._settings))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
@@ -186,6 +210,16 @@ class Predictor:
                 logger.error("model %s version %s: %s", version.name, version.number, error, exc_info=error)
         self._metrics.items.labels(version.name, version.number).inc(len(found.rows) - len(errors))
         return found
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items in parts that are each worth a thread's while: one large picture, or many small ones."""
+    start = size = 0
+    for stop, item in enumerate(items, start=1):
+        size += len(item) if isinstance(item, bytes | str) else 0
+        if size >= _PART or stop == len(items):
+            yield items[start:stop]
+            start, size = stop, 0
 
 
 def _is_decoded(item: Item) -> bool:

@@ -171,6 +171,30 @@ def test_a_full_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(response.status_code for response in everyone) == [200, 200, 429]
 
 
+def test_pictures_that_wait_to_be_decoded_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the queue's bound in pictures that are not decoded yet: 429; over the time that a request may take: 504."""
+    opened = threading.Event()
+
+    def decode(*_: object, **__: object) -> np.ndarray:
+        assert opened.wait(10)
+        return np.zeros((28, 28, 1), np.uint8)
+
+    app = application(max_items=2, max_queue_items=2, decode_threads=1, request_timeout_s=0.3)
+    monkeypatch.setattr("service.predictor.image_to_pixels", decode)
+    large = encode(draw(1, size=(200, 300)))
+
+    async def scenario() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
+            try:
+                return await asyncio.gather(*(session.post("/classify/digits", content=large) for _ in range(3)))
+            finally:
+                opened.set()
+
+    first, second, third = asyncio.run(scenario())
+    assert code(third) == (429, "overloaded")
+    assert {code(first), code(second)} == {(504, "deadline_exceeded")}
+
+
 def test_before_the_models_are_loaded_it_is_not_ready() -> None:
     """A request that comes too early is told to come back."""
     response = client(load=False)("POST", "/classify/digits", content=encode(draw(1)))
