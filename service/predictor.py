@@ -115,7 +115,10 @@ class Predictor:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         timeout_s = self._settings.request_timeout_s
         began = time.perf_counter()
-        decoded = await self._decode(version, items, timeout_s, is_gone)
+        if all(isinstance(item, np.ndarray) for item in items):
+            decoded: Sequence[Any] = items
+        else:
+            decoded = await self._decode(version, items, timeout_s, is_gone)
         readable = [item for item in decoded if not isinstance(item, ServiceError)]
         decode_s = time.perf_counter() - began
         if not readable:
@@ -123,6 +126,8 @@ class Predictor:
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         left_s = max(timeout_s - decode_s, 0.0)
         outcome = await self._batcher(version).submit(readable, timeout_s=left_s, is_gone=is_gone)
+        if len(readable) == len(items):
+            return self._count(Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s))
         remaining = iter(outcome.rows)
         rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
         return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
@@ -141,7 +146,7 @@ class Predictor:
         Raises:
             Overloaded, DeadlineExceeded, CallerGone: as `classify`.
         """
-        if all(map(_is_decoded, items)) or (len(items) == 1 and _is_quick(items[0])):
+        if len(items) == 1 and _is_quick(items[0]):
             return _decode_each(version, items, self._settings)
         try:
             with self._batcher(version).room(len(items)):
@@ -220,10 +225,6 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         if size >= _PART or stop == len(items):
             yield items[start:stop]
             start, size = stop, 0
-
-
-def _is_decoded(item: Item) -> bool:
-    return isinstance(item, np.ndarray | ServiceError)
 
 
 def _is_quick(item: Item) -> bool:
