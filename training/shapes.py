@@ -198,18 +198,16 @@ def _(layer: Windows, shape: Shape) -> LayerShape:
     channels, length = shape
     weights = layer.filters * channels * sum(layer.windows)
     maps, widest = layer.filters * len(layer.windows), max(layer.windows)
-    sides, where = (2, "on both sides") if layer.wide else (1, "behind its end")
-    places = [length + (sides - 1) * (size - 1) for size in layer.windows]
+    places = [length + (size - 1 if layer.wide else 0) for size in layer.windows]
+    kind, zeros, where = ("wide windows", "2*", "on both sides") if layer.wide else ("windows", "", "behind its end")
     over = f"{'maximum and average' if layer.over_time == 'both' else layer.over_time} over time"
     activation = f", {layer.activation}" if layer.activation not in {None, "none"} else ""
+    formula = f"OL = ({length} + {zeros}{widest - 1} - {widest})/1 + 1 = {max(places)}"
     return LayerShape(
-        title=f"{'wide ' * layer.wide}windows {', '.join(map(str, layer.windows))}, {layer.filters} filters{activation}",
+        title=f"{kind} {', '.join(map(str, layer.windows))}, {layer.filters} filters{activation}",
         input=shape,
         output=(maps * (2 if layer.over_time == "both" else 1),),
-        formulas=(
-            f"OL = ({length} + {'2*' * layer.wide}{widest - 1} - {widest})/1 + 1 = {max(places)}, padded {where}; "
-            f"then the {over}",
-        ),
+        formulas=(f"{formula}, padded {where}; then the {over}",),
         weights=weights,
         biases=maps,
         multiply_adds=layer.filters * channels * sum(map(prod, zip(layer.windows, places, strict=True))),

@@ -288,7 +288,8 @@ def test_the_padding_behind_a_text_changes_nothing(
 ) -> None:
     """A text alone, with zeros behind it, and in a batch beside a longer one has the same logits."""
     torch.manual_seed(0)
-    recipe = recipe_with(input=TEXT, layers=[{**layer, "wide": wide} if "windows" in layer else layer for layer in WORDS])
+    layers = [{**layer, "wide": wide} if "windows" in layer else layer for layer in WORDS]
+    recipe = recipe_with(input=TEXT, layers=layers)
     network = build(recipe).eval()
     size = len(text) + more
     longer = data.draw(st.lists(st.integers(1, 29), min_size=size, max_size=size))
