@@ -71,9 +71,14 @@ class Dense(Section):
 
 
 class Dropout(Section):
-    """Sets each value to zero with probability `dropout` while training."""
+    """Sets each value to zero with probability p = `dropout` while training.
+
+    So that the next layer sees as much in evaluation, what is kept is divided by 1 - p in `training`; or everything is
+    multiplied by 1 - p in `evaluation`, as in the first papers (Hinton et al., 2012; Kim, 2014, section 2.1).
+    """
 
     dropout: Fraction
+    scale_in: Literal["training", "evaluation"] = "training"
 
 
 class Embedding(Section):
@@ -86,10 +91,13 @@ class Windows(Section):
     """Parallel 1-D convolutions, `filters` of each width in `windows`, then pooling over time (Kim, 2014).
 
     (E, L) -> (len(windows) * filters), or twice that where `over_time` is "both", the maximum and the average.
+    Windows start within the text; where they are `wide`, also in front of it, so that each of their places meets each
+    token (Kalchbrenner et al., 2014, section 2.2).
     """
 
     windows: Annotated[list[Count], Field(min_length=1)]
     filters: Count
+    wide: bool = False
     over_time: Literal["max", "average", "both"] = "max"
     activation: Activation | None = None
 

@@ -85,7 +85,11 @@ def _(layer: Dense, shape: Shape, activation: Activation) -> list[nn.Module]:
 
 @layer_modules.register
 def _(layer: Dropout, shape: Shape, _activation: Activation) -> list[nn.Module]:
-    return [EmbeddedDropout(layer.dropout) if len(shape) == 2 else nn.Dropout(layer.dropout)]  # noqa: PLR2004 -- (E, L)
+    if layer.scale_in == "training":
+        drop: nn.Module = nn.Dropout(layer.dropout)
+    else:
+        drop = UnscaledDropout(layer.dropout)
+    return [EmbeddedDropout(drop) if len(shape) == 2 else drop]  # noqa: PLR2004 -- (E, L)
 
 
 @layer_modules.register
@@ -126,55 +130,72 @@ class Embedded(NamedTuple):
 
 
 class Embed(nn.Module):
-    """Token ids (N, L) -> Embedded; the vector of padding, id 0, is 0 and is not trained."""
+    """Token ids (N, L) -> Embedded; the vector of padding, id 0, is 0 and is not trained.
+
+    That of the unknown word, id 1, starts at 0: where every word of the training texts is known it is never trained,
+    and a vector by chance would stand, the same, in every text with a new word.
+    """
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(vocabulary, width, padding_idx=0)
         with torch.no_grad():
-            self.table.weight[1:].uniform_(-0.25, 0.25)  # Kim (2014), section 3.1
+            self.table.weight[1:].uniform_(-0.25, 0.25)  # as the author of Kim (2014) draws them
+            self.table.weight[1].zero_()
 
     def forward(self, tokens: Tensor) -> Embedded:
         values = self.table(tokens).transpose(1, 2)  # (N, L, E) -> (N, E, L)
         return Embedded(values, (tokens != 0).unsqueeze(1))
 
 
-class EmbeddedDropout(nn.Module):
-    """Dropout of single values of the vectors."""
+class UnscaledDropout(nn.Module):
+    """Dropout that leaves kept values as they are, and weakens all of them in evaluation (Hinton et al., 2012)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.share = share
+        self.kept = 1 - share
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * (torch.rand_like(values) < self.kept) if self.training else values * self.kept
+
+
+class EmbeddedDropout(nn.Module):
+    """Dropout of single values of the vectors."""
+
+    def __init__(self, drop: nn.Module) -> None:
+        super().__init__()
+        self.drop = drop
 
     def forward(self, texts: Embedded) -> Embedded:
-        return Embedded(F.dropout(texts.values, self.share, self.training), texts.present)
+        return Embedded(self.drop(texts.values), texts.present)
 
 
 class ParallelWindows(nn.Module):
     """Parallel 1-D convolutions with pooling over time: Embedded -> (N, F); Kim (2014), section 2.
 
-    A window may reach beyond the end of its text, where it sees zeros, but starts inside of it; so a short text is
-    read by every width, and the padding behind a text changes nothing.
+    A window may reach beyond the end of its text, where it sees zeros, but starts inside of it, or less than its width
+    before it where windows are wide; so a short text is read by every width, and the padding behind a text changes
+    nothing.
     """
 
     def __init__(self, width: int, layer: Windows, activation: list[nn.Module]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, layer.filters, size) for size in layer.windows)
         self.activation = nn.Sequential(*activation)
-        self.over_time = layer.over_time
+        self.over_time, self.wide = layer.over_time, layer.wide
 
     def forward(self, texts: Embedded) -> Tensor:
-        values, present = texts
-        count = present.sum(dim=2)  # (N, 1)
         pooled: list[Tensor] = []
         for conv in self.convs:
             assert isinstance(conv, nn.Conv1d)
             (size,) = conv.kernel_size
-            maps = self.activation(conv(F.pad(values, (0, size - 1))))  # (N, F, L)
+            before = size - 1 if self.wide else 0
+            present = F.pad(texts.present, (before, 0), value=True)  # (N, 1, L) -> (N, 1, before + L)
+            maps = self.activation(conv(F.pad(texts.values, (before, size - 1))))  # (N, F, before + L)
             if self.over_time != "average":
                 pooled.append(maps.masked_fill(~present, -torch.inf).amax(dim=2))
             if self.over_time != "max":
-                pooled.append((maps * present).sum(dim=2) / count)
+                pooled.append((maps * present).sum(dim=2) / present.sum(dim=2))
         return torch.cat(pooled, dim=1)
 
 

@@ -176,7 +176,8 @@ def _(layer: Dense, shape: Shape) -> LayerShape:
 
 @layer_shape.register
 def _(layer: Dropout, shape: Shape) -> LayerShape:
-    return LayerShape(title=f"dropout {layer.dropout:g}", input=shape, output=shape)
+    scale = ", scaled in evaluation" if layer.scale_in == "evaluation" else ""
+    return LayerShape(title=f"dropout {layer.dropout:g}{scale}", input=shape, output=shape)
 
 
 @layer_shape.register
@@ -197,18 +198,19 @@ def _(layer: Windows, shape: Shape) -> LayerShape:
     channels, length = shape
     weights = layer.filters * channels * sum(layer.windows)
     maps, widest = layer.filters * len(layer.windows), max(layer.windows)
+    places = [length + (size - 1 if layer.wide else 0) for size in layer.windows]
+    kind, zeros, where = ("wide windows", "2*", "on both sides") if layer.wide else ("windows", "", "behind its end")
     over = f"{'maximum and average' if layer.over_time == 'both' else layer.over_time} over time"
     activation = f", {layer.activation}" if layer.activation not in {None, "none"} else ""
+    formula = f"OL = ({length} + {zeros}{widest - 1} - {widest})/1 + 1 = {max(places)}"
     return LayerShape(
-        title=f"windows {', '.join(map(str, layer.windows))}, {layer.filters} filters{activation}",
+        title=f"{kind} {', '.join(map(str, layer.windows))}, {layer.filters} filters{activation}",
         input=shape,
         output=(maps * (2 if layer.over_time == "both" else 1),),
-        formulas=(
-            f"OL = ({length} + {widest - 1} - {widest})/1 + 1 = {length}, padded behind its end; then the {over}",
-        ),
+        formulas=(f"{formula}, padded {where}; then the {over}",),
         weights=weights,
         biases=maps,
-        multiply_adds=weights * length,
+        multiply_adds=layer.filters * channels * sum(map(prod, zip(layer.windows, places, strict=True))),
     )
 
 

@@ -104,7 +104,7 @@ def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
     )
     cells = {words[0]: words[1].split() for words in block}
     assert cells["layers[1].conv"] == ["4", "8"]
-    assert cells["layers[4]"] == ["dropout=0.5", "dense=3", "activation=none"]
+    assert cells["layers[4]"] == ["dropout=0.5", "scale_in=training", "dense=3", "activation=none"]
     assert cells["layers[5]"] == ["dense=3", "activation=none", "-"]
     assert cells["optimiser.name"] == ["adam", "sgd"]
     assert cells["optimiser.momentum"] == ["-", "0.9"]

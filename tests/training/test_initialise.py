@@ -104,7 +104,10 @@ def test_a_layer_without_bias_is_initialised() -> None:
 def test_the_windows_over_a_text_are_initialised_and_its_embedding_keeps_its_own(
     recipe_with: Callable[..., Recipe],
 ) -> None:
-    """Each width of parallel 1-D convolutions is drawn by its own n_in; word vectors stay within 1/4 (Kim, 2014)."""
+    """Each width of parallel 1-D convolutions is drawn by its own n_in; word vectors stay within 1/4.
+
+    Padding and the unknown word start at 0.
+    """
     torch.manual_seed(0)
     network = build(
         recipe_with(
@@ -120,5 +123,5 @@ def test_the_windows_over_a_text_are_initialised_and_its_embedding_keeps_its_own
         assert not weights[f"1.convs.{place}.bias"].any()
     table = weights["0.table.weight"]
     assert table.abs().max() <= 0.25
-    assert table[1:].std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.02)
-    assert not table[0].any()
+    assert table[2:].std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.02)
+    assert not table[:2].any()

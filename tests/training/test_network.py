@@ -228,14 +228,17 @@ def test_padding_is_a_vector_of_0_that_is_not_trained() -> None:
     assert present.tolist() == [[[True, True, False, False]], [[True, True, True, False]]]
     assert torch.equal(values[1, :, 2], embed.table.weight[4])
     assert not values.masked_select(~present).any()
-    values.square().sum().backward()
+    (values + 1).square().sum().backward()
     gradient = embed.table.weight.grad
     assert gradient is not None
     assert gradient.any(dim=1).tolist() == [False, True, True, True, True, True]
 
 
 def by_hand(over: ParallelWindows, values: npt.NDArray[np.float64], lengths: list[int]) -> npt.NDArray[np.float64]:
-    """Kim (2014), equations 2 and 4, in loops: windows that start within a text and see zeros beyond its end."""
+    """Kim (2014), equations 2 and 4, in loops: windows that start within a text and see zeros beyond its end.
+
+    Wide ones start as far in front of it as they still reach its first token.
+    """
     rows = []
     for vectors, length in zip(values, lengths, strict=True):
         row: list[float] = []
@@ -244,10 +247,11 @@ def by_hand(over: ParallelWindows, values: npt.NDArray[np.float64], lengths: lis
             assert conv.bias is not None
             (size,) = conv.kernel_size
             weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
-            text = np.concatenate([vectors[:, :length], np.zeros((len(vectors), size))], axis=1)
+            before = size - 1 if over.wide else 0
+            text = np.pad(vectors[:, :length], ((0, 0), (before, size)))
             maps = np.array(
-                [np.tanh((weight * text[:, at : at + size]).sum(axis=(1, 2)) + bias) for at in range(length)]
-            )  # (L, F)
+                [np.tanh((weight * text[:, at : at + size]).sum(axis=(1, 2)) + bias) for at in range(before + length)]
+            )  # (L, F), or (size - 1 + L, F)
             row += list(maps.max(axis=0)) if over.over_time != "average" else []
             row += list(maps.mean(axis=0)) if over.over_time != "max" else []
         rows.append(row)
@@ -256,10 +260,11 @@ def by_hand(over: ParallelWindows, values: npt.NDArray[np.float64], lengths: lis
 
 @pytest.mark.parametrize("over_time", ["max", "average", "both"])
 @pytest.mark.parametrize("windows", [[1], [3], [2, 5], [3, 3, 4]])
-def test_windows_are_a_loop_over_each_place_of_each_text(windows: list[int], over_time: str) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_windows_are_a_loop_over_each_place_of_each_text(windows: list[int], over_time: str, *, wide: bool) -> None:
     """Each width is a dot product at each place, pooled over the text alone, however short it is beside the width."""
     torch.manual_seed(0)
-    layer = Windows.model_validate({"windows": windows, "filters": 2, "over_time": over_time})
+    layer = Windows.model_validate({"windows": windows, "filters": 2, "over_time": over_time, "wide": wide})
     (over,) = layer_modules(layer, (3, 7), "tanh")
     assert isinstance(over, ParallelWindows)
     over.double()
@@ -271,14 +276,20 @@ def test_windows_are_a_loop_over_each_place_of_each_text(windows: list[int], ove
     np.testing.assert_allclose(found, by_hand(over, values.numpy(), lengths), rtol=1e-9)
 
 
-@given(text=st.lists(st.integers(1, 29), min_size=1, max_size=9), more=st.integers(1, 8), data=st.data())
+@given(
+    text=st.lists(st.integers(1, 29), min_size=1, max_size=9),
+    more=st.integers(1, 8),
+    wide=st.booleans(),
+    data=st.data(),
+)
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_the_padding_behind_a_text_changes_nothing(
-    text: list[int], more: int, data: st.DataObject, recipe_with: Callable[..., Recipe]
+    text: list[int], more: int, data: st.DataObject, recipe_with: Callable[..., Recipe], *, wide: bool
 ) -> None:
     """A text alone, with zeros behind it, and in a batch beside a longer one has the same logits."""
     torch.manual_seed(0)
-    recipe = recipe_with(input=TEXT, layers=WORDS)
+    layers = [{**layer, "wide": wide} if "windows" in layer else layer for layer in WORDS]
+    recipe = recipe_with(input=TEXT, layers=layers)
     network = build(recipe).eval()
     size = len(text) + more
     longer = data.draw(st.lists(st.integers(1, 29), min_size=size, max_size=size))
@@ -319,6 +330,22 @@ def test_dropout_on_embedded_texts_drops_single_values_in_training_only() -> Non
     assert float((kept == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert not dropped.values.masked_select(~present).any()
     assert torch.equal(dropout.eval()(texts).values, texts.values)
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (50, 40)])
+def test_dropout_that_is_scaled_in_evaluation_keeps_values_in_training(shape: tuple[int, ...]) -> None:
+    """Hinton et al. (2012): a share p comes out as 0, the rest as it is; in evaluation, all as x * (1 - p)."""
+    (dropout,) = layer_modules(Dropout(dropout=0.25, scale_in="evaluation"), shape, "relu")
+    torch.manual_seed(0)
+    ones = torch.ones(20, *shape)
+    inputs = ones if len(shape) == 1 else Embedded(ones, torch.ones(20, 1, shape[1], dtype=torch.bool))
+    dropped, weakened = (
+        outputs if isinstance(outputs, Tensor) else outputs.values
+        for outputs in (dropout.train()(inputs), dropout.eval()(inputs))
+    )
+    assert set(dropped.flatten().tolist()) == {0.0, 1.0}
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(weakened, ones * 0.75)
 
 
 def test_max_norm_scales_long_rows_back_and_leaves_short_ones() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from training import checkpoint, evaluate, run
 from training.calibrate import Calibration
 from training.data import Dataset, Split
 from training.errors import PublishError, RunError
-from training.network import Served
+from training.network import Served, build
 from training.publish import check_parity, export, publish
 from training.recipe import Recipe
 
@@ -275,3 +276,26 @@ def test_the_recipe_in_the_manifest_is_plain_json(published: Published) -> None:
     """What a version says of its recipe is what the run's folder says."""
     written = json.loads((published.version / contract.MANIFEST).read_text(encoding="utf-8"))
     assert written["recipe"] == json.loads((published.run / run.RECIPE).read_text(encoding="utf-8"))
+
+
+def test_wide_windows_and_dropout_scaled_in_evaluation_are_exported(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """ONNX Runtime's probabilities of texts of any number and length are torch's within 1e-5."""
+    recipe = recipe_with(
+        input={"kind": "text", "length": 9, "vocabulary": 30},
+        layers=[
+            {"embedding": 6},
+            {"windows": [2, 4], "filters": 5, "over_time": "both", "wide": True},
+            {"dropout": 0.5, "scale_in": "evaluation"},
+            {"dense": 3, "activation": "softmax"},
+        ],
+    )
+    torch.manual_seed(0)
+    served = Served(recipe, build(recipe), Calibration(0.5))
+    export(served, recipe, tmp_path / contract.GRAPH)
+    session = onnxruntime.InferenceSession(tmp_path / contract.GRAPH, providers=["CPUExecutionProvider"])
+    for tokens in ([[3, 7, 0], [5, 1, 4]], [[2]], [[9, 8, 7, 6, 5, 4, 3, 2, 1]]):
+        (found,) = session.run(None, {"tokens": np.array(tokens)})
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, served(torch.tensor(tokens)), rtol=0, atol=1e-5)

@@ -176,6 +176,15 @@ def test_windows_over_a_text_have_torch_s_parameters(
     assert parameters(build(recipe)) == sum(step.parameters for step in trace(recipe))
 
 
+def test_wide_windows_have_places_in_front_of_a_text(recipe_with: Callable[..., Recipe]) -> None:
+    """A window of k tokens stands at L + k - 1 places; its weights are as many as those of a narrow one."""
+    layers = [{"embedding": 4}, {"windows": [1, 2, 4], "filters": 5, "wide": True}, OUT]
+    _embedding, over, _dense = trace(recipe_with(input=TEXT, layers=layers))
+    assert over.weights == 4 * 5 * (1 + 2 + 4)
+    assert over.multiply_adds == 4 * 5 * (12 * 1 + 13 * 2 + 15 * 4)
+    assert over.formulas[0].startswith("OL = (12 + 2*3 - 4)/1 + 1 = 15, ")
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_dense_layer_has_torch_s_parameters(*, batch_norm: bool) -> None:
     """Weights, biases and batch norm are counted as torch holds them."""

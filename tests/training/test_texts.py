@@ -115,7 +115,7 @@ def test_dropout_on_vectors_drops_values_in_training_only() -> None:
     """A share of the values becomes 0 and the rest grows by 1/(1 - share); evaluation leaves them alone."""
     torch.manual_seed(0)
     texts = Embedded(torch.ones(20, 30, 10), torch.ones(20, 1, 10, dtype=torch.bool))
-    module = EmbeddedDropout(0.25)
+    module = EmbeddedDropout(nn.Dropout(0.25))
     dropped = module.train()(texts).values
     assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert float(dropped.max()) == pytest.approx(1 / 0.75)
