@@ -20,7 +20,7 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train train-env bench bench-training build lock clean
+.PHONY: help serve test fuzz check format train train-env bench bench-training build audit sbom lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ serve: $(ENVS)/serve.ready ## run the service with the models in models/ (PORT=,
 
 test: $(ENVS)/dev.ready ## run the tests (ARGS="-k name" for some of them)
 	@$(ENVS)/dev/bin/python -m pytest $(ARGS)
+
+fuzz: $(ENVS)/dev.ready ## try to break the service: 20,000 broken inputs, then a long search (some 20 minutes)
+	$(ENVS)/dev/bin/python -m tests.fuzz.corpus $(ARGS)
+	$(ENVS)/dev/bin/python -m tests.fuzz.openapi
+	$(ENVS)/dev/bin/python -m pytest tests/fuzz --hypothesis-profile=long
 
 check: $(ENVS)/dev.ready ## lint, formatting and types
 	$(ENVS)/dev/bin/ruff check .
@@ -54,6 +59,12 @@ bench-training: $(ENVS)/train.ready ## measure training beside the usual script
 
 build: $(ENVS)/serve.ready ## build the Bento (see `bentoml containerize --help` for the container)
 	$(ENVS)/serve/bin/bentoml build $(ARGS)
+
+audit: $(ENVS)/supply.ready ## ask OSV about holes in the locked packages (says so where it cannot be reached)
+	@$(ENVS)/supply/bin/python requirements/audit.py $(ARGS)
+
+sbom: $(ENVS)/supply.ready $(ENVS)/serve.ready ## write the serving environment's bill of materials to dist/
+	@sh requirements/sbom.sh $(ENVS)/supply/bin/cyclonedx-py $(ENVS)/serve/bin/python dist/convoke.cdx.json
 
 lock: $(UV) ## resolve the dependencies anew into requirements/ (ARGS=--upgrade)
 	sh requirements/lock.sh $(UV) $(ARGS)

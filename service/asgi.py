@@ -29,6 +29,7 @@ logger = logging.getLogger("bentoml.convoke")
 _PATHS = 1024  # the paths whose routes are remembered
 _NO_TIMING: dict[str, float] = {}
 _COUNTER = count()
+_HEALTH = {"/livez", "/readyz"}  # BentoML answers these itself; only methods that it does not take come here
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -101,7 +102,7 @@ class Application:
         Raises:
             RouteNotFound, MethodNotAllowed: as `_route`.
         """
-        allowed: set[str] = set()
+        allowed = {"GET", "HEAD"} if path in _HEALTH else set()
         for route in self._by_head.get(_head(path), ()):
             match = route.path_regex.match(path)
             if match is None:

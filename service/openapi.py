@@ -9,6 +9,7 @@ from service.settings import Settings
 Json = dict[str, Any]
 
 _NAME = {"type": "string", "pattern": "^[a-z][a-z0-9-]*$", "maxLength": 100}
+_BYTES = {"type": "string", "contentEncoding": "binary", "minLength": 1}
 _NUMBER = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
 
 _STATUS = {
@@ -132,7 +133,7 @@ def _get(tag: str, summary: str, schema: str, *, model: bool = False) -> Json:
 
 
 def _classify(settings: Settings) -> Json:
-    pictures = {"schema": {"type": "string", "contentEncoding": "binary"}, "x-means": "one encoded picture"}
+    pictures = {"schema": _BYTES, "x-means": "one encoded picture"}
     kinds = (
         "image/jpeg",
         "image/png",
@@ -165,7 +166,7 @@ def _classify(settings: Settings) -> Json:
             "required": True,
             "content": {
                 **dict.fromkeys(kinds, pictures),
-                "text/plain": {"schema": {"type": "string"}, "x-means": "one text in UTF-8"},
+                "text/plain": {"schema": {"type": "string", "minLength": 1}, "x-means": "one text in UTF-8"},
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
@@ -251,7 +252,7 @@ def _infer(parameters: list[Json], settings: Settings) -> Json:
             "content": {
                 "application/json": {"schema": _ref("InferenceRequest"), "x-means": "tensors in JSON"},
                 "application/octet-stream": {
-                    "schema": {"type": "string", "contentEncoding": "binary"},
+                    "schema": _BYTES,
                     "x-means": "JSON, then binary tensors",
                 },
             },

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -147,25 +148,26 @@ class Predictor:
             Overloaded, DeadlineExceeded, CallerGone: as `classify`.
         """
         if len(items) == 1 and _is_quick(items[0]):
-            return _decode_each(version, items, self._settings)
+            return _decode_each(version, items, self._settings, math.inf)
+        until = time.perf_counter() + timeout_s
         try:
             with self._batcher(version).room(len(items)):
                 async with asyncio.timeout(timeout_s):
                     parts = await asyncio.gather(
-                        *(self._decode_in_turn(version, part, is_gone) for part in _parts(items))
+                        *(self._decode_in_turn(version, part, until, is_gone) for part in _parts(items))
                     )
         except TimeoutError as error:
             raise DeadlineExceeded(f"not decoded within {timeout_s:g} s; the service is overloaded") from error
         return [item for part in parts for item in part]
 
     async def _decode_in_turn(
-        self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]
+        self, version: Version, items: Sequence[Item], until: float, is_gone: Callable[[], bool]
     ) -> list[Array | ServiceError]:
         began = time.perf_counter()
         async with self._decoders.turn(version.name):
             if time.perf_counter() - began > PATIENCE_S and is_gone():
                 raise CallerGone("the client went away before its turn came")
-            return await self._decoders.run(partial(_decode_each, version, items, self._settings))
+            return await self._decoders.run(partial(_decode_each, version, items, self._settings, until))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
@@ -238,8 +240,14 @@ def _is_quick(item: Item) -> bool:
             return True
 
 
-def _decode_each(version: Version, items: Sequence[Item], settings: Settings) -> list[Array | ServiceError]:
+def _decode_each(
+    version: Version, items: Sequence[Item], settings: Settings, until: float
+) -> list[Array | ServiceError]:
+    """Decode items, as long as somebody can still be waiting for them: until `time.perf_counter()` says so."""
+
     def one(item: Item) -> Array | ServiceError:
+        if time.perf_counter() > until:
+            return DeadlineExceeded("not decoded in time")
         try:
             return _decode_one(version, item, settings)
         except ServiceError as error:

@@ -5,16 +5,19 @@ squashed, or, for digits, as MNIST was made (LeCun et al., 1998, section III.A).
 lies beside its graph. Whoever changes a pixel or an id here raises `PREPROCESSING_VERSION` in `service.manifest`.
 """
 
+import contextlib
+import ctypes
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
 from tokenizers import Tokenizer
 
-from service.errors import TooLarge, Unreadable, UnsupportedKind
+from service.errors import ServiceError, TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, TextInput
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +27,9 @@ Grey = npt.NDArray[np.float32]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 
+_MAX_SCANS = 100  # a progressive JPEG has about ten; each is a pass over all pixels, and takes a few bytes to ask for
+_MAX_RLE_BYTES = 4 << 20  # Pillow unpacks run lengths of a BMP in Python, holding the interpreter's lock
+_BAND = 1 << 20  # pixels that are converted at a time, which bounds what the steps between take of memory
 _WHITE_16 = 0xFFFF
 _TINY_BYTES, _TINY_SIDE = 4096, 64
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -84,8 +90,17 @@ def pad(texts: Sequence[Tokens]) -> Tokens:
 
 
 def warm_up() -> None:
-    """Load Pillow's decoders, which it would do at the first picture, a tenth of a second long."""
+    """Load Pillow's decoders, which it would do at the first picture, a tenth of a second long.
+
+    Pillow, and libtiff below it, are kept from writing what they find wrong to the log: a damaged fax of 100 kB has a
+    million bad rows, and would leave 60 MB there. What is wrong is in the error that the caller gets.
+    """
     Image.init()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(AttributeError, OSError):  # a build of Pillow that hides its libtiff
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+        set_handler(None)
 
 
 def is_tiny(data: bytes) -> bool:
@@ -132,16 +147,12 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise TooLarge(  # noqa: TRY301 -- the handler below lets it pass
-                    f"the picture has {width} x {height} pixels; at most {max_pixels:,} are decoded"
-                )
+            _check_cost(image, data, max_pixels)
             goal = _WORK if spec.framing == "mnist" else max(spec.height, spec.width)
             image.draft(spec.mode, (goal, goal))
             image.load()
             return _flatten(ImageOps.exif_transpose(image), spec)
-    except TooLarge:
+    except ServiceError:
         raise
     except UnidentifiedImageError as error:
         if has_picture_signature(data):
@@ -153,36 +164,96 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         raise Unreadable(f"the picture is damaged or cut off: {error}") from error
 
 
+def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse, before decoding, what would take far more memory or time to decode than its like.
+
+    Raises:
+        TooLarge: more pixels than `max_pixels`, in the picture or in a tile of it; a long BMP of run lengths.
+        Unreadable: a JPEG of many scans.
+    """
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width} x {height} pixels; at most {max_pixels:,} are decoded")
+    match image.format:
+        case "TIFF":  # a tile is decoded whole, also where it is larger than the picture
+            tags = getattr(image, "tag_v2", {})
+            tile = [int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+            if tile[0] * tile[1] > max_pixels:
+                raise TooLarge(
+                    f"the TIFF has tiles of {tile[0]} x {tile[1]} pixels; at most {max_pixels:,} are decoded"
+                )
+        case "BMP" if image.info.get("compression") in {1, 2} and len(data) > _MAX_RLE_BYTES:
+            raise TooLarge(f"the BMP has {len(data)} bytes of run lengths; at most {_MAX_RLE_BYTES} are unpacked")
+        case "JPEG" | "MPO" if (scans := _scans(image, data)) > _MAX_SCANS:
+            raise Unreadable(f"the JPEG has {scans} scans; at most {_MAX_SCANS} are decoded")
+
+
+def _scans(image: Image.Image, data: bytes) -> int:
+    """How many scans a JPEG has, at most. Where the first holds all components of a baseline file, no other is read."""
+    layers = len(image.getbands())
+    file = getattr(image, "fp", None)  # Pillow has read it up to the first scan's header
+    first = data[file.tell() - 8 - 2 * layers :][:5] if file else b""
+    if "progressive" not in image.info and first[:2] == b"\xff\xda" and first[4:] == bytes([layers]):
+        return 1
+    return data.count(b"\xff\xda")
+
+
 def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
     """Any mode -> `spec.mode`, transparency laid on a ground, more than 8 bits scaled to 8."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, _ground(image, spec))
-        image = Image.alpha_composite(ground, image)
-    return image if image.mode == spec.mode else image.convert("RGB").convert(spec.mode)
+    transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    if image.mode == spec.mode and not transparent:
+        return image
+    ground = _ground(image, spec) if transparent else None
+    flat = Image.new(spec.mode, image.size)
+    for box in _bands(image):
+        flat.paste(_flatten_band(image.crop(box), ground, spec.mode), box)
+    return flat
+
+
+def _flatten_band(band: Image.Image, ground: str | None, mode: str) -> Image.Image:
+    if ground is not None:
+        band = band.convert("RGBA")
+        band = Image.alpha_composite(Image.new("RGBA", band.size, ground), band)
+    return band if band.mode == mode else band.convert("RGB").convert(mode)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) as wide as the picture that together cover it."""
+    rows = max(_BAND // max(image.width, 1), 1)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Integer and floating-point grey -> L. 16 bits keep their scale; other ranges are stretched to fit."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("the picture holds values that are no numbers")
-    if image.mode != "F" and values.min() >= 0 and values.max() <= _WHITE_16:
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
-    low, high = float(values.min()), float(values.max())
-    return Image.fromarray(((values - low) / max(high - low, 1e-12) * 255 + 0.5).astype(np.uint8))
+    low, high = np.inf, -np.inf
+    for box in _bands(image):
+        values = np.asarray(image.crop(box))
+        if not np.isfinite(values).all():
+            raise ValueError("the picture holds values that are no numbers")
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    keeps = image.mode != "F" and low >= 0 and high <= _WHITE_16
+    flat = Image.new("L", image.size)
+    for box in _bands(image):
+        values = np.asarray(image.crop(box)).astype(np.float64)
+        scaled = values / 257 if keeps else (values - low) / max(high - low, 1e-12) * 255
+        flat.paste(Image.fromarray((scaled + 0.5).astype(np.uint8)), box)
+    return flat
 
 
 def _ground(image: Image.Image, spec: ImageInput) -> str:
     """What shows through a transparent picture: white, as on a page; black behind a digit in light ink."""
     if spec.framing != "mnist":
         return "white"
-    grey, alpha = (np.asarray(image.convert(mode), np.float32) for mode in ("L", "RGBA"))
-    weight = alpha[..., 3]
-    lightness = float((grey * weight).sum()) / max(float(weight.sum()), 1)
-    return "black" if lightness > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
+    light = weight = 0.0
+    for box in _bands(image):
+        band = image.crop(box).convert("RGBA")
+        alpha = np.asarray(band.getchannel("A"), np.float32)
+        light += float((np.asarray(band.convert("L"), np.float32) * alpha).sum(dtype=np.float64))
+        weight += float(alpha.sum(dtype=np.float64))
+    return "black" if light / max(weight, 1) > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
 
 
 def _squash(image: Image.Image, spec: ImageInput) -> Image.Image:

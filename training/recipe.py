@@ -288,7 +288,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(
             f"there is no recipe {recipe!r}; {hint}there are {', '.join(names())}, or give a path ending in .toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # no TOML, no UTF-8, too deep, no path
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
     for override in overrides or []:
         _override(table, override)
@@ -316,7 +316,7 @@ def _override(table: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: expected KEY=VALUE, like optimiser.name=adagrad")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *path, last = key.split(".")
     for part in path:

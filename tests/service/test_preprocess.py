@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import preprocess
 from service.errors import ServiceError, TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, TextInput
 from service.preprocess import FORMATS, _ready_made, decode, image_to_pixels, is_tiny, pad, text_to_tokens
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like, styles
+from tests.fuzz import seeds
 
 DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")
 PHOTO = ImageInput(height=20, width=40, mode="RGB", framing="squash")
@@ -80,6 +82,17 @@ def test_a_palette_with_a_transparent_entry_shows_white() -> None:
     file = io.BytesIO()
     image.save(file, "PNG", transparency=0)
     assert (image_to_pixels(file.getvalue(), PHOTO) == 255).all()
+
+
+@pytest.mark.parametrize("spec", [DIGIT, PHOTO], ids=["digit", "photo"])
+@pytest.mark.parametrize("name", ["png-alpha", "png-palette-transparent", "png-16-bits", "tiff-floats", "tiff-cmyk"])
+def test_converting_band_by_band_changes_no_pixel(name: str, spec: ImageInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that is converted a row or three at a time comes out as one that is converted whole."""
+    data = seeds.pictures()[name]
+    whole = image_to_pixels(data, spec)
+    for pixels in (1, 150):
+        monkeypatch.setattr(preprocess, "_BAND", pixels)
+        assert (image_to_pixels(data, spec) == whole).all()
 
 
 def test_16_bits_are_scaled_not_cut() -> None:

@@ -195,6 +195,34 @@ def test_pictures_that_wait_to_be_decoded_count_as_waiting(monkeypatch: pytest.M
     assert {code(first), code(second)} == {(504, "deadline_exceeded")}
 
 
+def test_what_nobody_waits_for_any_more_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a request that is over its time the item at hand is the last: a thousand tiny files can ask for hours."""
+    opened, begun = threading.Event(), 0
+
+    def decode(*_: object, **__: object) -> np.ndarray:
+        nonlocal begun
+        begun += 1
+        assert opened.wait(10)
+        return np.zeros((28, 28, 1), np.uint8)
+
+    app = application(decode_threads=1, request_timeout_s=0.3)
+    monkeypatch.setattr("service.predictor.image_to_pixels", decode)
+    small = encode(draw(1, size=(100, 150)))
+
+    async def scenario() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
+            try:
+                late = await session.post("/classify/digits", files=[("f", ("x", small)) for _ in range(9)])
+            finally:
+                opened.set()
+            return [late, await session.post("/classify/digits", content=small)]
+
+    late, next_one = asyncio.run(scenario())
+    assert code(late) == (504, "deadline_exceeded")
+    assert next_one.status_code == 200
+    assert begun == 2
+
+
 def test_before_the_models_are_loaded_it_is_not_ready() -> None:
     """A request that comes too early is told to come back."""
     response = client(load=False)("POST", "/classify/digits", content=encode(draw(1)))

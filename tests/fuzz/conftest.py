@@ -1,0 +1,5 @@
+"""How long the properties are searched: by default as hypothesis does; `--hypothesis-profile=long` for `make fuzz`."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("long", max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])

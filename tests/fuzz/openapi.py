@@ -1,0 +1,72 @@
+"""A started server against its own OpenAPI document, by schemathesis: no server error, no answer outside of the schema.
+
+`python -m tests.fuzz.openapi --examples 1000` sends so many random requests to each operation, inside and outside of
+the schema, after those that schemathesis makes of the schema's keywords.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from service import manifest as contract
+from tests.fuzz.hooks import SPARE
+from tests.service.conftest import ROOT, Server
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
+    """Search with a server of its own, and give schemathesis's exit code, 0 where nothing was found, and its words.
+
+    Args:
+        folder: an empty one, for the server's models and log.
+        examples: random requests for each operation.
+        seed: where chance starts.
+    """
+    models = _models(folder / "models")
+    environment = {"CONVOKE_MODELS": str(models), "CONVOKE_MANAGEMENT": "true", "CONVOKE_POLL_S": "0.2"}
+    server = Server([sys.executable, "-m", "service"], ROOT, folder / "log", environment)
+    try:
+        server.wait_until_ready()
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+                *("--config-file", str(CONFIG), "run", f"{server.url}/openapi.json"),
+                *("--max-examples", str(examples), "--seed", str(seed)),
+            ],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert server.running, server.log
+    finally:
+        server.stop()
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def _models(folder: Path) -> Path:
+    """The models of this checkout, and one more, which is loaded and unloaded."""
+    shutil.copytree(ROOT / "models", folder)
+    version = Path(shutil.copytree(folder / "digits/1", folder / SPARE / "1"))
+    path = version / contract.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": SPARE}), encoding="utf-8")
+    return folder
+
+
+def main() -> int:
+    """Print what schemathesis says; 0 where it found nothing."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.openapi", description=__doc__)
+    parser.add_argument("--examples", type=int, default=1000, help="for each operation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="where chance starts (default: %(default)s)")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        code, words = run(Path(folder), examples=chosen.examples, seed=chosen.seed)
+    print(words)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

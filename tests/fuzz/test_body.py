@@ -1,0 +1,141 @@
+"""Bodies are read into items or refused, whatever they are, however they arrive."""
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.errors import InvalidRequest, ServiceError, TooLarge, Unreadable, UnsupportedKind
+from service.predictor import Item, Kind
+from service.routes import body
+from service.settings import Settings
+from tests.fuzz.spoil import spoilt, values
+
+SETTINGS = Settings(max_items=8, max_body_bytes=4096)
+REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedKind)
+TYPES = st.one_of(
+    st.sampled_from(
+        [
+            "", "text/plain", "text/plain; charset=latin-1", "application/json", "application/octet-stream",
+            "multipart/form-data", "multipart/form-data; boundary=b", 'multipart/form-data; boundary="b"',
+            "multipart/form-data; boundary=" + "b" * 300, "multipart/form-data; boundary*=utf-8''b",
+        ]
+    ),
+    st.text(max_size=30),
+)  # fmt: skip
+ENCODINGS = st.sampled_from(["identity", "gzip", "deflate", "x-gzip", "br", "gzip, gzip", ""])
+KINDS: st.SearchStrategy[Kind] = st.sampled_from(["image", "text"])
+PARTS = (
+    b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n', b"--b\r\n", b"\r\n--b--\r\n", b"\r\n--b",
+    b"\r\n\r\n", b"\r\n", b"--", b"Content-Type: text/plain\r\n", b"good film", b"\x89PNG\r\n\x1a\n", b": \r\n", b"\0",
+)  # fmt: skip
+FORMS = st.lists(st.sampled_from(PARTS) | st.binary(max_size=6), max_size=12).map(b"".join)
+
+
+def read(chunks: Sequence[bytes], kind: Kind, content_type: str, **headers: str) -> list[Item]:
+    """The items of a request whose body arrives in these chunks."""
+    named = {"content-type": content_type, **headers}
+    raw = [(name.replace("_", "-").encode(), value.encode("utf-8", "replace")) for name, value in named.items()]
+    messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    waiting = iter([*messages, {"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Message:
+        return next(waiting)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}
+    return asyncio.run(body.read_items(Request(scope, receive), kind, SETTINGS))
+
+
+def check(content: bytes, kind: Kind, content_type: str, **headers: str) -> None:
+    """The property: items of the kind, or an error in an item's place, as many as are allowed; or a refusal."""
+    with contextlib.suppress(*REFUSALS):
+        items = read([content], kind, content_type, **headers)
+        assert 1 <= len(items) <= SETTINGS.max_items
+        for item in items:
+            assert isinstance(item, (bytes if kind == "image" else str, ServiceError))
+            assert not isinstance(item, ServiceError) or 400 <= item.status < 500
+
+
+@given(st.binary(max_size=200), KINDS, TYPES, ENCODINGS, st.text(max_size=8))
+def test_any_body_is_read_or_refused(content: bytes, kind: Kind, content_type: str, encoding: str, length: str) -> None:
+    """Whatever its label, its packing and its announced length say."""
+    check(content, kind, content_type, content_encoding=encoding, content_length=length)
+
+
+@given(FORMS, KINDS, TYPES)
+def test_any_multipart_body_is_read_or_refused(content: bytes, kind: Kind, content_type: str) -> None:
+    """Boundaries, headers and ends in any order."""
+    check(content, kind, content_type)
+    check(content, kind, "multipart/form-data; boundary=b")
+
+
+@given(values() | spoilt({"texts": ["good film", "bad"]}) | spoilt({"images": ["AAAA", "iVBORw0KGgo="]}), KINDS)
+def test_any_json_is_read_or_refused(content: Any, kind: Kind) -> None:
+    """NaN, lone surrogates, keys that are not known, strings that are no base64."""
+    check(json.dumps(content).encode(), kind, "application/json")
+    check(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), kind, "application/json; x=y")
+
+
+@given(st.binary(max_size=120), st.sampled_from(["gzip", "deflate"]), st.integers(0, 140), st.integers(0, 1100))
+def test_spoilt_packing_is_read_or_refused(content: bytes, encoding: str, cut: int, bit: int) -> None:
+    """A packed body with a bit flipped, then cut off, is itself or a refusal: a checksum stands behind it."""
+    spoilt_body = bytearray(gzip.compress(content) if encoding == "gzip" else zlib.compress(content))
+    if bit // 8 < len(spoilt_body):
+        spoilt_body[bit // 8] ^= 1 << bit % 8
+    with contextlib.suppress(*REFUSALS):
+        assert read([bytes(spoilt_body[: cut or None])], "image", "", content_encoding=encoding) == [content]
+
+
+@given(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=8),
+    st.text("abcdefghijklmnopqrstuvwxyz0123456789'-_", min_size=1, max_size=60),
+    st.lists(st.integers(0, 600), max_size=6),
+)
+def test_parts_come_back_as_they_were_sent(parts: list[bytes], boundary: str, cuts: list[int]) -> None:
+    """Any contents, between any boundaries, in whatever pieces the body arrives."""
+    mark = b"--" + boundary.encode()
+    assume(not any(mark in part for part in parts))
+    content = b"".join(
+        mark + b'\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + part + b"\r\n" for part in parts
+    )
+    content += mark + b"--\r\n"
+    places = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
+    chunks = [content[start:end] for start, end in pairwise(places)]
+    assert read(chunks, "image", f'multipart/form-data; boundary="{boundary}"') == parts
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.booleans())
+def test_texts_come_back_as_they_were_sent(texts: list[str], escaped: bool) -> None:
+    """Any characters, in JSON of either spelling."""
+    content = json.dumps({"texts": texts}, ensure_ascii=escaped).encode()
+    assert read([content], "text", "application/json") == texts
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=8))
+def test_pictures_come_back_as_they_were_sent(pictures: list[bytes]) -> None:
+    """Any bytes, in base64."""
+    content = json.dumps({"images": [base64.b64encode(picture).decode() for picture in pictures]}).encode()
+    assert read([content], "image", "application/json") == pictures
+
+
+@pytest.mark.parametrize("extra", [1, 100])
+def test_one_byte_or_item_too_many_is_refused(extra: int) -> None:
+    """The limits hold to the byte and to the item, however the body is packed."""
+    full = bytes(SETTINGS.max_body_bytes)
+    assert read([full], "image", "") == [full]
+    for headers, content in (({}, full + bytes(extra)), ({"content_encoding": "gzip"}, gzip.compress(full + b"x"))):
+        with pytest.raises(TooLarge):
+            read([content], "image", "", **headers)
+    with pytest.raises(TooLarge):
+        read([json.dumps({"texts": ["a"] * (SETTINGS.max_items + extra)}).encode()], "text", "application/json")
