@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
 from tokenizers import Tokenizer
 
 from service.errors import TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, TextInput
+from service.screen import screen
 
 Pixels = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.int64]
@@ -29,6 +30,15 @@ _TINY_BYTES, _TINY_SIDE = 4096, 64
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order
 _SIGNATURES = (_PNG, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WORK = 112  # the longer side at which a digit is looked for: four pixels for each of MNIST's
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
 _FRAME = 28  # ... inside a frame of 28 x 28
@@ -131,6 +141,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
+            screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = image.size
             if width * height > max_pixels:
@@ -140,7 +151,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             goal = _WORK if spec.framing == "mnist" else max(spec.height, spec.width)
             image.draft(spec.mode, (goal, goal))
             image.load()
-            return _flatten(ImageOps.exif_transpose(image), spec)
+            return _flatten(_upright(image), spec)
     except TooLarge:
         raise
     except UnidentifiedImageError as error:
@@ -151,6 +162,12 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         raise TooLarge(f"the picture is too large to decode; at most {max_pixels:,} pixels are") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise Unreadable(f"the picture is damaged or cut off: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded picture turned as its EXIF data says, of which no more than that is read."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
@@ -166,22 +183,27 @@ def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Integer and floating-point grey -> L. 16 bits keep their scale; other ranges are stretched to fit."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.array(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("the picture holds values that are no numbers")
     if image.mode != "F" and values.min() >= 0 and values.max() <= _WHITE_16:
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8))
-    low, high = float(values.min()), float(values.max())
-    return Image.fromarray(((values - low) / max(high - low, 1e-12) * 255 + 0.5).astype(np.uint8))
+        values /= 257  # in place, here and below: a large picture is 400 MB of this
+    else:
+        low, high = float(values.min()), float(values.max())
+        values -= low
+        values /= max(high - low, 1e-12)
+        values *= 255
+    values += 0.5
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _ground(image: Image.Image, spec: ImageInput) -> str:
     """What shows through a transparent picture: white, as on a page; black behind a digit in light ink."""
     if spec.framing != "mnist":
         return "white"
-    grey, alpha = (np.asarray(image.convert(mode), np.float32) for mode in ("L", "RGBA"))
-    weight = alpha[..., 3]
-    lightness = float((grey * weight).sum()) / max(float(weight.sum()), 1)
+    grey, weight = (np.array(band, np.float32) for band in (image.convert("L"), image.getchannel("A")))
+    total = float(weight.sum())
+    lightness = float(np.multiply(grey, weight, out=grey).sum()) / max(total, 1)
     return "black" if lightness > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
 
 
