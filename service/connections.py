@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import settings
 from service.errors import HeadTooLarge, InvalidRequest, ServiceError, SlowHead, TooManyConnections
@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse(self._too_large())
             elif self._deadline is None:
                 self._expect_head()
-        elif self._bodies == bodies and self.cycle is not None and self.cycle.more_body:
+        elif self._bodies == bodies and self._in_body:
             # A chunked body may end in further headers, which the parser keeps.
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
@@ -135,21 +135,32 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A body is whole: nothing is thrown away any more."""
+        """A body is whole; where it was thrown away, the connection may go on to the next head."""
         if self._deadline is not None:
             self._stop_waiting()
+            self._expect_head()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Where an answer did not wait for the body's end, wait a little for it here, and let nothing of it stay."""
         super().on_response_complete()
-        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+        if self._in_body:
             self._stop_waiting()
             self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not read, or what a method above found."""
         self._refuse(self._fault or InvalidRequest(f"this is no HTTP/1.1 request: {msg}"))
+
+    @property
+    def _in_body(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.more_body
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer an error, unless another answer is under way, and close once the client had time to read it."""
@@ -158,7 +169,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             self.transport.close()
             return
         self.transport.write(_answer(error))
@@ -203,5 +214,6 @@ def _answer(error: ServiceError) -> bytes:
         "Content-Length": str(len(body)),
         "Connection": "close",
     }
-    lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -20,7 +20,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # but those without a le
 _PLAIN_FRAMES, _FRAMES = {0xC0, 0xC1}, {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 _OPAQUE = {1, 2, 6, 7}  # tags of bytes and text, which stay one object
-_EXIF_FOLDER, _GPS_FOLDER = 0x8769, 0x8825
+_BIG_TIFF = 43
 
 
 def screen(data: bytes) -> None:
@@ -76,7 +76,7 @@ def _screen_bmp(data: bytes) -> None:
 def _screen_tiff(data: bytes) -> None:
     """Count the numbers of the tags in the first folder, which are those that Pillow reads."""
     order = "<" if data[:2] == b"II" else ">"
-    is_big = 43 in data[2:4]  # BigTIFF: 8 bytes for offsets and counts
+    is_big = _BIG_TIFF in data[2:4]  # BigTIFF: 8 bytes for offsets and counts
     size, entry, head = (8, "HHQ8x", "Q") if is_big else (4, "HHI4x", "H")
     try:
         (start,) = struct.unpack_from(order + ("Q" if is_big else "I"), data, size)
