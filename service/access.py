@@ -21,7 +21,7 @@ from service.settings import Settings
 Need = Role | Literal["look"] | None
 """What a route asks for: a role, any role but that of metrics (`look`), or nothing."""
 
-_OPEN = {"/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs", "/playground"}
+_OPEN = {"/livez", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs", "/playground"}
 _LOOKS = {"/models", "/models/{model}", "/v2/repository/index"}
 _HEADERS = ["Authorization", "Content-Encoding", "Content-Type", "Inference-Header-Content-Length", "X-API-Key"]
 _SHOWN = ["Inference-Header-Content-Length", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID"]
@@ -47,17 +47,15 @@ def protect(routes: Sequence[Route], settings: Settings) -> list[Route]:
         SettingsError: the file of keys cannot be read.
     """
     keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
-    public = {None, *settings.public.split(",")}
-    if "predict" in public:
-        public.add("look")
-    return [
-        route if _is_open(need(route.path), keys, public) else _guarded(route, need(route.path), keys)
-        for route in routes
-    ]
+    return [_guarded(route, need(route.path), keys) if is_locked(route.path, settings) else route for route in routes]
 
 
-def _is_open(needed: Need, keys: Keys | None, public: set[str | None]) -> bool:
-    return needed in public or (keys is None and needed != "manage")
+def is_locked(path: str, settings: Settings) -> bool:
+    """Whether the route of a pattern asks for a key with these settings."""
+    needed, public = need(path), settings.public.split(",")
+    if needed is None or (needed == "look" and "predict" in public):
+        return False
+    return needed == "manage" or (settings.api_keys_file is not None and needed not in public)
 
 
 def _guarded(route: Route, needed: Need, keys: Keys | None) -> Route:

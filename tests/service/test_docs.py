@@ -32,12 +32,12 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_in_it_and_nothing_else(document: dict[str, Any]) -> None:
-    """Path by path and method by method; health and metrics are BentoML's and the worker's."""
+    """Path by path and method by method; health is BentoML's."""
     app = application(load=False)
     assert isinstance(app, Application)
     served = {(route.path, method.lower()) for route in app.routes for method in _methods(route)}
     described = {(path, method) for path, methods in document["paths"].items() for method in methods}
-    assert described - served == {("/livez", "get"), ("/readyz", "get"), ("/metrics", "get")}
+    assert described - served == {("/livez", "get"), ("/readyz", "get")}
     assert served <= described
 
 
