@@ -330,8 +330,10 @@ def _read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
     """
     try:
         tokenizer = Tokenizer.from_str(contract.read_text(path))
-    except Exception as error:  # the library raises bare exceptions
-        raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+    except BaseException as error:  # the library raises bare exceptions
+        if isinstance(error, Exception) or preprocess.is_panic(error):
+            raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+        raise
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if highest >= spec.vocabulary:
         raise ModelRefused(f"{path}: holds id {highest}, but the graph takes ids below {spec.vocabulary} only")
