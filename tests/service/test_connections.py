@@ -38,7 +38,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextmanager
 def listening(limits: Limits = ROOMY) -> Iterator[Dial]:
-    """uvicorn with this protocol in a thread; gives what opens connections to it."""
+    """Uvicorn with this protocol in a thread; gives what opens connections to it."""
     opened: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         protocol: Any = partial(Connection, limits=limits)
@@ -73,6 +73,17 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     while len(body) < int(headers["content-length"]):
         body += connection.recv(65536)
     return int(first.split()[1]), headers, body
+
+
+def is_cut_off(connection: socket.socket, data: bytes) -> bool:
+    """Whether the server closes a connection over which this comes again and again."""
+    deadline = time.monotonic() + 10
+    try:
+        while time.monotonic() < deadline:
+            connection.sendall(data)
+    except OSError:
+        return True
+    return False
 
 
 def refusal(connection: socket.socket) -> tuple[int, str]:
@@ -131,10 +142,7 @@ def test_headers_behind_a_body_are_bounded() -> None:
     with listening() as dial:
         connection = dial()
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ")
-        sent = 0
-        with pytest.raises(OSError):  # noqa: PT011 -- reset or broken pipe
-            while sent < 1 << 24:
-                sent += connection.send(b"x" * 1024)
+        assert is_cut_off(connection, b"x" * 1024)
 
 
 def test_a_slow_head_is_cut_off() -> None:
@@ -205,9 +213,7 @@ def test_a_body_is_refused_before_it_was_sent_and_not_kept(monkeypatch: pytest.M
         connection = dial()
         connection.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n" + bytes(1000))
         assert answer(connection)[0] == 413
-        with pytest.raises(OSError):  # noqa: PT011 -- reset or broken pipe
-            while True:
-                connection.sendall(bytes(1 << 16))
+        assert is_cut_off(connection, bytes(1 << 16))
         polite = dial()
         polite.sendall(HEAD + b"Content-Length: 1048577\r\n\r\n" + bytes(1000))
         assert answer(polite)[0] == 413
