@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError, let_go
 from service.metrics import Metrics
 from service.routes import pending
 
@@ -84,6 +84,7 @@ class Application:
 
     def _refuse(self, error: ServiceError) -> Response:
         self._metrics.errors.labels(error.code).inc()
+        let_go(error)
         return JSONResponse({"error": error.body()}, error.status, error.headers)
 
     def _route(self, scope: Scope) -> Route:

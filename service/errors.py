@@ -47,6 +47,18 @@ class ServiceError(Exception):
         return {"code": self.code, "message": str(self)}
 
 
+def let_go(error: BaseException) -> None:
+    """Forget where an error came from, once it is answered.
+
+    What was raised holds the frames it passed, they hold the request's body and, again, the error. Such a ring waits
+    for the garbage collector, which comes rarely (`service/app.py`); refused bodies would pile up until then.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+
+
 class InvalidRequest(ServiceError):
     """The request is not of the form that the route reads."""
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service import __version__
-from service.errors import InvalidRequest, NotReady, ServiceError
+from service.errors import InvalidRequest, NotReady, ServiceError, let_go
 from service.manifest import ImageInput
 from service.predictor import Predictor
 from service.repository import Repository, Version
@@ -118,6 +118,7 @@ def plainly(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ServiceError as error:
             request.scope["convoke.error"] = error.code
+            let_go(error)
             return JSONResponse({"error": str(error)}, error.status, error.headers)
 
     return call

@@ -2,16 +2,18 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.errors import InvalidRequest, TooLarge
+from service.errors import InvalidRequest, ServiceError, TooLarge
 from service.routes import limited, pending
 from service.settings import Settings
 from tests.drawing import encode, mnist_like
@@ -129,6 +131,35 @@ def test_the_room_is_free_after_packed_bodies(content: bytes) -> None:
         response = call("POST", CLASSIFY, content=content, headers={"Content-Encoding": "gzip"})
         assert code(response)[0] in {413, 415}
     assert pending._held == 0  # noqa: SLF001 -- nothing else tells
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers"),
+    [
+        (CLASSIFY, BOMBS["tiff with two million fractions"](), {}),
+        (CLASSIFY, BOMBS["png with 80 texts of 1 MB"](), {}),
+        (CLASSIFY, b"[" + b"[]," * 100_000, JSON),
+        (CLASSIFY, b"x" * 100_000, {"Content-Encoding": "gzip"}),
+        (CLASSIFY, b"x" * 100_000, {"Content-Type": "multipart/form-data; boundary=b"}),
+        ("/v2/models/digits/infer", b"[" + b"[]," * 100_000, JSON),
+        ("/classify_images", b"[" + b"[]," * 100_000, JSON),
+    ],
+    ids=range(7),
+)
+def test_a_refusal_keeps_nothing(call: Call, path: str, content: bytes, headers: dict[str, str]) -> None:
+    """Once it is answered, no error is left that would hold its body until the garbage collector comes by."""
+    call("POST", path, content=content, headers=headers)
+    gc.collect()
+    gc.disable()
+    try:
+        assert 400 <= call("POST", path, content=content, headers=headers).status_code < 500
+        deadline = time.monotonic() + 10  # a thread may be about to let go of its last item
+        while left := [one for one in gc.get_objects() if isinstance(one, ServiceError)]:
+            assert time.monotonic() < deadline, left
+            del left
+            time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 def barrage() -> list[tuple[str, bytes, dict[str, str]]]:
