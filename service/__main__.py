@@ -6,7 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
-from service import settings
+from service import keys, settings
 from service.errors import ProviderError
 from service.session import choose_provider
 
@@ -20,7 +20,10 @@ def main() -> None:
     parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
     arguments = parser.parse_args()
     try:
-        choose_provider(settings.from_environment().provider)
+        chosen = settings.from_environment()
+        choose_provider(chosen.provider)
+        if chosen.api_keys_file is not None:
+            keys.read(chosen.api_keys_file)
         address = _free_address(arguments.host, arguments.port)
     except (settings.SettingsError, ProviderError, OSError, OverflowError) as error:
         sys.exit(f"convoke cannot start: {error}")

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service import asgi, settings
+from service import access, asgi, connections, settings
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
@@ -51,16 +51,15 @@ class Convoke:
         self._predictor = Predictor(self._repository, chosen, metrics)
         self._poll_s = chosen.poll_s
         self._loading: asyncio.Task[None] | None = None
-        self.asgi = asgi.Application(
-            [
-                *classify.routes(self._predictor, chosen),
-                *models.routes(self._repository),
-                *oip.routes(self._predictor, self._repository, chosen),
-                *docs.routes(chosen),
-                _metrics_route(metrics),
-            ],
-            metrics,
-        )
+        routes = [
+            *classify.routes(self._predictor, chosen),
+            *models.routes(self._repository),
+            *oip.routes(self._predictor, self._repository, chosen),
+            *native.routes(self._predictor, chosen),
+            *docs.routes(chosen),
+            _metrics_route(metrics),
+        ]
+        self.asgi = access.cross_origin(asgi.Application(access.protect(routes, chosen), metrics), chosen)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def classify_texts(self, model: str, texts: list[str]) -> dict[str, Any]:
@@ -105,6 +104,7 @@ class Convoke:
                 logger.exception("looking for new versions failed; it is tried again")
 
 
+Convoke.add_asgi_middleware(connections.Guard)  # type: ignore[attr-defined]
 Convoke.add_asgi_middleware(asgi.Bypass, ours=lambda: bentoml.get_current_service().asgi)  # type: ignore[attr-defined]
 
 

@@ -21,12 +21,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError, let_go
 from service.metrics import Metrics
+from service.routes import pending
 
 logger = logging.getLogger("bentoml.convoke")
 
-_PATHS = 1024  # the paths whose routes are remembered
+BENTOML_PATHS = frozenset({"/livez", "/readyz", "/schema.json"})
+"""What BentoML answers; all else is ours to answer, or to refuse."""
+
+_PATHS, _SHORT = 1024, 200  # the paths whose routes are remembered, and how long they are at most
 _NO_TIMING: dict[str, float] = {}
 _COUNTER = count()
 _HEALTH = {"/livez", "/readyz"}  # BentoML answers these itself; only methods that it does not take come here
@@ -47,10 +51,6 @@ class Application:
             self._by_head[_head(route.path)].append(route)
         self._match = lru_cache(_PATHS)(self._match_anew)
         self._known = ", ".join(f"{_methods(route)} {route.path}" for route in routes)
-
-    def owns(self, path: str) -> bool:
-        """Whether a path begins as one of the routes does."""
-        return _head(path) in self._by_head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # a WebSocket, which no route here speaks
@@ -77,12 +77,15 @@ class Application:
             return self._refuse(error)
         except HTTPException as error:
             return self._refuse(InvalidRequest(f"{scope['method']} {scope['path'][:200]}: {error.detail}"))
+        finally:
+            pending.release(scope)
         if "convoke.error" in scope:  # an endpoint that answers errors in a shape of its own
             self._metrics.errors.labels(scope["convoke.error"]).inc()
         return response
 
     def _refuse(self, error: ServiceError) -> Response:
         self._metrics.errors.labels(error.code).inc()
+        let_go(error)
         return JSONResponse({"error": error.body()}, error.status, error.headers)
 
     def _route(self, scope: Scope) -> Route:
@@ -91,7 +94,9 @@ class Application:
         Raises:
             RouteNotFound, MethodNotAllowed: there is none.
         """
-        route, parameters = self._match(scope["method"], scope["path"])
+        method, path = scope["method"], scope["path"]
+        # Only short paths are remembered: what a caller makes up is as long as it likes.
+        route, parameters = (self._match if len(path) < _SHORT else self._match_anew)(method, path)
         scope["path_params"] = parameters.copy()
         scope["convoke.route"] = route.path
         return route
@@ -150,11 +155,12 @@ class Bypass:
     """BentoML middleware that leads requests to our routes past all of BentoML's own.
 
     BentoML's tracing and timeout cost more a request than classifying a digit does, and its timers, never cancelled,
-    keep objects of each request for a minute. Starlette builds its stack of middleware once, before the lifespan's
+    keep objects of each request for a minute. And what BentoML reads for itself has no limits; so no more is left to it
+    than `BENTOML_PATHS`. Starlette builds its stack of middleware once, before the lifespan's
     first message; that message, which passes through here, names the application, whose stack is then wrapped.
     """
 
-    def __init__(self, app: ASGIApp, ours: Callable[[], Application]) -> None:
+    def __init__(self, app: ASGIApp, ours: Callable[[], ASGIApp]) -> None:
         self._app = app
         self._ours = ours
 
@@ -168,11 +174,9 @@ class Bypass:
         find = lru_cache(self._ours)  # the worker's own, which lives as long as its middleware
 
         async def choose(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                ours = find()
-                if ours.owns(scope["path"]):
-                    await ours(scope, receive, send)
-                    return
-            await stack(scope, receive, send)
+            if scope["type"] == "lifespan" or scope["path"] in BENTOML_PATHS:
+                await stack(scope, receive, send)
+            else:
+                await find()(scope, receive, send)
 
         return choose

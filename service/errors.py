@@ -5,16 +5,20 @@ ServiceError
 ├── ModelNotFound       404  model_not_found      no model of that name is served
 ├── RouteNotFound       404  not_found            no such path
 ├── MethodNotAllowed    405  method_not_allowed   the path exists, not for this method
-├── Forbidden           403  forbidden            management is switched off
+├── Unauthorized        401  unauthorized         the route needs a key, and none that is known was shown
+├── Forbidden           403  forbidden            the key does not open this route; management is switched off
+├── SlowHead            408  slow_head            the head of the request did not arrive in time
 ├── SlowBody            408  slow_body            the body did not arrive in time
 ├── ReadOnly            409  read_only            models/ cannot be written
-├── TooLarge            413  too_large            too many bytes, pixels, characters or items
+├── TooLarge            413  too_large            too many bytes, pixels, characters, items or JSON values
 ├── UnsupportedKind     415  unsupported_kind     a kind of content that is not read
 ├── Unreadable          422  unreadable           the right kind of content, but damaged
-├── Overloaded          429  overloaded           the queue is full; carries Retry-After
+├── Overloaded          429  overloaded           the queue or the room for bodies is full; carries Retry-After
+├── HeadTooLarge        431  head_too_large       the head of the request has too many bytes
 ├── CallerGone          499  caller_gone          the client went away; nobody reads this answer
 ├── InferenceFailed     500  inference_failed     the model itself failed on this item
 ├── NotReady            503  not_ready            the models are not loaded yet
+├── TooManyConnections  503  too_many_connections  no more connections are taken; carries Retry-After
 ├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
 ├── ProviderError       the execution provider that was asked for cannot be had; ends the start
 └── ModelRefused        422  model_refused        a version in models/ that must not be served: damaged, foreign or
@@ -28,6 +32,7 @@ from typing import ClassVar
 _NONE: Mapping[str, str] = {}
 _SOON = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
+_WHO = {"WWW-Authenticate": 'Bearer realm="convoke"'}
 
 
 class ServiceError(Exception):
@@ -40,6 +45,18 @@ class ServiceError(Exception):
     def body(self) -> dict[str, str]:
         """The error as it stands in an answer."""
         return {"code": self.code, "message": str(self)}
+
+
+def let_go(error: BaseException) -> None:
+    """Forget where an error came from, once it is answered.
+
+    What was raised holds the frames it passed, they hold the request's body and, again, the error. Such a ring waits
+    for the garbage collector, which comes rarely (`service/app.py`); refused bodies would pile up until then.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
 
 
 class InvalidRequest(ServiceError):
@@ -70,8 +87,15 @@ class MethodNotAllowed(ServiceError):
         self.headers = {"Allow": allowed}
 
 
+class Unauthorized(ServiceError):
+    """The route needs a key, and none that is known was shown."""
+
+    status, code = 401, "unauthorized"
+    headers = _WHO
+
+
 class Forbidden(ServiceError):
-    """Management is switched off."""
+    """The key does not open this route, or management is switched off."""
 
     status, code = 403, "forbidden"
 
@@ -82,6 +106,12 @@ class ReadOnly(ServiceError):
     status, code = 409, "read_only"
 
 
+class SlowHead(ServiceError):
+    """The head of the request did not arrive in time."""
+
+    status, code = 408, "slow_head"
+
+
 class SlowBody(ServiceError):
     """The body did not arrive in time."""
 
@@ -90,7 +120,7 @@ class SlowBody(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """Too many bytes, pixels, characters or items."""
+    """Too many bytes, pixels, characters, items or JSON values."""
 
     status, code = 413, "too_large"
 
@@ -108,10 +138,16 @@ class Unreadable(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue of a model is full."""
+    """The queue of a model is full, or the room for bodies."""
 
     status, code = 429, "overloaded"
     headers = _SOON
+
+
+class HeadTooLarge(ServiceError):
+    """The head of the request has too many bytes."""
+
+    status, code = 431, "head_too_large"
 
 
 class CallerGone(ServiceError):
@@ -130,6 +166,13 @@ class NotReady(ServiceError):
     """The models are not loaded yet."""
 
     status, code = 503, "not_ready"
+    headers = _SOON
+
+
+class TooManyConnections(ServiceError):
+    """No more connections are taken."""
+
+    status, code = 503, "too_many_connections"
     headers = _SOON
 
 

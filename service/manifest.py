@@ -23,9 +23,18 @@ CARD = "card.md"
 GOLDEN = "golden.npz"
 TOKENIZER = "tokenizer.json"
 
+Label = Annotated[str, Field(max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+MAX_FILE_BYTES = 1 << 31
+"""What a file of a version may have; ONNX holds no more."""
+MAX_TEXT_BYTES = 64 << 20
+"""What a file that is read as text may have: manifest, card and tokenizer."""
+MAX_BATCH_BYTES = 1 << 30
+"""What the largest batch of pictures may take; it is run once before a version is served."""
 
 
 class _Section(BaseModel):
@@ -40,8 +49,8 @@ class ImageInput(_Section):
     """
 
     kind: Literal["image"] = "image"
-    height: Count
-    width: Count
+    height: Side
+    width: Side
     mode: Literal["L", "RGB"]
     framing: Literal["mnist", "squash"]
     resample: Literal["bilinear"] = "bilinear"
@@ -49,6 +58,10 @@ class ImageInput(_Section):
     @property
     def channels(self) -> int:
         return 1 if self.mode == "L" else 3
+
+    @property
+    def size_bytes(self) -> int:
+        return self.height * self.width * self.channels
 
     @model_validator(mode="after")
     def _framing_fits(self) -> "ImageInput":
@@ -65,8 +78,8 @@ class TextInput(_Section):
     """
 
     kind: Literal["text"] = "text"
-    length: Count
-    vocabulary: Annotated[int, Field(ge=2)]
+    length: Annotated[int, Field(ge=1, le=1 << 20)]
+    vocabulary: Annotated[int, Field(ge=2, le=1 << 24)]
     tokenizer: FileName = TOKENIZER
 
 
@@ -86,13 +99,13 @@ class Manifest(_Section):
     """Everything that serving must know of a model version."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-    version: Count
+    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+    version: Annotated[int, Field(ge=1, lt=10**9)]
     task: Literal["classification"] = "classification"
     input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[Label], Field(min_length=2, max_length=100_000)]
     preprocessing_version: int
-    max_batch: Count
+    max_batch: Annotated[int, Field(ge=1, le=1 << 16)]
     temperature: Annotated[float, Field(gt=0)]
     """What the graph divides its logits by, for calibration."""
     length_exponent: float = 0.0
@@ -105,7 +118,7 @@ class Manifest(_Section):
     parameters: Count
     commit: str
     created: str
-    files: dict[FileName, Sha256]
+    files: Annotated[dict[FileName, Sha256], Field(max_length=100)]
 
     @model_validator(mode="after")
     def _whole(self) -> "Manifest":
@@ -115,6 +128,8 @@ class Manifest(_Section):
             raise ValueError(f"files does not name {GRAPH}")
         if isinstance(self.input, TextInput) and self.input.tokenizer not in self.files:
             raise ValueError(f"files does not name {self.input.tokenizer}")
+        if isinstance(self.input, ImageInput) and self.max_batch * self.input.size_bytes > MAX_BATCH_BYTES:
+            raise ValueError(f"a batch of {self.max_batch} pictures has more than {MAX_BATCH_BYTES} bytes")
         return self
 
     def write(self, folder: Path) -> None:
@@ -130,10 +145,12 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise ManifestError(f"{path}: there is no manifest") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except ModelRefused as error:
+        raise ManifestError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: cannot be read as JSON: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION or isinstance(found, bool):
@@ -158,15 +175,39 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """Check every file of a version against its manifest.
 
     Raises:
-        ModelRefused: a file is missing, is a link, or does not have the SHA-256 that the manifest names.
+        ModelRefused: a file that is read is not named, or one that is named is missing, is a link, is too large, or
+            does not have the SHA-256 that the manifest names.
     """
+    unnamed = {CARD, GOLDEN} - set(manifest.files)
+    if unnamed:
+        raise ModelRefused(f"{folder}: the manifest's files do not name {min(unnamed)}")
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise ModelRefused(f"{path}: the manifest names this file, but it is no regular file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelRefused(f"{path}: has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read")
         found = sha256(path)
         if found != expected:
             raise ModelRefused(f"{path}: has SHA-256 {found}, the manifest says {expected}")
+
+
+def read_text(path: Path) -> str:
+    """A file of a version as text.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ModelRefused: it is no regular file, too large, unreadable, or not in UTF-8.
+    """
+    try:
+        size = path.lstat().st_size
+        if path.is_symlink() or not path.is_file() or size > MAX_TEXT_BYTES:
+            raise ModelRefused(f"{path}: is no regular file of up to {MAX_TEXT_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{path}: cannot be read: {error}") from error
 
 
 def sha256(path: Path) -> str:

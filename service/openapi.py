@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from service import __version__
+from service import __version__, access
 from service.settings import Settings
 
 Json = dict[str, Any]
@@ -14,18 +14,23 @@ _NUMBER = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
 
 _STATUS = {
     "400": "The request is not of the form that the route reads.",
-    "403": "Management is switched off.",
+    "401": "The route needs a key, and none that is known was shown.",
+    "403": "The key does not open this route; or, for management, there is no key that does.",
     "404": "There is no such model, version or path.",
     "405": "The path exists, but not for this method.",
     "408": "The body did not arrive in time.",
     "409": "The folder of models cannot be written.",
-    "413": "Too many bytes, pixels, characters or items.",
+    "413": "Too many bytes, pixels, characters, items or JSON values.",
     "415": "A kind of content that is not read.",
     "422": "The right kind of content, but damaged.",
-    "429": "The queue is full; Retry-After says when to try again.",
+    "429": "The queue or the room for bodies is full; Retry-After says when to try again.",
     "500": "The model failed on this item, or the service itself.",
-    "503": "The models are not loaded yet.",
+    "503": "The models are not loaded yet, or no more connections are taken.",
     "504": "The answer took longer than a request may.",
+}
+_KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service has been given keys."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, as a header alone."},
 }
 _READING = ["400", "404", "408", "413", "415", "422"]
 _RUNNING = [*_READING, "429", "500", "503", "504"]
@@ -33,6 +38,15 @@ _RUNNING = [*_READING, "429", "500", "503", "504"]
 
 def document(settings: Settings) -> Json:
     """The OpenAPI document of the service with these settings."""
+    paths = {
+        "/classify/{model}": {"post": _classify(settings)},
+        "/models": {"get": _get("models", "What is served, and what was refused and why", "Models")},
+        "/models/{model}": {"get": _get("models", "One model, with its card", "Model", model=True)},
+        **_protocol(settings),
+        "/classify_texts": {"post": _native("texts", settings)},
+        "/classify_images": {"post": _native("images", settings)},
+        **_operation(),
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -52,14 +66,8 @@ def document(settings: Settings) -> Json:
             {"name": "protocol", "description": "The Open Inference Protocol, version 2, for its own clients."},
             {"name": "operation", "description": "Health and metrics."},
         ],
-        "paths": {
-            "/classify/{model}": {"post": _classify(settings)},
-            "/models": {"get": _get("models", "What is served, and what was refused and why", "Models")},
-            "/models/{model}": {"get": _get("models", "One model, with its card", "Model", model=True)},
-            **_protocol(settings),
-            **_operation(),
-        },
-        "components": {"schemas": _schemas(settings)},
+        "paths": {path: _behind_a_key(path, operations, settings) for path, operations in paths.items()},
+        "components": {"schemas": _schemas(settings), "securitySchemes": _KEYS},
     }
 
 
@@ -185,6 +193,36 @@ def _classify(settings: Settings) -> Json:
     }
 
 
+def _behind_a_key(path: str, operations: Json, settings: Settings) -> Json:
+    """The operations of a path with the answers and the keys that the settings make of it."""
+    if not access.is_locked(path, settings):
+        return operations
+    shape = "ProtocolError" if path.startswith("/v2") else "Error"
+    security: list[Json] = [{name: []} for name in _KEYS]
+    return {
+        method: {
+            **operation,
+            "security": security,
+            "responses": dict(sorted({**operation["responses"], **_errors(["401", "403"], shape)}.items())),
+        }
+        for method, operation in operations.items()
+    }
+
+
+def _native(key: str, settings: Settings) -> Json:
+    text = {"type": "string"}
+    items = {"type": "array", "items": text, "minItems": 1, "maxItems": settings.max_items}
+    return {
+        "tags": ["classify"],
+        "summary": f"Classify {key}, for BentoML's own clients",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _object({"model": text, key: items}, closed=True)}},
+        },
+        "responses": {"200": _json(_ref("Answer"), "A prediction or an error an item, in order."), **_errors(_RUNNING)},
+    }
+
+
 def _protocol(settings: Settings) -> Json:
     def get(summary: str, schema: Json, statuses: list[str], *parameters: Json) -> Json:
         return {
@@ -203,7 +241,7 @@ def _protocol(settings: Settings) -> Json:
         "/v2/repository/index": {"post": _repository("Every version that is loaded or was refused", _ref("Index"), [])},
     }
     for verb, means in (("load", "Put a version into service again"), ("unload", "Take a version out of service")):
-        statuses = ["403", "404", "409", "422", "503"]
+        statuses = ["404", "409", "422", "503"]
         operation = _repository(means, {"type": "object"}, statuses)
         paths[f"/v2/repository/models/{{model}}/{verb}"] = {"post": {**operation, "parameters": [_MODEL]}}
     for path, parameters in (
@@ -226,7 +264,7 @@ def _repository(summary: str, schema: Json, statuses: list[str]) -> Json:
         },
         "responses": {
             "200": _json(schema, summary + "."),
-            **_errors(sorted({"400", "408", "413", "415", "422", *statuses}), "ProtocolError"),
+            **_errors(sorted({"400", "408", "413", "415", "422", "429", *statuses}), "ProtocolError"),
         },
     }
 

@@ -14,11 +14,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
+from PIL import (
+    ExifTags,
+    Image,
+    ImageFilter,
+    ImageOps,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    _imaging,
+)
 from tokenizers import Tokenizer
 
 from service.errors import ServiceError, TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, TextInput
+from service.screen import screen
 
 Pixels = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.int64]
@@ -35,6 +45,15 @@ _TINY_BYTES, _TINY_SIDE = 4096, 64
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order
 _SIGNATURES = (_PNG, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WORK = 112  # the longer side at which a digit is looked for: four pixels for each of MNIST's
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
 _FRAME = 28  # ... inside a frame of 28 x 28
@@ -69,16 +88,28 @@ def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     """Turn a text into what the graph takes: the ids of its first `spec.length` tokens, int64 (L), L from 1.
 
     Raises:
-        Unreadable: there is no word in it, or it holds half of a surrogate pair.
+        Unreadable: there is no word in it, it holds half of a surrogate pair, or the tokenizer gives up on it.
     """
     try:  # `encode` alone would hold the interpreter's lock; for a batch it is let go
         (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
     except TypeError as error:
         raise Unreadable("the text holds half of a surrogate pair, which is no character") from error
+    except BaseException as error:
+        if is_panic(error):
+            raise Unreadable("the tokenizer gave up on this text") from error
+        raise
     ids = encoding.ids[: spec.length]
     if not ids:
         raise Unreadable("the text holds no word")
     return np.array(ids, np.int64)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an exception is a panic of a library in Rust, which no `except Exception` catches.
+
+    `tokenizers` panics where a pattern needs too many steps on a text.
+    """
+    return type(error).__name__ == "PanicException"
 
 
 def pad(texts: Sequence[Tokens]) -> Tokens:
@@ -146,12 +177,13 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
+            screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_cost(image, data, max_pixels)
             goal = _WORK if spec.framing == "mnist" else max(spec.height, spec.width)
             image.draft(spec.mode, (goal, goal))
             image.load()
-            return _flatten(ImageOps.exif_transpose(image), spec)
+            return _flatten(_upright(image), spec)
     except ServiceError:
         raise
     except UnidentifiedImageError as error:
@@ -196,6 +228,12 @@ def _scans(image: Image.Image, data: bytes) -> int:
     if "progressive" not in image.info and first[:2] == b"\xff\xda" and first[4:] == bytes([layers]):
         return 1
     return data.count(b"\xff\xda")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded picture turned as its EXIF data says, of which no more than that is read."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:

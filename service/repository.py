@@ -272,6 +272,8 @@ def _looks(path: Path) -> int:
 def _read_withdrawn(folder: Path) -> set[int]:
     """The versions of a model that were taken out of service."""
     path = folder / WITHDRAWN
+    if not path.is_file():  # nor a pipe, which would never end
+        return set()
     try:
         numbers = json.loads(path.read_text(encoding="utf-8"))
         return {number for number in numbers if type(number) is int}
@@ -304,6 +306,8 @@ def open_version(folder: Path, settings: Settings) -> Version:
         ModelRefused: anything about it is not as its manifest says.
         ProviderError: the execution provider that was asked for cannot be had.
     """
+    if not folder.resolve().is_relative_to(settings.models.resolve()):
+        raise ModelRefused(f"{folder}: is a link that leads out of {settings.models}")
     manifest = contract.read(folder)
     if (manifest.model, str(manifest.version)) != (folder.parent.name, folder.name):
         raise ModelRefused(
@@ -315,7 +319,7 @@ def open_version(folder: Path, settings: Settings) -> Version:
     session = Session(folder / contract.GRAPH, manifest, provider=settings.provider, threads=settings.threads)
     session.replay(folder)
     session.warm_up()
-    return Version(manifest, session, (folder / contract.CARD).read_text(encoding="utf-8"), tokenizer)
+    return Version(manifest, session, contract.read_text(folder / contract.CARD), tokenizer)
 
 
 def _read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
@@ -325,9 +329,11 @@ def _read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
         ModelRefused: it cannot be read, gives ids that the graph has no embedding for, or cuts and pads by itself.
     """
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises bare exceptions
-        raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+        tokenizer = Tokenizer.from_str(contract.read_text(path))
+    except BaseException as error:  # the library raises bare exceptions
+        if isinstance(error, Exception) or preprocess.is_panic(error):
+            raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+        raise
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if highest >= spec.vocabulary:
         raise ModelRefused(f"{path}: holds id {highest}, but the graph takes ids below {spec.vocabulary} only")

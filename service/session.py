@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service import golden
 from service.errors import ModelRefused, ProviderError
+from service.graph import inspect
 from service.manifest import GOLDEN, ImageInput, Manifest
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -123,11 +125,7 @@ class Session:
                 output of this model.
         """
         path = folder / GOLDEN
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
-                inputs, expected = golden["inputs"], golden["probabilities"]
-        except Exception as error:  # a damaged archive raises nearly anything
-            raise ModelRefused(f"{path}: cannot be read: {error}") from error
+        inputs, expected = golden.read(path)
         _check_golden(path, self._manifest, inputs, expected)
         try:
             found = self.run(inputs)
@@ -166,6 +164,7 @@ def _has_nvidia_driver() -> bool:
 
 
 def _open(graph: Path, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    inspect(graph)
     if provider == _CUDA:
         ort.preload_dlls()
     providers = [provider] if provider == _CPU else [provider, _CPU]

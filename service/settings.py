@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 PREFIX = "CONVOKE_"
 
+_ORIGIN = r"https?://[A-Za-z0-9.\[\]:-]+"
+_ORIGINS = rf"^(|\*|{_ORIGIN}(,{_ORIGIN})*)$"
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used, named as the user set it."""
@@ -32,8 +35,14 @@ class Settings(BaseModel):
     poll_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=2.0, description="seconds between two looks for new versions; 0 for never"
     )
-    management: bool = Field(
-        default=False, description="whether /v2/repository may load and unload versions (true or false)"
+    api_keys_file: Path | None = Field(
+        default=None, description="the file of API keys, see Keys; without it all is open, but loading and unloading"
+    )
+    public: Literal["metrics", "predict", "predict,metrics", "none"] = Field(
+        default="metrics", description="what needs no key although there is a file of keys; or none"
+    )
+    cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = Field(
+        default="", description="origins, parted by commas, whose pages may call the service; * for all"
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
@@ -45,7 +54,11 @@ class Settings(BaseModel):
         default=os.cpu_count() or 1, description="threads that decode pictures and texts"
     )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
-        default=32 << 20, description="bytes of a request's body"
+        default=32 << 20, description="bytes of a request's body, also once it is unpacked"
+    )
+    max_pending_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = Field(
+        default=256 << 20,
+        description="bytes of all bodies read or worked on at once; what comes on top is answered 429",
     )
     max_items: Annotated[int, Field(ge=1, le=65536)] = Field(default=1024, description="items in one request")
     max_pixels: Annotated[int, Field(ge=784, le=178_000_000)] = Field(
@@ -54,8 +67,26 @@ class Settings(BaseModel):
     max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         default=100_000, description="characters of one text"
     )
+    max_json_values: Annotated[int, Field(ge=16, le=1 << 30)] = Field(
+        default=1_000_000, description="values in the JSON of one request: numbers, strings, lists and objects"
+    )
+    max_json_depth: Annotated[int, Field(ge=8, le=500)] = Field(
+        default=32, description="lists and objects inside of each other in the JSON of one request"
+    )
+    max_part_head_bytes: Annotated[int, Field(ge=256, le=1 << 20)] = Field(
+        default=8192, description="bytes of one header of a multipart part"
+    )
+    max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = Field(
+        default=64 << 10, description="bytes of a request's line and headers"
+    )
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=900, description="open connections of one worker; what comes on top is answered 503"
+    )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items waiting for one model; what comes on top is answered 429"
+    )
+    head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=10.0, description="seconds to send a request's line and headers in, and until a new connection is used"
     )
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=30.0, description="seconds to send a body in"
@@ -65,7 +96,12 @@ class Settings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _one_request_fits_the_queue(self) -> "Settings":
+    def _one_request_fits(self) -> "Settings":
+        if self.max_body_bytes > self.max_pending_bytes:
+            raise ValueError(
+                f"{PREFIX}MAX_BODY_BYTES={self.max_body_bytes} is above {PREFIX}MAX_PENDING_BYTES="
+                f"{self.max_pending_bytes}: the largest body would never be accepted"
+            )
         if self.max_items > self.max_queue_items:
             raise ValueError(
                 f"{PREFIX}MAX_ITEMS={self.max_items} is above {PREFIX}MAX_QUEUE_ITEMS={self.max_queue_items}: "

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import re
 import zlib
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from starlette.types import Message, Receive
 from service.errors import InvalidRequest, ServiceError, SlowBody, TooLarge, Unreadable, UnsupportedKind
 from service.predictor import Item, Kind
 from service.preprocess import has_picture_signature
+from service.routes import limited, pending
 from service.settings import Settings
 
-_QUICK_BYTES = 1 << 16  # longer bodies are taken apart off the event loop
+_QUICK_BYTES = pending.SMALL_BYTES  # longer bodies are taken apart off the event loop
 _FORMS = {"image": '{"images": ["<base64>", ...]}', "text": '{"texts": ["...", ...]}'}
 _KEYS = {"image": "images", "text": "texts"}
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
@@ -34,6 +34,7 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
         UnsupportedKind: another Content-Encoding.
         Unreadable: it is not packed as it says.
         SlowBody: it did not arrive in time.
+        Overloaded: other bodies leave no room for it.
         InvalidRequest: it is empty, or the client went away.
     """
     limit = settings.max_body_bytes
@@ -46,9 +47,11 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
     if message is not None and message["type"] == "http.request" and not message.get("more_body"):
         body = message["body"]
     else:
-        body = await _gather(request.receive, message, settings)
+        body = await _gather(request, message, settings)
     if len(body) > limit:
         raise TooLarge(f"the body has more than {limit} bytes; at most that many are read")
+    if len(body) > pending.SMALL_BYTES:
+        pending.hold(request.scope, len(body), settings.max_pending_bytes)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding != "identity" and body:
         body = (
@@ -56,25 +59,29 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
             if len(body) <= _QUICK_BYTES
             else (await asyncio.to_thread(_unpack, body, encoding, limit))
         )
+        if len(body) > pending.SMALL_BYTES:
+            pending.hold(request.scope, len(body), settings.max_pending_bytes)
     if not body and not may_be_empty:
         raise InvalidRequest("the body is empty; send a picture or a text, for example with curl --data-binary @FILE")
     return bytes(body)
 
 
-async def _gather(receive: Receive, message: Message | None, settings: Settings) -> bytearray:
+async def _gather(request: Request, message: Message | None, settings: Settings) -> bytearray:
     """A body that comes in several messages, of which the first may be there; a little above the limit at most.
 
     Raises:
-        SlowBody, InvalidRequest: as `read`.
+        SlowBody, Overloaded, InvalidRequest: as `read`.
     """
     body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             while True:
-                message = message or await receive()
+                message = message or await request.receive()
                 if message["type"] == "http.disconnect":
                     raise InvalidRequest("the client went away before its body was sent")
                 body += message.get("body", b"")
+                if len(body) > pending.SMALL_BYTES:
+                    pending.hold(request.scope, len(body), settings.max_pending_bytes)
                 if len(body) > settings.max_body_bytes or not message.get("more_body"):
                     return body
                 message = None
@@ -143,9 +150,9 @@ async def read_items(request: Request, kind: Kind, settings: Settings) -> list[I
     body = await read(request, settings)
     match label:
         case b"multipart/form-data":
-            split = partial(_from_multipart, body, options.get(b"boundary"), kind, settings.max_items)
+            split = partial(_from_multipart, body, options.get(b"boundary"), kind, settings)
         case b"application/json":
-            split = partial(_from_json, body, kind, settings.max_items)
+            split = partial(_from_json, body, kind, settings)
         case _ if kind == "image":
             return [body]
         case _:
@@ -189,19 +196,11 @@ def _text(data: bytes) -> str:
         ) from error
 
 
-def _from_json(body: bytes, kind: Kind, max_items: int) -> list[Item]:
+def _from_json(body: bytes, kind: Kind, settings: Settings) -> list[Item]:
     """The items of `{"images": ["<base64>", ...]}` or `{"texts": ["...", ...]}`, in order."""
-    try:
-        content = json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"the body is no JSON in UTF-8, as its Content-Type says; expected {_FORMS[kind]}") from error
-    except RecursionError as error:
-        raise InvalidRequest(f"the JSON is nested too deep; expected {_FORMS[kind]}") from error
-    except ValueError as error:
-        raise InvalidRequest(f"the body is no JSON: {error}; expected {_FORMS[kind]}") from error
-    values = _values(content, kind)
-    if len(values) > max_items:
-        raise _too_many(max_items)
+    values = _values(limited.loads(body, settings, form=_FORMS[kind]), kind)
+    if len(values) > settings.max_items:
+        raise _too_many(settings.max_items)
     for position, value in enumerate(values):
         if not isinstance(value, str):
             raise InvalidRequest(f"{_KEYS[kind]}[{position}] is {_json_name(value)}; expected a string")
@@ -242,15 +241,15 @@ def _too_many(max_items: int) -> TooLarge:
     return TooLarge(f"the request holds more than {max_items} items; at most that many are taken")
 
 
-def _from_multipart(body: bytes, boundary: bytes | None, kind: Kind, max_items: int) -> list[Item]:
+def _from_multipart(body: bytes, boundary: bytes | None, kind: Kind, settings: Settings) -> list[Item]:
     """The contents of a multipart body's parts, in order."""
     if not boundary:
         raise InvalidRequest("the Content-Type is multipart/form-data without a boundary")
-    parts = _split(body, boundary, max_items)
+    parts = _split(body, boundary, settings.max_items, settings.max_part_head_bytes)
     return [*parts] if kind == "image" else [_text_or_error(part) for part in parts]
 
 
-def _split(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
+def _split(body: bytes, boundary: bytes, max_items: int, max_head_bytes: int) -> list[bytes]:
     """The contents of a multipart body's parts, in order."""
     parts: list[bytearray] = []
     ended = False
@@ -268,7 +267,9 @@ def _split(body: bytes, boundary: bytes, max_items: int) -> list[bytes]:
         ended = True
 
     try:
-        parser = MultipartParser(boundary, {"on_part_begin": begin, "on_part_data": data, "on_end": end})
+        parser = MultipartParser(
+            boundary, {"on_part_begin": begin, "on_part_data": data, "on_end": end}, max_header_size=max_head_bytes
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:

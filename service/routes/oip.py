@@ -6,7 +6,6 @@ Clients that are made for it work unchanged, among them tritonclient and KServe'
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,11 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service import __version__
-from service.errors import Forbidden, InvalidRequest, NotReady, ServiceError
+from service.errors import InvalidRequest, NotReady, ServiceError, let_go
 from service.manifest import ImageInput
 from service.predictor import Predictor
 from service.repository import Repository, Version
-from service.routes import body, tensors
+from service.routes import body, limited, tensors
 from service.settings import Settings
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository"]
@@ -49,9 +48,9 @@ def _server_routes(repository: Repository) -> list[Route]:
         return JSONResponse({"ready": repository.ready}, 200 if repository.ready else NotReady.status)
 
     return [
-        Route("/v2", _plainly(server), methods=["GET"]),
-        Route("/v2/health/live", _plainly(live), methods=["GET"]),
-        Route("/v2/health/ready", _plainly(ready), methods=["GET"]),
+        Route("/v2", plainly(server), methods=["GET"]),
+        Route("/v2/health/live", plainly(live), methods=["GET"]),
+        Route("/v2/health/ready", plainly(ready), methods=["GET"]),
     ]
 
 
@@ -82,9 +81,9 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         route
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         for route in (
-            Route(path, _plainly(metadata), methods=["GET"]),
-            Route(f"{path}/ready", _plainly(ready), methods=["GET"]),
-            Route(f"{path}/infer", _plainly(infer), methods=["POST"]),
+            Route(path, plainly(metadata), methods=["GET"]),
+            Route(f"{path}/ready", plainly(ready), methods=["GET"]),
+            Route(f"{path}/infer", plainly(infer), methods=["POST"]),
         )
     ]
 
@@ -95,23 +94,23 @@ def _repository_routes(repository: Repository, settings: Settings) -> list[Route
         return JSONResponse(_index(repository, only_ready=options.get("ready") is True))
 
     async def load(request: Request) -> Response:
-        number = _version_parameter(await _management_options(request, settings))
+        number = _version_parameter(await _options(request, settings))
         await asyncio.to_thread(repository.restore, request.path_params["model"], number)
         return JSONResponse({})
 
     async def unload(request: Request) -> Response:
-        number = _version_parameter(await _management_options(request, settings))
+        number = _version_parameter(await _options(request, settings))
         await asyncio.to_thread(repository.withdraw, request.path_params["model"], number)
         return JSONResponse({})
 
     return [
-        Route("/v2/repository/index", _plainly(index), methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", _plainly(load), methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", _plainly(unload), methods=["POST"]),
+        Route("/v2/repository/index", plainly(index), methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", plainly(load), methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", plainly(unload), methods=["POST"]),
     ]
 
 
-def _plainly(endpoint: Endpoint) -> Endpoint:
+def plainly(endpoint: Endpoint) -> Endpoint:
     """An endpoint whose errors have the protocol's shape: the message alone."""
 
     async def call(request: Request) -> Response:
@@ -119,6 +118,7 @@ def _plainly(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ServiceError as error:
             request.scope["convoke.error"] = error.code
+            let_go(error)
             return JSONResponse({"error": str(error)}, error.status, error.headers)
 
     return call
@@ -128,23 +128,13 @@ def _version(repository: Repository, request: Request) -> Version:
     return repository.get(request.path_params["model"], request.path_params.get("version"))
 
 
-async def _management_options(request: Request, settings: Settings) -> dict[str, Any]:
-    if not settings.management:
-        raise Forbidden("loading and unloading is switched off; start the service with CONVOKE_MANAGEMENT=true")
-    return await _options(request, settings)
-
-
 async def _options(request: Request, settings: Settings) -> dict[str, Any]:
     """The JSON object of a request whose body may be empty.
 
     Raises:
-        InvalidRequest: it is something else.
+        ServiceError: it is something else, or beyond a limit.
     """
-    content = await body.read(request, settings, may_be_empty=True)
-    try:
-        options = json.loads(content or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the request is no JSON: {error}") from error
+    options = limited.loads(await body.read(request, settings, may_be_empty=True) or b"{}", settings)
     if not isinstance(options, dict):
         raise InvalidRequest("the request is no JSON object")
     return options
@@ -154,7 +144,7 @@ def _version_parameter(options: dict[str, Any]) -> str | None:
     """`{"parameters": {"version": "2"}}`; other parameters of Triton's are let be."""
     parameters = options.get("parameters")
     number = parameters.get("version") if isinstance(parameters, dict) else None
-    if number is not None and not (isinstance(number, str | int) and str(number).isdecimal()):
+    if number is not None and not (isinstance(number, str | int) and str(number).isascii() and str(number).isdigit()):
         raise InvalidRequest(f"parameters.version is {str(number)[:20]!r}; expected a positive whole number")
     return None if number is None else str(number)
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidRequest, TooLarge, Unreadable
 from service.manifest import ImageInput, Manifest, TextInput
+from service.routes import limited
 from service.settings import Settings
 
 Array = npt.NDArray[Any]
@@ -78,7 +79,7 @@ def parse(content: bytes, head_length: str | None, manifest: Manifest, settings:
         TooLarge: too many items.
         Unreadable: a text that is not UTF-8, a picture that is no base64.
     """
-    head, tail = _split(content, head_length)
+    head, tail = _split(content, head_length, settings)
     described = head.inputs[0]
     if "shared_memory_region" in described.parameters:
         raise InvalidRequest("shared memory is not supported; send the tensor in the body")
@@ -124,7 +125,7 @@ def answer(asked: Asked, manifest: Manifest, rows: Sequence[npt.NDArray[np.float
     return json.dumps(head, separators=(",", ":")).encode(), tail
 
 
-def _split(content: bytes, head_length: str | None) -> tuple[_Head, bytes]:
+def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple[_Head, bytes]:
     """The JSON of a body, and the bytes behind it."""
     length = len(content)
     if head_length is not None:
@@ -136,15 +137,11 @@ def _split(content: bytes, head_length: str | None) -> tuple[_Head, bytes]:
                 f"Inference-Header-Content-Length is {length}, but the body has only {len(content)} bytes"
             )
     try:
-        return _Head.model_validate(json.loads(content[:length])), content[length:]
+        return _Head.model_validate(limited.loads(content[:length], settings)), content[length:]
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "the request"
         raise InvalidRequest(f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
-    except RecursionError as error:
-        raise InvalidRequest("the JSON is nested too deep") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise InvalidRequest(f"the request is no JSON: {error}") from error
 
 
 def _values(described: _Input, tail: bytes) -> list[Any] | bytes:

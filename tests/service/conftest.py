@@ -15,13 +15,16 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from service import asgi
+from service import access, asgi, keys
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.repository import Repository
-from service.routes import classify, docs, models, oip
+from service.routes import classify, docs, models, native, oip
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,12 +47,23 @@ def application(*, load: bool = True, **settings: Any) -> ASGIApp:
         *classify.routes(predictor, chosen),
         *models.routes(repository),
         *oip.routes(predictor, repository, chosen),
+        *native.routes(predictor, chosen),
         *docs.routes(chosen),
+        Route("/metrics", _nothing, methods=["GET"]),
     ]
-    app = asgi.Application(routes, metrics)
+    app = asgi.Application(access.protect(routes, chosen), metrics)
     if load:
         repository.load()
-    return app
+    return access.cross_origin(app, chosen)
+
+
+async def _nothing(_request: Request) -> Response:
+    return Response()
+
+
+def make_keys(path: Path, *roles: keys.Role) -> list[str]:
+    """A file of keys, one a role, named after it; gives the keys."""
+    return [keys.add(path, role, role) for role in roles]
 
 
 def client(**settings: Any) -> Call:

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 from service import __version__
 from tests import reviews
 from tests.drawing import encode, mnist_like
-from tests.service.conftest import ROOT, Call, Server, client
+from tests.service.conftest import ROOT, Call, Server, client, make_keys
 from tests.service.test_repository import add_version
 
 DIGITS = list(range(10))
@@ -255,15 +255,6 @@ def test_unknown_models_and_versions_are_named(call: Call) -> None:
     assert response.json()["error"] == "model 'digits' has no version '7' that is loaded; loaded are: 1"
 
 
-def test_management_is_off_unless_it_is_switched_on(call: Call) -> None:
-    """A stranger cannot take a model out of service."""
-    for verb in ("load", "unload"):
-        response = call("POST", f"/v2/repository/models/digits/{verb}", json={})
-        assert response.status_code == 403
-        assert "CONVOKE_MANAGEMENT=true" in response.json()["error"]
-    assert call("GET", "/v2/models/digits/ready").status_code == 200
-
-
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_packed_bodies_are_unpacked(call: Call, encoding: str) -> None:
     """Gzip and zlib, for this front end and the other."""
@@ -292,13 +283,17 @@ def test_packed_bodies_are_bounded() -> None:
 
 
 @pytest.fixture(scope="module")
-def managed(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Path]:
-    """A started server that may load and unload, and its folder of models: digits 1 alone."""
-    models = tmp_path_factory.mktemp("managed") / "models"
+def managed(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Path, str]:
+    """A started server with a key that loads and unloads, its folder of models, digits 1 alone, and the key."""
+    folder = tmp_path_factory.mktemp("managed")
+    models, file = folder / "models", folder / "keys"
     shutil.copytree(ROOT / "models/digits/1", models / "digits/1")
-    server = start_server(CONVOKE_MODELS=str(models), CONVOKE_MANAGEMENT="true", CONVOKE_POLL_S="0.2")
+    (key,) = make_keys(file, "manage")
+    server = start_server(
+        CONVOKE_MODELS=str(models), CONVOKE_POLL_S="0.2", CONVOKE_API_KEYS_FILE=str(file), CONVOKE_PUBLIC="predict"
+    )
     server.wait_until_ready()
-    return server, models
+    return server, models, key
 
 
 def asked(values: npt.NDArray[Any], *, as_bytes: bool = True) -> Any:
@@ -309,9 +304,9 @@ def asked(values: npt.NDArray[Any], *, as_bytes: bool = True) -> Any:
     return found
 
 
-def test_triton_s_client_works_unchanged(managed: tuple[Server, Path]) -> None:
+def test_triton_s_client_works_unchanged(managed: tuple[Server, Path, str]) -> None:
     """Metadata, inference with binary and JSON tensors, compression, BYTES, and errors as its exceptions."""
-    server, _ = managed
+    server, _, _ = managed
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as session:
         assert session.is_server_live()
         assert session.is_server_ready()
@@ -343,9 +338,9 @@ def test_triton_s_client_works_unchanged(managed: tuple[Server, Path]) -> None:
             session.infer("digits", [asked(pictures(1)[:, :27])])
 
 
-def test_triton_s_asynchronous_client_works_unchanged(managed: tuple[Server, Path]) -> None:
+def test_triton_s_asynchronous_client_works_unchanged(managed: tuple[Server, Path, str]) -> None:
     """Many requests at once, each with its own answer."""
-    server, _ = managed
+    server, _, _ = managed
 
     async def scenario() -> None:
         async with triton_aio.InferenceServerClient(server.url.removeprefix("http://")) as session:
@@ -361,9 +356,10 @@ def test_triton_s_asynchronous_client_works_unchanged(managed: tuple[Server, Pat
     asyncio.run(scenario())
 
 
-def test_a_version_is_rolled_back_and_forth(managed: tuple[Server, Path]) -> None:
+def test_a_version_is_rolled_back_and_forth(managed: tuple[Server, Path, str]) -> None:
     """A new folder takes over by itself, `unload` goes back to the one before, `load` forth; a broken one stays out."""
-    server, models = managed
+    server, models, key = managed
+    shown = {"Authorization": f"Bearer {key}"}
 
     def served() -> str:
         return str(httpx.get(f"{server.url}/models/digits").json()["version"])
@@ -373,15 +369,15 @@ def test_a_version_is_rolled_back_and_forth(managed: tuple[Server, Path]) -> Non
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as session:
         assert session.infer("digits", [asked(pictures(1))]).get_response()["model_version"] == "2"
         assert session.infer("digits", [asked(pictures(1))], model_version="1").get_response()["model_version"] == "1"
-        session.unload_model("digits")
+        session.unload_model("digits", headers=shown)
         assert served() == "1"
         assert json.loads((models / "digits/withdrawn.json").read_text()) == [2]
         assert not session.is_model_ready("digits", "2")
-        session.load_model("digits")
+        session.load_model("digits", headers=shown)
         assert served() == "2"
         (add_version(models / "digits/1", 3) / "model.onnx").write_bytes(b"garbage")
         with pytest.raises(InferenceServerException, match=r"model\.onnx"):
-            session.load_model("digits")
+            session.load_model("digits", headers=shown)
         assert served() == "2"
     refused = httpx.get(f"{server.url}/models").json()["refused"]
     assert list(refused["digits"]) == ["3"]

@@ -40,7 +40,12 @@ def test_the_printed_answers_are_real(server: Server) -> None:
 
 def test_every_setting_is_documented() -> None:
     """Name, default and meaning of each setting stand in the table, and no others do."""
-    in_words = {"models": "`models/` beside the service", "decode_threads": "as many as processors"}
+    in_words = {
+        "models": "`models/` beside the service",
+        "decode_threads": "as many as processors",
+        "api_keys_file": "none",
+        "cors_origins": "none",
+    }
     expected = [
         f"| `{PREFIX}{name.upper()}` | {in_words.get(name, f'`{field.default}`')} | {field.description} |"
         for name, field in Settings.model_fields.items()

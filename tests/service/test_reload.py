@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.repository import WITHDRAWN, Repository
 from service.settings import Settings
 from tests.drawing import encode, mnist_like
-from tests.service.conftest import ROOT, Server
+from tests.service.conftest import ROOT, Server, make_keys
 from tests.service.test_repository import add_version
 
 
@@ -148,9 +148,12 @@ def test_no_request_fails_while_versions_come_and_go(
     start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Under load from four clients, three versions take over one after another, and one is withdrawn."""
-    models = tmp_path_factory.mktemp("load") / "models"
+    folder = tmp_path_factory.mktemp("load")
+    models, file = folder / "models", folder / "keys"
     shutil.copytree(ROOT / "models/digits/1", models / "digits/1")
-    server = start_server(CONVOKE_MODELS=str(models), CONVOKE_MANAGEMENT="true", CONVOKE_POLL_S="0.1")
+    (key,) = make_keys(file, "manage")
+    environment = {"CONVOKE_API_KEYS_FILE": str(file), "CONVOKE_PUBLIC": "predict"}
+    server = start_server(CONVOKE_MODELS=str(models), CONVOKE_POLL_S="0.1", **environment)
     server.wait_until_ready()
     stop, seen, failures = threading.Event(), set(), list[str]()
 
@@ -170,7 +173,8 @@ def test_no_request_fails_while_versions_come_and_go(
         for number in (2, 3, 4):
             add_version(models / "digits/1", number)
             server.wait(lambda wanted=str(number): wanted in seen)  # type: ignore[misc]
-        assert httpx.post(f"{server.url}/v2/repository/models/digits/unload", json={}).status_code == 200
+        unload = f"{server.url}/v2/repository/models/digits/unload"
+        assert httpx.post(unload, json={}, headers={"X-API-Key": key}).status_code == 200
         seen.clear()
         server.wait(lambda: "3" in seen)
     finally:

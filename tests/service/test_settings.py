@@ -18,7 +18,17 @@ def test_values_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("THREADS", "0"), ("THREADS", "two"), ("PROVIDER", "gpu"), ("MAX_BODY_BYTES", "-1"), ("BODY_TIMEOUT_S", "nan")],
+    [
+        ("THREADS", "0"),
+        ("THREADS", "two"),
+        ("PROVIDER", "gpu"),
+        ("MAX_BODY_BYTES", "-1"),
+        ("BODY_TIMEOUT_S", "nan"),
+        ("PUBLIC", "manage"),
+        ("MAX_JSON_DEPTH", "1000"),
+        ("CORS_ORIGINS", "example.org"),
+        ("MAX_CONNECTIONS", "0"),
+    ],
 )
 def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
     """The refusal says which variable, which value, and what the setting means."""
@@ -27,6 +37,8 @@ def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
 
 
 def test_a_request_that_never_fits_is_refused() -> None:
-    """A queue shorter than the largest request would turn that request away for ever."""
+    """A queue, or a room for bodies, smaller than the largest request would turn that request away for ever."""
     with pytest.raises(SettingsError, match="CONVOKE_MAX_ITEMS=10 is above CONVOKE_MAX_QUEUE_ITEMS=9"):
         from_environment({"CONVOKE_MAX_ITEMS": "10", "CONVOKE_MAX_QUEUE_ITEMS": "9"})
+    with pytest.raises(SettingsError, match="CONVOKE_MAX_BODY_BYTES=4096 is above CONVOKE_MAX_PENDING_BYTES=2048"):
+        from_environment({"CONVOKE_MAX_BODY_BYTES": "4096", "CONVOKE_MAX_PENDING_BYTES": "2048"})

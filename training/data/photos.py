@@ -169,7 +169,9 @@ def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Spl
         _fill(photos, spec, store, index, what)
     try:
         skipped = set(json.loads(index.read_text(encoding="utf-8")))
-        pixels = np.load(store, mmap_mode="c")  # copy on write: torch wants memory that it may write to
+        pixels = np.load(
+            store, mmap_mode="c", allow_pickle=False
+        )  # copy on write: torch wants memory that it may write to
     except (OSError, ValueError) as error:
         raise DataError(f"{store}: decoded photos cannot be read: {error}. Remove {index} to decode again.") from error
     kept = [photo for photo in photos if photo.digest not in skipped]
