@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service import access, asgi, connections, settings
+from service.draining import Draining
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
@@ -51,6 +52,7 @@ class Convoke:
         self._predictor = Predictor(self._repository, chosen, metrics)
         self._poll_s = chosen.poll_s
         self._loading: asyncio.Task[None] | None = None
+        self._draining = Draining(chosen.drain_s, self._repository.retire)
         routes = [
             *classify.routes(self._predictor, chosen),
             *models.routes(self._repository),
@@ -74,6 +76,7 @@ class Convoke:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start_loading(self) -> None:
         """Load the models beside the event loop: /livez and /readyz answer meanwhile; new ones are looked for after."""
+        self._draining.watch()
         self._loading = asyncio.create_task(self._load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

@@ -74,12 +74,19 @@ class Repository:
     _tried: dict[Path, int] = field(default_factory=dict)
     """What a refused version's folder looked like: it is tried again once that has changed."""
     _scanned: bool = False
+    _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def ready(self) -> bool:
-        """Whether every model was looked at and each has a version to serve."""
-        return self._scanned and bool(self._serving) and not set(self.refused) - set(self._serving)
+        """Whether every model was looked at and each has a version to serve, and the service is not going."""
+        return (
+            self._scanned and not self._retired and bool(self._serving) and not set(self.refused) - set(self._serving)
+        )
+
+    def retire(self) -> None:
+        """Not be ready any more; what is served is served until the end."""
+        self._retired = True
 
     def load(self) -> None:
         """Load, verify and warm up what is to be served, for the first time. Blocks; run it off the event loop.

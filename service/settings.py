@@ -95,6 +95,11 @@ class Settings(BaseModel):
         default=30.0, description="seconds from a read body to its answer"
     )
 
+    drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        default=2.0,
+        description="seconds for which requests are still taken after SIGTERM, /readyz being 503; 0 for none",
+    )
+
     @model_validator(mode="after")
     def _one_request_fits(self) -> "Settings":
         if self.max_body_bytes > self.max_pending_bytes:

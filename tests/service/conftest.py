@@ -101,7 +101,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         # BENTOML_HOME: BentoML empties its metrics folder there at every start, also under a server that runs.
-        environment = {**os.environ, "BENTOML_HOME": str(log.parent), "BENTOML_DO_NOT_TRACK": "True", **environment}
+        environment = {
+            **os.environ,
+            "CONVOKE_DRAIN_S": "0",
+            "BENTOML_HOME": str(log.parent),
+            "BENTOML_DO_NOT_TRACK": "True",
+            **environment,
+        }
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
@@ -140,6 +146,10 @@ class Server:
     def stop(self) -> int:
         """Stop it as an orchestrator does, and give its exit code."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait_for_end()
+
+    def wait_for_end(self) -> int:
+        """The exit code of a server that was told to stop."""
         try:
             return self._process.wait(20)
         except subprocess.TimeoutExpired:
