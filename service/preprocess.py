@@ -37,8 +37,6 @@ Grey = npt.NDArray[np.float32]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 
-_MAX_SCANS = 100  # a progressive JPEG has about ten; each is a pass over all pixels, and takes a few bytes to ask for
-_MAX_RLE_BYTES = 4 << 20  # Pillow unpacks run lengths of a BMP in Python, holding the interpreter's lock
 _BAND = 1 << 20  # pixels that are converted at a time, which bounds what the steps between take of memory
 _WHITE_16 = 0xFFFF
 _TINY_BYTES, _TINY_SIDE = 4096, 64
@@ -179,7 +177,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
             screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_cost(image, data, max_pixels)
+            _check_cost(image, max_pixels)
             goal = _WORK if spec.framing == "mnist" else max(spec.height, spec.width)
             image.draft(spec.mode, (goal, goal))
             image.load()
@@ -196,38 +194,20 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         raise Unreadable(f"the picture is damaged or cut off: {error}") from error
 
 
-def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse, before decoding, what would take far more memory or time to decode than its like.
+def _check_cost(image: Image.Image, max_pixels: int) -> None:
+    """Refuse, before decoding, more than `max_pixels`, in the picture or in a tile of it.
 
     Raises:
-        TooLarge: more pixels than `max_pixels`, in the picture or in a tile of it; a long BMP of run lengths.
-        Unreadable: a JPEG of many scans.
+        TooLarge: there are more.
     """
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width} x {height} pixels; at most {max_pixels:,} are decoded")
-    match image.format:
-        case "TIFF":  # a tile is decoded whole, also where it is larger than the picture
-            tags = getattr(image, "tag_v2", {})
-            tile = [int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
-            if tile[0] * tile[1] > max_pixels:
-                raise TooLarge(
-                    f"the TIFF has tiles of {tile[0]} x {tile[1]} pixels; at most {max_pixels:,} are decoded"
-                )
-        case "BMP" if image.info.get("compression") in {1, 2} and len(data) > _MAX_RLE_BYTES:
-            raise TooLarge(f"the BMP has {len(data)} bytes of run lengths; at most {_MAX_RLE_BYTES} are unpacked")
-        case "JPEG" | "MPO" if (scans := _scans(image, data)) > _MAX_SCANS:
-            raise Unreadable(f"the JPEG has {scans} scans; at most {_MAX_SCANS} are decoded")
-
-
-def _scans(image: Image.Image, data: bytes) -> int:
-    """How many scans a JPEG has, at most. Where the first holds all components of a baseline file, no other is read."""
-    layers = len(image.getbands())
-    file = getattr(image, "fp", None)  # Pillow has read it up to the first scan's header
-    first = data[file.tell() - 8 - 2 * layers :][:5] if file else b""
-    if "progressive" not in image.info and first[:2] == b"\xff\xda" and first[4:] == bytes([layers]):
-        return 1
-    return data.count(b"\xff\xda")
+    if image.format == "TIFF":  # a tile is decoded whole, also where it is larger than the picture
+        tags = getattr(image, "tag_v2", {})
+        tile = [int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+        if tile[0] * tile[1] > max_pixels:
+            raise TooLarge(f"the TIFF has tiles of {tile[0]} x {tile[1]} pixels; at most {max_pixels:,} are decoded")
 
 
 def _upright(image: Image.Image) -> Image.Image:

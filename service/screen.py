@@ -54,7 +54,7 @@ def _screen_jpeg(data: bytes) -> None:
         elif kind == _SCAN:
             scans += 1
             if scans > MAX_SCANS:
-                raise TooLarge(f"the JPEG has more than {MAX_SCANS} passes over its pixels; no more are decoded")
+                raise TooLarge(f"the JPEG has {scans} or more scans; at most {MAX_SCANS} are decoded")
             if is_plain and int.from_bytes(data[start + 2 : start + 3]) == components:
                 return  # one pass has it all
 
@@ -70,7 +70,7 @@ def _screen_png(data: bytes) -> None:
 
 def _screen_bmp(data: bytes) -> None:
     if int.from_bytes(data[30:34], "little") in {1, 2}:
-        raise TooLarge(f"the BMP is run-length coded and has more than {MAX_RUN_LENGTH_BYTES} bytes; send a PNG")
+        raise TooLarge(f"the BMP has {len(data)} bytes of run lengths; at most {MAX_RUN_LENGTH_BYTES} are unpacked")
 
 
 def _screen_tiff(data: bytes) -> None:

@@ -66,7 +66,7 @@ def test_a_canvas_larger_than_its_frame_is_counted() -> None:
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     """Each scan is a pass over all pixels that a file asks for in a few bytes; a hundred are enough for anyone."""
     assert image_to_pixels(scans(64, 50), PHOTO).shape == (96, 96, 3)
-    with pytest.raises(Unreadable, match="scans; at most 100"):
+    with pytest.raises(TooLarge, match="scans; at most 100"):
         image_to_pixels(scans(64, 400), PHOTO)
 
 
@@ -74,7 +74,7 @@ def test_scans_are_counted_where_the_first_is_not_all() -> None:
     """A baseline JPEG, too, is read scan by scan where its first scan leaves a component out."""
     data = scans(64, 400)
     baseline = data.replace(b"\xff\xc2", b"\xff\xc0", 1).replace(b"\xff\xda\x00\x08\x01", b"\xff\xda\x00\x0a\x02", 1)
-    with pytest.raises(Unreadable, match="scans; at most 100"):
+    with pytest.raises(TooLarge, match="scans; at most 100"):
         image_to_pixels(baseline, PHOTO)
 
 
