@@ -27,7 +27,7 @@ from service import manifest as contract
 from service.manifest import Manifest
 from service.session import options
 
-_SIZES = (1, 32)
+_SIZES = (1, 32, 256)
 _PACED = (50, 0.02)  # runs, and seconds between two of them
 
 

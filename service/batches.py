@@ -13,6 +13,10 @@ MAX_BATCH_TOKENS = 1 << 15
 """Token ids in one batch of several texts, padding included: what bounds the memory of a run. A single text may be
 longer."""
 
+SLICE = 32
+"""Pictures that a processor computes at once. It gets no faster beyond, and slower where what passes between layers no
+longer fits its cache; memory grows with it. CONTRIBUTING has the measurements."""
+
 SENTENCE = 32  # tokens
 
 
@@ -24,9 +28,9 @@ def example(manifest: Manifest, size: int, tokens: int = SENTENCE) -> Batch:
     return np.ones((size, min(spec.length, tokens)), np.int64)
 
 
-def warm_up(manifest: Manifest) -> list[Batch]:
-    """One item and as many as may come; texts of one token, of the longest, and those between."""
-    spec, most = manifest.input, manifest.max_batch
+def warm_up(manifest: Manifest, most: int) -> list[Batch]:
+    """One item and `most`, which run at once; texts of one token, of the longest, and those between."""
+    spec = manifest.input
     if isinstance(spec, ImageInput):
         return [example(manifest, size) for size in (1, most)]
     many = min(most, MAX_BATCH_TOKENS)

@@ -4,15 +4,13 @@ import logging
 from pathlib import Path
 
 from service import providers
+from service.batches import SLICE
 from service.errors import ModelRefused
 from service.manifest import Manifest, Precision
 from service.session import Session, race
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
-
-LARGE_BATCH = 32
-"""Above it a processor runs no more items in a second (CONTRIBUTING), and a race would only take longer."""
 
 WORTH = 1.1
 """How many times faster a variant must be: what it gives is a little off, and a close race may end otherwise."""
@@ -45,7 +43,7 @@ def _faster(plain: Session, folder: Path, manifest: Manifest, settings: Settings
     except ModelRefused as error:
         logger.warning("model %s runs in float32, since %s is refused: %s", manifest.model, precision, error)
         return plain
-    sizes = (1, min(LARGE_BATCH, manifest.max_batch))
+    sizes = (1, min(SLICE, manifest.max_batch))
     gains = [plain_s / variant_s for plain_s, variant_s in (race([plain, variant], size) for size in sizes)]
     told = ", ".join(f"{gain:.2f}x at batch {size}" for gain, size in zip(gains, sizes, strict=True))
     logger.info("model %s version %s: %s beside float32: %s", manifest.model, manifest.version, precision, told)

@@ -72,6 +72,8 @@ class Session:
         self.is_single: bool = name == providers.CPU and threads == 1
         self.manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
+        sliced = name == providers.CPU and isinstance(manifest.input, ImageInput)
+        self._most = min(batches.SLICE, manifest.max_batch) if sliced else manifest.max_batch
         self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
         self._quick = 0
@@ -89,17 +91,26 @@ class Session:
         """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
         if self._padded is not None:
             return self._padded.run(batch)
+        if len(batch) <= self._most:
+            return self._run(batch)
+        slices = (batch[start : start + self._most] for start in range(0, len(batch), self._most))
+        return np.concatenate([self._run(some) for some in slices])
+
+    def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
         probabilities: npt.NDArray[np.float32] = self._session.run(["probabilities"], {self._input: batch})[0]
         return probabilities
 
     def warm_up(self) -> None:
-        """Run at batch 1 and at the largest batch, texts of all lengths, so that no caller pays for the first.
+        """Run one item and as many as run at once, texts of all lengths, so that no caller pays for the first.
 
         Raises:
             ModelRefused: the graph fails on a batch of a shape that it must take.
         """
         fixed = sizes(self.manifest.max_batch) if self._padded else ()
-        for batch in [*batches.warm_up(self.manifest), *(batches.example(self.manifest, size) for size in fixed)]:
+        for batch in [
+            *batches.warm_up(self.manifest, self._most),
+            *(batches.example(self.manifest, size) for size in fixed),
+        ]:
             try:
                 self.run(batch)
             except Exception as error:  # ONNX Runtime's own exceptions share no base class

@@ -220,7 +220,8 @@ def _publish(arguments: argparse.Namespace) -> None:
 def _quantise(arguments: argparse.Namespace) -> None:
     from training.quantise import quantise  # noqa: PLC0415
 
-    place = quantise(arguments.model, arguments.precision, force=arguments.force)
+    number = quantise(arguments.model, arguments.precision, force=arguments.force).name
+    place = arguments.model.parent / number
     print(f"published {place}; measure it with: python -m training evaluate {place}")
 
 

@@ -62,7 +62,8 @@ def variant_section(
     worth = "\n".join(rows)
     return f"""## In {name}
 
-`{variant.graph}` is the same network in {name}. The service runs it where it measures faster, and float32 elsewhere.
+`{variant.graph}` is the same network in {name}: {_MADE[name]}. The service runs it
+where it measures faster, and float32 elsewhere.
 
 | test split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
 | --- | --- | --- | --- | --- |
@@ -86,6 +87,11 @@ def _speeds(name: str, speeds: dict[int, list[float]], machine: str) -> str:
         f"In seconds of processor time, medians of runs in turns, on {machine}."
     )
 
+
+_MADE = {
+    "int8": "convolutions, and what passes between them, in 8 bits, their ranges from training examples",
+    "float16": "weights, and what passes between layers, in 16 bits",
+}
 
 _USE = {
     "digits": """\

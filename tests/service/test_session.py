@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from service import manifest as contract
@@ -32,6 +33,23 @@ def test_any_batch_gives_probabilities(version: Path, size: int) -> None:
     assert rows.sum(axis=1) == pytest.approx(np.ones(size), abs=1e-5)
     alone = np.concatenate([session.run(picture[None]) for picture in pictures])
     assert np.abs(rows - alone).max() < 1e-5
+
+
+def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large batch runs in slices, whose rows come back in order."""
+    sizes: list[int] = []
+    run = ort.InferenceSession.run
+
+    def recorded(self: Any, names: Any, feed: dict[str, Any]) -> Any:
+        sizes.extend(map(len, feed.values()))
+        return run(self, names, feed)
+
+    monkeypatch.setattr(ort.InferenceSession, "run", recorded)
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), dtype=np.uint8)
+    session = open_session(version)
+    rows = session.run(pictures)
+    assert sizes == [32, 32, 6]
+    assert np.abs(rows - np.concatenate([session.run(pictures[:30]), session.run(pictures[30:])])).max() < 1e-5
 
 
 def test_golden_inputs_are_replayed(version: Path) -> None:
