@@ -65,7 +65,7 @@ class PaddedRuns:
 
     def _bind(self, padded: Pictures) -> tuple[Any, Any, Any, ort.RunOptions]:
         """Input and output memory of one size; its number tells ONNX Runtime which captured graph to replay."""
-        image = ort.OrtValue.ortvalue_from_numpy(padded, self._device, 0)
+        image = ort.OrtValue.ortvalue_from_shape_and_type(padded.shape, padded.dtype, self._device, 0)
         shape = (len(padded), len(self._manifest.labels))
         probabilities = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
         binding = self._session.io_binding()

@@ -52,9 +52,11 @@ def test_padded_runs_give_what_plain_runs_give(version: Path) -> None:
     runs = PaddedRuns(seam, manifest, "cpu")
     draw = np.random.default_rng(0)
     pictures = [draw.integers(0, 256, (items, 28, 28, 1), dtype=np.uint8) for items in (1, 3, 4, 31, 200, 256)] * 3
+    before = [batch.copy() for batch in pictures]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(runs.run, pictures))
-    for batch, rows in zip(pictures, found, strict=True):
+    assert all(map(np.array_equal, pictures, before))
+    for batch, rows in zip(before, found, strict=True):
         assert rows.shape == (len(batch), 10)
         assert np.abs(rows - session.run(None, {"image": batch})[0]).max() < 1e-5
     assert len(bindings) == len({1, 4, 32, 256})
