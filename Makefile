@@ -20,10 +20,10 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check format train train-env bench bench-training build audit sbom lock clean
+.PHONY: help serve test fuzz check format train train-env bench bench-sessions bench-training build audit sbom lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings: PORT=$(PORT) HOST=$(HOST) RECIPE=$(RECIPE) PYTHON=$(PYTHON), and ARGS for the program that runs."
 
 serve: $(ENVS)/serve.ready ## run the service with the models in models/ (PORT=, HOST=)
@@ -53,6 +53,9 @@ train-env: $(ENVS)/train.ready ## install what training needs, for .venv/train/b
 
 bench: $(ENVS)/bench.ready ## measure the service beside its peers
 	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)
+
+bench-sessions: $(ENVS)/serve.ready ## measure how ONNX Runtime runs the models here: threads, spinning, memory
+	@$(ENVS)/serve/bin/python -m benchmarks.sessions $(ARGS)
 
 bench-training: $(ENVS)/train.ready ## measure training beside the usual script
 	$(ENVS)/train/bin/python -m benchmarks.training $(ARGS)

@@ -6,9 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
-from service import keys, settings
+from service import keys, providers, settings
 from service.errors import ProviderError
-from service.session import choose_provider
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         chosen = settings.from_environment()
-        choose_provider(chosen.provider)
+        providers.check(chosen.provider, chosen.precision)
         if chosen.api_keys_file is not None:
             keys.read(chosen.api_keys_file)
         address = _free_address(arguments.host, arguments.port)

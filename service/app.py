@@ -17,13 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service import access, asgi, connections, settings
+from service import access, asgi, connections, providers, settings
 from service.draining import Draining
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
 from service.routes import classify, docs, models, native, oip
-from service.session import choose_provider
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -46,7 +45,7 @@ class Convoke:
     def __init__(self) -> None:
         chosen = settings.from_environment()
         logger.info("settings: %s", ", ".join(f"{name}={value}" for name, value in chosen))
-        choose_provider(chosen.provider)
+        providers.check(chosen.provider, chosen.precision)
         metrics = Metrics()
         self._repository = Repository(chosen, metrics)
         self._predictor = Predictor(self._repository, chosen, metrics)

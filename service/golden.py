@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import ModelRefused
+from service.manifest import Precision
 
 MAX_BYTES = 256 << 20
 """Of the arrays, unpacked: an archive of a few kilobytes can hold gigabytes of zeros."""
@@ -16,8 +17,13 @@ MAX_ARRAYS = 16
 Array = npt.NDArray[Any]
 
 
-def read(path: Path) -> tuple[Array, Array]:
-    """The inputs and the probabilities of a golden file; whether they are those of a model is not looked at.
+def outputs_of(precision: Precision) -> str:
+    """The name under which stands what the graph of that precision gives."""
+    return "probabilities" if precision == "float32" else precision
+
+
+def read(path: Path, outputs: str = "probabilities") -> tuple[Array, Array]:
+    """The inputs of a golden file and the outputs of that name; whether they are those of a model is not looked at.
 
     Raises:
         ModelRefused: it cannot be read, or holds more than it may.
@@ -33,7 +39,7 @@ def read(path: Path) -> tuple[Array, Array]:
                 )
             file.seek(0)
             with np.load(file, allow_pickle=False) as golden:
-                return golden["inputs"], golden["probabilities"]
+                return golden["inputs"], golden[outputs]
     except ModelRefused:
         raise
     except Exception as error:  # a damaged archive raises nearly anything

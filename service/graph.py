@@ -29,7 +29,7 @@ _WORDS = (
     "MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp "
     "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape Sigmoid "
     "Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Transpose "
-    "Unsqueeze Where"
+    "Unsqueeze Where QuantizeLinear DequantizeLinear"
 )
 OPERATORS = frozenset(_WORDS.split())
 

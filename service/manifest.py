@@ -27,6 +27,7 @@ Label = Annotated[str, Field(max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1, lt=1 << 63)]
+Precision = Literal["float32", "int8", "float16"]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 MAX_FILE_BYTES = 1 << 31
@@ -95,6 +96,17 @@ class Metrics(_Section):
     ece: Annotated[float, Field(ge=0, le=1)]
 
 
+class Variant(_Section):
+    """The same network in another precision: a graph with the same ends, beside `model.onnx`, which is in float32.
+
+    What it gives for the golden inputs stands in the golden file under its precision's name.
+    """
+
+    precision: Literal["int8", "float16"]
+    graph: FileName
+    test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
+
+
 class Manifest(_Section):
     """Everything that serving must know of a model version."""
 
@@ -119,6 +131,8 @@ class Manifest(_Section):
     commit: str
     created: str
     files: Annotated[dict[FileName, Sha256], Field(max_length=100)]
+    variants: list[Variant] = Field(default=[])
+    """The network in other precisions; versions without any need not say so."""
 
     @model_validator(mode="after")
     def _whole(self) -> "Manifest":
@@ -130,7 +144,31 @@ class Manifest(_Section):
             raise ValueError(f"files does not name {self.input.tokenizer}")
         if isinstance(self.input, ImageInput) and self.max_batch * self.input.size_bytes > MAX_BATCH_BYTES:
             raise ValueError(f"a batch of {self.max_batch} pictures has more than {MAX_BATCH_BYTES} bytes")
+        for variant in self.variants:
+            if variant.graph not in self.files or variant.graph == GRAPH:
+                raise ValueError(f"files does not name {variant.graph} as a graph of its own")
+        if len({variant.precision for variant in self.variants}) != len(self.variants):
+            raise ValueError("a precision stands twice in variants")
         return self
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """All that this version holds the network in; float32 always."""
+        return ["float32", *(variant.precision for variant in self.variants)]
+
+    def variant(self, precision: Precision) -> Variant | None:
+        """The network in that precision, where this version holds it beside its float32."""
+        return next((one for one in self.variants if one.precision == precision), None)
+
+    def graph(self, precision: Precision) -> str:
+        """The name of the file that holds the network in that precision."""
+        variant = self.variant(precision)
+        return GRAPH if variant is None else variant.graph
+
+    def metrics(self, precision: Precision) -> dict[str, Metrics]:
+        """What the network in that precision is worth on each test split."""
+        variant = self.variant(precision)
+        return self.test_metrics if variant is None else variant.test_metrics
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a version's folder."""

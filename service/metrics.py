@@ -61,6 +61,13 @@ class Metrics:
         self.queue_items = Gauge(
             "convoke_queue_items", "Items waiting now", model, registry=registry, multiprocess_mode="livesum"
         )
+        self.model_info = Gauge(
+            "convoke_model_info",
+            "1 where a version is loaded: by which execution provider it runs, and in which precision",
+            (*model, "provider", "precision"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.model_loads = Counter(
             "convoke_model_loads",
             "Model versions looked at, by outcome",

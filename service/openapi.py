@@ -362,6 +362,7 @@ def _schemas(settings: Settings) -> Json:
                 "max_batch": count,
                 "test_metrics": {"type": "object"},
                 "provider": text,
+                "precision": text,
             }
         ),
         "Model": {"allOf": [_ref("ModelSummary"), _object({"card": text})]},

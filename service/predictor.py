@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from service.batches import MAX_BATCH_TOKENS
 from service.batching import PATIENCE_S, Batcher, Observer
 from service.decoding import Decoders
 from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, ServiceError, TooLarge, UnsupportedKind
@@ -19,7 +20,6 @@ from service.manifest import ImageInput
 from service.metrics import Metrics
 from service.preprocess import Tokens, image_to_pixels, is_tiny, pad, text_to_tokens
 from service.repository import Repository, Version
-from service.session import MAX_BATCH_TOKENS
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")

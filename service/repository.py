@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from service import manifest as contract
-from service import preprocess
+from service import precision, preprocess
 from service.errors import ModelNotFound, ModelRefused, NotReady, ReadOnly
 from service.manifest import Manifest, TextInput
 from service.metrics import Metrics
@@ -209,6 +210,7 @@ class Repository:
         if served is not None and int(served.number) not in {*kept, *withdrawn}:
             kept[int(served.number)] = served  # its folder is gone; it is what there is
         self._loaded[name] = kept
+        self._tell(loaded.values(), kept.values())
         reasons = {number: reason for number, reason in refused.items() if reason is not None}
         self.refused = {**self.refused, name: reasons}
         if not reasons:
@@ -235,6 +237,14 @@ class Repository:
         self.metrics.model_loads.labels(name, "loaded").inc()
         return version
 
+    def _tell(self, before: Iterable[Version], now: Iterable[Version]) -> None:
+        """Enter what is loaded into the metrics; with several workers a label can be set to 0, not removed."""
+        for versions, value in ((before, 0), (now, 1)):
+            for version in versions:
+                session = version.session
+                labels = (version.name, version.number, session.provider, session.precision)
+                self.metrics.model_info.labels(*labels).set(value)
+
     def _serve(self, name: str, loaded: dict[int, Version]) -> None:
         served = self._serving.get(name)
         if not loaded:
@@ -245,8 +255,14 @@ class Repository:
         if version is not served:
             self._serving[name] = version
             instead = f" instead of version {served.number}" if served else ""
+            session = version.session
             logger.info(
-                "model %s version %s is served by %s%s", name, version.number, version.session.provider, instead
+                "model %s version %s is served in %s by %s%s",
+                name,
+                version.number,
+                session.precision,
+                session.provider,
+                instead,
             )
 
 
@@ -323,8 +339,7 @@ def open_version(folder: Path, settings: Settings) -> Version:
     contract.verify(folder, manifest)
     spec = manifest.input
     tokenizer = _read_tokenizer(folder / spec.tokenizer, spec) if isinstance(spec, TextInput) else None
-    session = Session(folder / contract.GRAPH, manifest, provider=settings.provider, threads=settings.threads)
-    session.replay(folder)
+    session = precision.open_session(folder, manifest, settings)
     session.warm_up()
     return Version(manifest, session, contract.read_text(folder / contract.CARD), tokenizer)
 

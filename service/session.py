@@ -1,29 +1,23 @@
-"""One ONNX Runtime session: provider, checks against the manifest, warm-up, run.
+"""One ONNX Runtime session: checks against the manifest, golden inputs, warm-up, run, and races between sessions.
 
 The graph takes pixels or token ids and gives calibrated probabilities; scaling and softmax are inside it.
 """
 
-import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from service import golden
-from service.errors import ModelRefused, ProviderError
-from service.graph import inspect
-from service.manifest import GOLDEN, ImageInput, Manifest
-
-Provider = Literal["auto", "cpu", "cuda"]
-Batch = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
-
-MAX_BATCH_TOKENS = 1 << 15
-"""Token ids in one batch of several texts, padding included: what bounds the memory of a run. A single text may be
-longer."""
+from service import batches, golden, providers
+from service.batches import Batch
+from service.errors import ModelRefused
+from service.manifest import GOLDEN, ImageInput, Manifest, Precision
+from service.padding import PaddedRuns, sizes
+from service.providers import ENGINE_CACHE, Provider
 
 QUICK_S = 0.0005
 """A run that takes no longer costs less on the event loop than handing it to a thread and back."""
@@ -31,10 +25,9 @@ QUICK_S = 0.0005
 COMPANY_S = 0.00002
 """What an item must save by running in company to be worth the queue, which costs a caller as much."""
 
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TRIES = 5
-_FEW, _SENTENCE = 8, 32  # items and tokens with which the gain of company is measured
-_TOLERANCE = {_CUDA: 1e-3, _CPU: 1e-4}  # CUDA computes in TF32; processors differ in the last bits
+_FEW = 8  # items with which the gain of company is measured
+_ROUNDS, _RACE_S = (3, 25), 0.25  # of a race: the least and the most, and seconds after which it may end
 
 
 class Session:
@@ -43,29 +36,45 @@ class Session:
     `run` may be called from any thread.
     """
 
-    def __init__(self, graph: Path, manifest: Manifest, *, provider: Provider = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        manifest: Manifest,
+        *,
+        provider: Provider = "auto",
+        threads: int = 1,
+        precision: Precision = "float32",
+        engine_cache: Path = ENGINE_CACHE,
+        cuda_graphs: bool = False,
+    ) -> None:
         """Load a graph and check that its ends are those of the manifest.
 
         Args:
             graph: the ONNX file.
             manifest: what the graph should be.
-            provider: `cpu`, `cuda`, or `auto`, which takes CUDA where an NVIDIA driver is installed.
+            provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where an NVIDIA driver is installed.
             threads: processor threads for one run.
+            precision: what the graph computes in.
+            engine_cache: where TensorRT keeps its engines.
+            cuda_graphs: whether CUDA runs pictures in batches of fixed sizes, each captured as a CUDA graph.
 
         Raises:
-            ProviderError: `cuda` was asked for and cannot be had.
+            ProviderError: a provider was asked for and cannot be had.
             ModelRefused: ONNX Runtime cannot load the graph, or its inputs and outputs are not the manifest's.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Without this, ONNX Runtime's threads burn a processor for a while after each run.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = _open(graph, options, choose_provider(provider))
-        self.provider: str = self._session.get_providers()[0]
-        self._manifest = manifest
+        name = providers.choose(provider)
+        captured = cuda_graphs and name == providers.CUDA and isinstance(manifest.input, ImageInput)
+        self._session = providers.open_graph(
+            graph, manifest, options(threads), name, engine_cache=engine_cache, cuda_graphs=captured
+        )
+        self.provider: str = name
+        self.precision: Precision = precision
+        self.is_single: bool = name == providers.CPU and threads == 1
+        self.manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
+        sliced = name == providers.CPU and isinstance(manifest.input, ImageInput)
+        self._most = min(batches.SLICE, manifest.max_batch) if sliced else manifest.max_batch
+        self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
         self._quick = 0
         self._gains = True
@@ -80,29 +89,40 @@ class Session:
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
+        if self._padded is not None:
+            return self._padded.run(batch)
+        if len(batch) <= self._most:
+            return self._run(batch)
+        slices = (batch[start : start + self._most] for start in range(0, len(batch), self._most))
+        return np.concatenate([self._run(some) for some in slices])
+
+    def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
         probabilities: npt.NDArray[np.float32] = self._session.run(["probabilities"], {self._input: batch})[0]
         return probabilities
 
     def warm_up(self) -> None:
-        """Run at batch 1 and at the largest batch, texts of all lengths, so that no caller pays for the first.
+        """Run one item and as many as run at once, texts of all lengths, so that no caller pays for the first.
 
         Raises:
             ModelRefused: the graph fails on a batch of a shape that it must take.
         """
-        for shape in _warm_up_shapes(self._manifest):
-            batch = np.ones(shape, np.uint8 if isinstance(self._manifest.input, ImageInput) else np.int64)
+        fixed = sizes(self.manifest.max_batch) if self._padded else ()
+        for batch in [
+            *batches.warm_up(self.manifest, self._most),
+            *(batches.example(self.manifest, size) for size in fixed),
+        ]:
             try:
                 self.run(batch)
             except Exception as error:  # ONNX Runtime's own exceptions share no base class
-                raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {shape}: {error}") from error
+                raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {batch.shape}: {error}") from error
         self._quick = self._measure_quick()
-        one, many = _company(self._manifest)
-        self._gains = self._seconds(one) - self._seconds(many) / len(many) > COMPANY_S
+        few = batches.example(self.manifest, min(_FEW, self.manifest.max_batch))
+        self._gains = self._seconds(few[:1]) - self._seconds(few) / len(few) > COMPANY_S
 
     def _measure_quick(self) -> int:
         """How many pictures, or tokens of a text, are run within `QUICK_S`; 0 where not one is."""
         quick = 0
-        for size, batch in _growing(self._manifest):
+        for size, batch in batches.growing(self.manifest):
             if self._seconds(batch) > QUICK_S:
                 break
             quick = size
@@ -110,12 +130,7 @@ class Session:
 
     def _seconds(self, batch: Batch) -> float:
         """How long a batch runs: the median of some tries."""
-        times_s: list[float] = []
-        for _ in range(_TRIES):
-            began = time.perf_counter()
-            self.run(batch)
-            times_s.append(time.perf_counter() - began)
-        return sorted(times_s)[_TRIES // 2]
+        return sorted(_timed(self, batch) for _ in range(_TRIES))[_TRIES // 2]
 
     def replay(self, folder: Path) -> None:
         """Run a version's golden inputs and compare with the outputs that publication stored.
@@ -125,57 +140,59 @@ class Session:
                 output of this model.
         """
         path = folder / GOLDEN
-        inputs, expected = golden.read(path)
-        _check_golden(path, self._manifest, inputs, expected)
+        inputs, expected = golden.read(path, golden.outputs_of(self.precision))
+        _check_golden(path, self.manifest, inputs, expected)
         try:
             found = self.run(inputs)
             gap = float(np.abs(found - expected).max())
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise ModelRefused(f"{path}: the golden inputs cannot be run: {error}") from error
-        tolerance = _TOLERANCE[self.provider]
-        if not gap <= tolerance:
+        allowed = providers.tolerance(self.provider, self.precision)
+        if not gap <= allowed:
             raise ModelRefused(
-                f"{path}: on {self.provider} the golden probabilities differ by {gap:.2g}, allowed is {tolerance:g}"
+                f"{path}: in {self.precision} on {self.provider} the golden probabilities differ by {gap:.2g}, "
+                f"allowed is {allowed:g}"
             )
 
 
-def choose_provider(provider: Provider) -> str:
-    """ONNX Runtime's name of the execution provider that a setting means on this machine.
+def options(threads: int, *, spinning: bool = False, arena: bool = False) -> ort.SessionOptions:
+    """How sessions run on processors; CONTRIBUTING has the measurements (`make bench-sessions`).
 
-    Raises:
-        ProviderError: `cuda` was asked for, and the build or the driver is missing.
+    Threads that spin wait a while for the next run on a processor that others could use. ONNX Runtime's arena keeps the
+    memory of the largest batch that ever ran, in blocks of doubled sizes; the system's allocator is as fast.
     """
-    available = ort.get_available_providers()
-    if provider == "cpu" or (provider == "auto" and not (_CUDA in available and _has_nvidia_driver())):
-        return _CPU
-    if _CUDA not in available:
-        raise ProviderError(f"CUDA was asked for, but this build of ONNX Runtime has only {', '.join(available)}")
-    if not _has_nvidia_driver():
-        raise ProviderError("CUDA was asked for, but there is no NVIDIA driver (libcuda.so.1) on this machine")
-    return _CUDA
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.log_severity_level = 3
+    chosen.enable_cpu_mem_arena = arena
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    return chosen
 
 
-def _has_nvidia_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+def race(sessions: Sequence[Session], size: int) -> list[float]:
+    """The median seconds of a run of `size` items by each session, in turns, so that other work slows all alike.
+
+    Where runs stay in the calling thread, these are seconds of the processor, without those that it spent on others.
+    """
+    batch = batches.example(sessions[0].manifest, size)
+    clock = time.thread_time if all(session.is_single for session in sessions) else time.perf_counter
+    times_s: list[list[float]] = [[] for _ in sessions]
+    for session in sessions:
+        session.run(batch)
+    began = time.perf_counter()
+    for done in range(_ROUNDS[1]):
+        if done >= _ROUNDS[0] and time.perf_counter() - began > _RACE_S:
+            break
+        for session, taken_s in zip(sessions, times_s, strict=True):
+            taken_s.append(_timed(session, batch, clock))
+    return [float(np.median(taken_s)) for taken_s in times_s]
 
 
-def _open(graph: Path, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
-    inspect(graph)
-    if provider == _CUDA:
-        ort.preload_dlls()
-    providers = [provider] if provider == _CPU else [provider, _CPU]
-    try:
-        session = ort.InferenceSession(graph, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise ModelRefused(f"{graph}: ONNX Runtime cannot load this graph: {error}") from error
-    if session.get_providers()[0] != provider:
-        raise ProviderError(f"{provider} was asked for, but its libraries do not load; see ONNX Runtime's log")
-    session.disable_fallback()
-    return session
+def _timed(session: Session, batch: Batch, clock: Callable[[], float] = time.perf_counter) -> float:
+    began = clock()
+    session.run(batch)
+    return clock() - began
 
 
 def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) -> str:
@@ -205,37 +222,6 @@ def _named(shape: list[Any], axes: list[str | int]) -> list[Any]:
     """A graph's shape with its open axes under our names, as far as there are any."""
     names = [*axes, *("?" for _ in shape[len(axes) :])]
     return [size if isinstance(size, int) else name for size, name in zip(shape, names, strict=False)]
-
-
-def _warm_up_shapes(manifest: Manifest) -> list[tuple[int, ...]]:
-    """Batches of one item and of as many as may come; texts of one token, of the longest, and those between."""
-    spec, most = manifest.input, manifest.max_batch
-    if isinstance(spec, ImageInput):
-        return [(size, spec.height, spec.width, spec.channels) for size in (1, most)]
-    many = min(most, MAX_BATCH_TOKENS)
-    few = min(most, max(MAX_BATCH_TOKENS // spec.length, 1))
-    return [(1, 1), (1, spec.length), (many, min(MAX_BATCH_TOKENS // many, spec.length)), (few, spec.length)]
-
-
-def _growing(manifest: Manifest) -> Iterator[tuple[int, Batch]]:
-    """Batches of 1, 2, 4, ... pictures, or texts of as many tokens, up to the largest that may come."""
-    spec, size = manifest.input, 1
-    while size <= (manifest.max_batch if isinstance(spec, ImageInput) else spec.length):
-        if isinstance(spec, ImageInput):
-            yield size, np.ones((size, spec.height, spec.width, spec.channels), np.uint8)
-        else:
-            yield size, np.ones((1, size), np.int64)
-        size *= 2
-
-
-def _company(manifest: Manifest) -> tuple[Batch, Batch]:
-    """One picture, or text of a sentence's length, and as many as a small batch has."""
-    spec, many = manifest.input, min(_FEW, manifest.max_batch)
-    if isinstance(spec, ImageInput):
-        batch: Batch = np.ones((many, spec.height, spec.width, spec.channels), np.uint8)
-    else:
-        batch = np.ones((many, min(_SENTENCE, spec.length)), np.int64)
-    return batch[:1], batch
 
 
 def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:

@@ -44,8 +44,17 @@ class Settings(BaseModel):
     cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = Field(
         default="", description="origins, parted by commas, whose pages may call the service; * for all"
     )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
+    )
+    precision: Literal["auto", "float32", "int8", "float16"] = Field(
+        default="auto", description="what models that come in several precisions compute in; auto takes the fastest"
+    )
+    engine_cache: Path = Field(
+        default=Path("~/.cache/convoke/tensorrt"), description="the folder in which TensorRT keeps its engines"
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="whether CUDA pads batches of pictures to fixed sizes and replays each as a graph"
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="processor threads for one run of a model"

@@ -10,6 +10,7 @@ be overridden with --set KEY=VALUE. Data sets lie in the folder that CONVOKE_DAT
   python -m training compare runs/lenet/*               what runs are worth, and where their recipes differ
   python -m training publish runs/lenet/TIME            export, check, and write models/digits/VERSION/
   python -m training evaluate models/digits/1           measure a published model on its test splits
+  python -m training quantise models/digits/1           write the next version, with a variant in int8 beside float32
   python -m training inspect models/digits/1            what a run or a published model holds
 
   torchrun --nproc-per-node 2 -m training train lenet   train in two processes, on GPUs one each
@@ -81,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     _models_argument(command)
     _force_argument(command)
     command.set_defaults(command=_publish)
+
+    command = commands.add_parser(
+        "quantise", help="write a published model's next version, with a variant in fewer bits"
+    )
+    command.add_argument("model", type=Path, help="a version's folder, like models/digits/1")
+    command.add_argument(
+        "--precision", choices=["int8", "float16"], default="int8", help="int8 for processors, float16 for GPUs"
+    )
+    _force_argument(command)
+    command.set_defaults(command=_quantise)
 
     command = commands.add_parser("compare", help="print what runs are worth, and where their recipes differ")
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
@@ -206,6 +217,14 @@ def _publish(arguments: argparse.Namespace) -> None:
     print(f"published {place}; measure it with: python -m training evaluate {place}")
 
 
+def _quantise(arguments: argparse.Namespace) -> None:
+    from training.quantise import quantise  # noqa: PLC0415
+
+    number = quantise(arguments.model, arguments.precision, force=arguments.force).name
+    place = arguments.model.parent / number
+    print(f"published {place}; measure it with: python -m training evaluate {place}")
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from service import manifest as contract  # noqa: PLC0415
     from service.errors import ServiceError  # noqa: PLC0415
@@ -217,15 +236,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     try:
         manifest = contract.read(folder)
         contract.verify(folder, manifest)
-        session = Session(folder / contract.GRAPH, manifest, threads=os.cpu_count() or 1)
+        sessions = [
+            Session(folder / manifest.graph(precision), manifest, threads=os.cpu_count() or 1, precision=precision)
+            for precision in manifest.precisions
+        ]
     except ServiceError as error:
         raise TrainingError(str(error)) from error
     recipe = manifest.recipe.get("name")
     print(f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters")
     for name, test in gate.tests_of(manifest, folder).items():
-        probabilities = evaluate.probabilities(session, test)
-        metrics = evaluate.metrics(probabilities, test.labels)
-        print(evaluation(manifest, name, metrics, evaluate.mistakes(probabilities, test.labels)))
+        for session in sessions:
+            probabilities = evaluate.probabilities(session, test)
+            metrics = evaluate.metrics(probabilities, test.labels)
+            title = f"{name}, in {session.precision}" if manifest.variants else name
+            print(evaluation(manifest, title, metrics, evaluate.mistakes(probabilities, test.labels)))
 
 
 if __name__ == "__main__":

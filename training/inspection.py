@@ -151,6 +151,9 @@ def _facts(manifest: Manifest) -> Iterator[str]:
             f"test on {split}",
             f"accuracy {metrics.accuracy:.2%}, NLL {metrics.nll:.4f} nats, ECE {metrics.ece:.4f}, n = {metrics.n:,}",
         )
+    for variant in manifest.variants:
+        for split, metrics in variant.test_metrics.items():
+            yield _fact(f"{variant.precision} on {split}", f"accuracy {metrics.accuracy:.2%}, {variant.graph}")
     yield _fact("recipe", manifest.recipe.get("name", "-"))
     yield _fact("parameters", f"{manifest.parameters:,}")
     yield _fact("temperature", f"{manifest.temperature:.4f}")

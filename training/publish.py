@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,15 +61,26 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         raise PublishError(f"{folder}: was trained on {result.fingerprint}, the data set here is {data.fingerprint}")
     served = Served(recipe, network, result.calibration)
     home = models / recipe.task
+    with building(home) as partial:
+        export(served, recipe, partial / contract.GRAPH)
+        if data.tokenizer is not None:
+            (partial / contract.TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
+        manifest = _describe(recipe, served, result, data.tests, partial, home, force=force)
+        return place(partial, home, manifest)
+
+
+@contextmanager
+def building(home: Path) -> Iterator[Path]:
+    """A hidden folder beside the versions in `home` to build the next one in; what stays in it is removed.
+
+    Raises:
+        PublishError: something cannot be written.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".publishing-", dir=home))
         try:
-            export(served, recipe, partial / contract.GRAPH)
-            if data.tokenizer is not None:
-                (partial / contract.TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
-            manifest = _describe(recipe, served, result, data.tests, partial, home, force=force)
-            return _place(partial, home, manifest)
+            yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -139,7 +152,7 @@ def _describe(
     files = [contract.GRAPH, *([contract.TOKENIZER] if isinstance(recipe.input, Text) else [])]
     draft = Manifest(
         model=recipe.task,
-        version=_next_version(home),
+        version=next_version(home),
         input=_input(recipe),
         labels=recipe.labels,
         preprocessing_version=contract.PREPROCESSING_VERSION,
@@ -151,7 +164,7 @@ def _describe(
         dataset_fingerprint=result.fingerprint,
         recipe=json.loads(recipe.model_dump_json()),
         parameters=sum(step.parameters for step in trace(recipe)),
-        commit=_commit(),
+        commit=commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files={name: contract.sha256(partial / name) for name in files},
     )
@@ -159,7 +172,7 @@ def _describe(
     probabilities = {name: check_parity(served, session, split) for name, split in tests.items()}
     metrics = {name: evaluate.metrics(probabilities[name], tests[name].labels) for name in tests}
     answers = {name: gate.right(probabilities[name], tests[name]) for name in tests}
-    verdict = _pass_gate(answers, draft, home, force=force)
+    verdict = pass_gate(answers, draft, home, force=force)
     noise = _noise(recipe, _GOLDEN)
     np.savez_compressed(partial / contract.GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
@@ -171,7 +184,7 @@ def _describe(
     return manifest
 
 
-def _pass_gate(answers: dict[str, gate.Answers], draft: Manifest, home: Path, *, force: bool) -> str:
+def pass_gate(answers: dict[str, gate.Answers], draft: Manifest, home: Path, *, force: bool) -> str:
     """What the card says of the comparison with the version in service.
 
     Raises:
@@ -206,13 +219,14 @@ def _noise(recipe: Recipe, count: int) -> npt.NDArray[Any]:
     return tokens
 
 
-def _next_version(home: Path) -> int:
+def next_version(home: Path) -> int:
+    """The number that comes after the highest in a model's folder."""
     return (
         max((int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit()), default=0) + 1
     )
 
 
-def _place(partial: Path, home: Path, manifest: Manifest) -> Path:
+def place(partial: Path, home: Path, manifest: Manifest) -> Path:
     """Rename a whole version into its place: its bytes are on the disk before its name is."""
     contract.verify(partial, contract.read(partial))
     for path in partial.iterdir():
@@ -224,7 +238,7 @@ def _place(partial: Path, home: Path, manifest: Manifest) -> Path:
     return place
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the code that publishes, marked `-dirty` where that code has changes; `unknown` outside git."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():

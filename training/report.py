@@ -1,6 +1,6 @@
 """What people read of a model: its card, and the figures of an evaluation."""
 
-from service.manifest import Manifest, Metrics
+from service.manifest import Manifest, Metrics, Variant
 from training.evaluate import Mistake
 from training.recipe import Recipe
 from training.run import Result
@@ -40,6 +40,58 @@ Training took {result.seconds:.0f} s on {result.hardware}, seed {recipe.seed}. M
 Commit {manifest.commit}, data {manifest.dataset_fingerprint}.
 """
 
+
+def variant_section(
+    variant: Variant, exact: dict[str, Metrics], speeds: dict[int, list[float]], machine: str, verdict: str
+) -> str:
+    """What a card says of a variant beside float32.
+
+    Args:
+        variant: the variant as it was measured.
+        exact: what float32 is worth on the same test splits.
+        speeds: by batch size, the seconds of a run in float32 and in the variant; none where it was not timed.
+        machine: what they were taken on.
+        verdict: the gate's.
+    """
+    name = variant.precision
+    rows = [
+        row
+        for test, metrics in variant.test_metrics.items()
+        for row in (_row(f"{test}, float32", exact[test]), _row(f"{test}, {name}", metrics))
+    ]
+    worth = "\n".join(rows)
+    return f"""## In {name}
+
+`{variant.graph}` is the same network in {name}: {_MADE[name]}. The service runs it
+where it measures faster, and float32 elsewhere.
+
+| test split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
+| --- | --- | --- | --- | --- |
+{worth}
+
+{_speeds(name, speeds, machine)}
+
+{verdict}
+"""
+
+
+def _speeds(name: str, speeds: dict[int, list[float]], machine: str) -> str:
+    if not speeds:
+        return f"Its speed was not measured at publication: {name} is for other machines than the one it was made on."
+    rows = "\n".join(
+        f"| {size} | {size / plain_s:,.0f} | {size / variant_s:,.0f} | {plain_s / variant_s:.2f} |"
+        for size, (plain_s, variant_s) in speeds.items()
+    )
+    return (
+        f"| batch | float32, items/s | {name}, items/s | times as many |\n| --- | --- | --- | --- |\n{rows}\n\n"
+        f"In seconds of processor time, medians of runs in turns, on {machine}."
+    )
+
+
+_MADE = {
+    "int8": "convolutions, and what passes between them, in 8 bits, their ranges from training examples",
+    "float16": "weights, and what passes between layers, in 16 bits",
+}
 
 _USE = {
     "digits": """\

@@ -24,7 +24,7 @@ def routes(repository: Repository) -> list[Route]:
 
 
 def _summary(version: Version) -> dict[str, Any]:
-    manifest = version.manifest
+    manifest, precision = version.manifest, version.session.precision
     return {
         "name": version.name,
         "version": version.number,
@@ -32,8 +32,9 @@ def _summary(version: Version) -> dict[str, Any]:
         "labels": manifest.labels,
         "input": manifest.input.model_dump(),
         "max_batch": manifest.max_batch,
-        "test_metrics": {name: metrics.model_dump() for name, metrics in manifest.test_metrics.items()},
+        "test_metrics": {name: metrics.model_dump() for name, metrics in manifest.metrics(precision).items()},
         "provider": version.session.provider,
+        "precision": precision,
     }
 
 
@@ -48,5 +49,6 @@ def _details(version: Version) -> dict[str, Any]:
         "commit",
         "created",
         "files",
+        "variants",
     }
     return {**version.manifest.model_dump(include=fields), "card": version.card}

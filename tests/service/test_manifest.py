@@ -19,6 +19,28 @@ def rewrite(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+def variant(**change: str) -> dict[str, Any]:
+    """An entry for a graph in int8, changed; the card stands in for the graph."""
+    worth = {"mnist": {"n": 1, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}}
+    return {"precision": "int8", "graph": contract.CARD, "test_metrics": worth, **change}
+
+
+def test_a_manifest_that_names_no_variants_has_none(version: Path) -> None:
+    """Versions from before there were any are read as they stand; others tell graph and figures by precision."""
+    plain = contract.read(version)
+    assert "variants" not in json.loads((version / contract.MANIFEST).read_text())
+    assert (plain.precisions, plain.variant("int8"), plain.graph("float32")) == (["float32"], None, contract.GRAPH)
+    rewrite(version, lambda content: content.update(variants=[variant()]))
+    found = contract.read(version)
+    assert (found.precisions, found.graph("int8"), found.graph("float32")) == (
+        ["float32", "int8"],
+        contract.CARD,
+        contract.GRAPH,
+    )
+    assert found.metrics("int8")["mnist"].n == 1
+    assert found.metrics("float32") == plain.test_metrics
+
+
 def test_what_was_written_is_read(version: Path, tmp_path: Path) -> None:
     """Reading gives back what writing was given, and the published files pass."""
     manifest = contract.read(version)
@@ -60,6 +82,10 @@ def test_another_preprocessing_version_is_refused(version: Path) -> None:
         (lambda content: content["files"].update({"../../etc/passwd": "0" * 64}), "passwd"),
         (lambda content: content["test_metrics"]["mnist"].update(accuracy=1.1), "accuracy"),
         (lambda content: content.update(test_metrics={}), "test_metrics"),
+        (lambda content: content.update(variants=[variant(graph="other.onnx")]), "files does not name other.onnx"),
+        (lambda content: content.update(variants=[variant(graph="model.onnx")]), "a graph of its own"),
+        (lambda content: content.update(variants=[variant(precision="int4")]), "variants.0.precision"),
+        (lambda content: content.update(variants=[variant(), variant()]), "a precision stands twice"),
     ],
 )
 def test_faulty_entries_are_refused_by_name(version: Path, change: Callable[[Any], object], named: str) -> None:

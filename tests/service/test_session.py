@@ -10,8 +10,9 @@ import pytest
 
 from service import manifest as contract
 from service import session as session_module
-from service.errors import ModelRefused, ProviderError
-from service.session import MAX_BATCH_TOKENS, Session
+from service.batches import MAX_BATCH_TOKENS, Batch
+from service.errors import ModelRefused
+from service.session import Session, race
 from tests import reviews
 
 
@@ -32,6 +33,23 @@ def test_any_batch_gives_probabilities(version: Path, size: int) -> None:
     assert rows.sum(axis=1) == pytest.approx(np.ones(size), abs=1e-5)
     alone = np.concatenate([session.run(picture[None]) for picture in pictures])
     assert np.abs(rows - alone).max() < 1e-5
+
+
+def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large batch runs in slices, whose rows come back in order."""
+    sizes: list[int] = []
+    run = ort.InferenceSession.run
+
+    def recorded(self: Any, names: Any, feed: dict[str, Any]) -> Any:
+        sizes.extend(map(len, feed.values()))
+        return run(self, names, feed)
+
+    monkeypatch.setattr(ort.InferenceSession, "run", recorded)
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), dtype=np.uint8)
+    session = open_session(version)
+    rows = session.run(pictures)
+    assert sizes == [32, 32, 6]
+    assert np.abs(rows - np.concatenate([session.run(pictures[:30]), session.run(pictures[30:])])).max() < 1e-5
 
 
 def test_golden_inputs_are_replayed(version: Path) -> None:
@@ -160,16 +178,29 @@ def test_a_damaged_graph_is_refused(version: Path) -> None:
         open_session(version)
 
 
-def test_cuda_is_an_error_where_there_is_none(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for and not there: an error that says why, never a silent fall back to the CPU."""
-    manifest = contract.read(version)
-    monkeypatch.setattr("service.session._has_nvidia_driver", lambda: False)
-    with pytest.raises(ProviderError, match="no NVIDIA driver"):
-        Session(version / contract.GRAPH, manifest, provider="cuda")
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match="has only CPUExecutionProvider"):
-        Session(version / contract.GRAPH, manifest, provider="cuda")
-    assert Session(version / contract.GRAPH, manifest, provider="auto").provider == "CPUExecutionProvider"
+def test_a_race_tells_the_faster_session(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions run in turns on the same batch; one that does the work five times takes clearly longer."""
+    plain, slow = open_session(version), open_session(version)
+    run, turns = slow.run, []
+
+    def five_times(batch: Batch) -> None:
+        turns.append(batch.shape)
+        for _ in range(5):
+            run(batch)
+
+    monkeypatch.setattr(slow, "run", five_times)
+    plain_s, slow_s = race([plain, slow], 8)
+    assert slow_s > 2 * plain_s
+    assert set(turns) == {(8, 28, 28, 1)}
+
+
+def test_sessions_keep_no_memory_and_no_processor_between_runs() -> None:
+    """Neither arena nor spinning threads, as measured; both can be had for a measurement."""
+    assert not session_module.options(2).enable_cpu_mem_arena
+    assert session_module.options(2).get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    chosen = session_module.options(3, spinning=True, arena=True)
+    assert (chosen.intra_op_num_threads, chosen.enable_cpu_mem_arena) == (3, True)
+    assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == "1"
 
 
 @pytest.mark.parametrize(("worth_s", "alone"), [(-1.0, False), (10.0, True)])

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service import manifest as contract
-from service.manifest import ImageInput, Manifest, Metrics, TextInput
+from service.manifest import ImageInput, Manifest, Metrics, TextInput, Variant
 from training import checkpoint, inspection, record
 from training.errors import PublishError, RunError
 from training.recipe import Recipe
@@ -85,6 +85,15 @@ def made_run(recipe_with: Callable[..., Recipe], tmp_path: Path) -> Path:
 def facts(text: str) -> list[str]:
     """Lines without the spaces that align them."""
     return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_a_version_tells_its_variants(tmp_path: Path) -> None:
+    """Precision, graph and accuracy stand beside those of float32."""
+    worth = {"made-up": Metrics(n=1234, accuracy=0.98, nll=0.05, ece=0.002)}
+    variants = [Variant(precision="int8", graph=contract.CARD, test_metrics=worth)]
+    assert "int8 on made-up accuracy 98.00%, card.md" in facts(
+        inspection.describe(publish(tmp_path, variants=variants))
+    )
 
 
 def test_an_unfinished_run_tells_its_progress_and_the_way_on(made_run: Path) -> None:

@@ -49,7 +49,7 @@ def test_help_names_the_commands() -> None:
     done = python("-m", "training", "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("shapes", "train", "publish", "evaluate"):
+    for command in ("shapes", "train", "publish", "quantise", "evaluate"):
         assert re.search(rf"^    {command} +\w", done.stdout, re.MULTILINE)
     assert "CONVOKE_DATA" in done.stdout
 
@@ -85,6 +85,7 @@ def test_a_fault_ends_the_program_with_one_line_and_status_2() -> None:
         (["train", "--resume", "nowhere"], "nowhere: this is no run's folder"),
         (["publish", "nowhere"], "nowhere: this is no run's folder"),
         (["evaluate", "nowhere"], "there is no manifest"),
+        (["quantise", "nowhere"], "there is no manifest"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

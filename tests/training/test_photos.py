@@ -180,6 +180,18 @@ def test_pixels_are_those_that_the_service_makes(root: Path) -> None:
     np.testing.assert_array_equal(alone.inputs, data.tests["cats-vs-dogs"].inputs)
 
 
+def test_a_sample_is_of_the_photos_to_learn_from(root: Path) -> None:
+    """It has the served size, names the same data as a load does, and holds nothing held out or tested on."""
+    as_folders(root)
+    found, fingerprint = photos.sample(wants(stored_side=12), FRAME, 7)
+    train, validation, test = photos.split(wants())
+    assert found.inputs.shape == (7, 6, 9, 3)
+    assert fingerprint == photos.load(wants(stored_side=12), SPEC).fingerprint
+    pixels = {picture.numpy().tobytes() for picture in found.inputs}
+    assert pixels <= {picture.tobytes() for picture in expected(train)}
+    assert not pixels & {picture.tobytes() for picture in expected(validation + test)}
+
+
 def test_height_and_width_are_not_swapped(root: Path) -> None:
     """A photo whose left half is white and right half black has them there, 6 high and 9 wide."""
     halves = np.zeros((40, 60, 3), np.uint8)

@@ -150,7 +150,7 @@ def test_the_next_version_is_one_above_the_highest(published: Published, tmp_pat
 
 
 @pytest.mark.usefixtures("_exported_before")
-@pytest.mark.parametrize("where", ["export", "check_parity", "_pass_gate", "card", "_place"])
+@pytest.mark.parametrize("where", ["export", "check_parity", "pass_gate", "card", "place"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_publication_that_fails_leaves_nothing(
     failure: BaseException, where: str, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,7 @@
 from service import manifest as contract
 from training.data import Dataset, Split, mnist, photos, reviews
 from training.errors import RecipeError
-from training.recipe import Data, Image, Input, Text
+from training.recipe import Data, Image, Input, Recipe, Text
 
 PHOTOS = ("cats-vs-dogs", "oxford-pets")
 REVIEWS = (*reviews.SOURCES, "reviews")
@@ -53,3 +53,16 @@ def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: 
         case contract.TextInput() if name in REVIEWS and tokenizer is not None:
             return reviews.tests(name, spec, tokenizer)
     return {}
+
+
+def sample(recipe: Recipe, spec: contract.ImageInput | contract.TextInput, count: int) -> tuple[Split, str]:
+    """Up to `count` examples to learn from, as a published model wants them, and the data set's fingerprint.
+
+    Raises:
+        DataError, RecipeError: as `load`.
+    """
+    if recipe.data.name in PHOTOS and isinstance(spec, contract.ImageInput):
+        return photos.sample(recipe.data, spec, count)
+    data = load(recipe.data, recipe.input)
+    step = max(len(data.train) // count, 1)
+    return Split(data.train.inputs[::step], data.train.labels[::step]).first(count), data.fingerprint

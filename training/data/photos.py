@@ -89,6 +89,17 @@ def test_split(name: str, spec: contract.ImageInput) -> Split:
     return decode(_parted(name)[1], spec, "test")
 
 
+def sample(data: recipes.Data, spec: contract.ImageInput, count: int) -> tuple[Split, str]:
+    """`count` training photos at the size that is served, chosen by content, and the data set's fingerprint.
+
+    Raises:
+        DataError: as `load`.
+    """
+    train, validation, test = split(data)
+    chosen = sorted(train, key=lambda photo: photo.digest)[:count]
+    return decode(chosen, spec, "sampled"), _fingerprint(train + validation, test)
+
+
 def split(data: recipes.Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
     """Training, validation and test photos, each content in one of them only; in the first two once.
 
