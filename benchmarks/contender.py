@@ -77,7 +77,7 @@ class Form:
 class Contender:
     """A server: its environment, the arguments for that environment's Python, and its forms, the main one first.
 
-    In the arguments {port} and {folder}, an empty one, are filled in.
+    The arguments "{port}" and "{folder}", an empty one, are filled in.
     """
 
     key: str

@@ -80,6 +80,8 @@ class Driver:
             pause = max(arrivals[sent] - now, 0) if sent < len(arrivals) else 0.1
             for key, mask in self._selector.select(pause):
                 self._serve(key.data, mask)
+            while self._waiting and (self._idle or self._free):
+                self._send(*self._waiting.popleft())
         for key in list(self._selector.get_map().values()):
             if key.data.busy:
                 self._finish(key.data, _NO_ANSWER)
@@ -150,8 +152,6 @@ class Driver:
             self._drop(connection)
         else:
             self._idle.append(connection)
-        if self._waiting:
-            self._send(*self._waiting.popleft())
 
     def _finish(self, connection: _Connection, status: int, *, retry_after: bool = False) -> None:
         connection.busy = False

@@ -58,8 +58,9 @@ def _panel(axes: Axes, rows: Sequence[Row], workload: Workload, there: Sequence[
         mine = contender.key == OURS
         length = row.items_per_s if row else 0.0
         axes.barh(place, length, color=OURS_COLOUR if mine else PEER_COLOUR, height=0.72)
+        words = _words(row, None if mine else ours) if row else _absence(contender, workload)
         axes.text(
-            length + longest * 0.015, place, _words(row, None if mine else ours) if row else _absence(contender, workload), va="center", fontsize=9,
+            length + longest * 0.015, place, words, va="center", fontsize=9,
             color=INK if mine else FAINT, weight="bold" if mine else "normal", bbox=_GROUND,
         )  # fmt: skip
     axes.set_yticks(range(len(there)), [one.name for one in there], fontsize=9.5, color=INK)

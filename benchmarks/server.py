@@ -142,6 +142,7 @@ class Server:
         for process in left:
             with _gone_is_fine():
                 process.kill()
+        psutil.wait_procs(left, timeout=1)
 
 
 class _Meter:
@@ -217,7 +218,8 @@ def serving(
     """
     port = _free_port()
     (scratch / "home").mkdir()
-    command = [str(python), *(word.format(port=port, folder=scratch / "home") for word in contender.arguments)]
+    filled = {"{port}": str(port), "{folder}": str(scratch / "home")}
+    command = [str(python), *(filled.get(word, word) for word in contender.arguments)]
     log = scratch / "log"
     began = time.monotonic()
     with log.open("wb") as output:

@@ -104,7 +104,7 @@ def _overload_table(rows: Sequence[Row]) -> list[str]:
 
 def _rest_table(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "| | start to ready, s | its processor s | peak MiB of all its processes | of the largest | idle, % of a processor |",
+        "| | start to ready, s | processor s of it | peak MiB, all processes | the largest | idle, % of a processor |",
         "| --- | --: | --: | --: | --: | --: |",
     ]
     for name in dict.fromkeys(row.name for row in rows if row.contender != CEILING):
