@@ -59,7 +59,7 @@ class Row:
     def told(self) -> str:
         """The row on one line, for whoever waits."""
         what = f"{self.name}, {self.form}, {self.workload}:"
-        if not self.more:
+        if self.requests_per_s or not self.more:
             return (
                 f"{what} {number(self.requests_per_s)} requests/s, p50 {number(self.p50_ms)} ms, "
                 f"p99 {number(self.p99_ms)} ms, {self.errors} errors"
