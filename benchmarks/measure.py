@@ -132,6 +132,7 @@ class Bench:
             self.exam.check(server, form, workload.names[0])
 
     def _idle(self, server: Server) -> None:
+        server.settle()
         time.sleep(SETTLE_S)
         with server.metered() as used:
             time.sleep(IDLE_S)

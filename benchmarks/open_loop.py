@@ -25,7 +25,7 @@ MAX_CONNECTIONS = 16_000
 """Fewer than this machine has ports and a process may open; a request that finds none free waits, on its own time."""
 
 _CHUNK = 1 << 18
-_NO_ANSWER = 0
+_BROKEN, _UNANSWERED = 0, -1
 _SPARE_FILES = 64
 
 
@@ -42,7 +42,10 @@ class _Connection:
 
 @dataclass(frozen=True)
 class Answered:
-    """One request's end: its status, 0 where it was lost, seconds since it was due, and whether Retry-After stood."""
+    """One request's end: its status, seconds since it was due, and whether Retry-After stood.
+
+    The status is 0 where its connection broke, -1 where patience ended.
+    """
 
     status: int
     seconds: float
@@ -66,7 +69,7 @@ class Driver:
     def run(self, arrivals: Sequence[float], patience_s: float) -> None:
         """Send a request at each of the given seconds from now; wait so long for answers after the last.
 
-        What has no answer then is lost.
+        What has no answer then is lost, and so is what a connection broke under.
         """
         began = time.perf_counter()
         sent = 0
@@ -84,7 +87,7 @@ class Driver:
                 self._send(*self._waiting.popleft())
         for key in list(self._selector.get_map().values()):
             if key.data.busy:
-                self._finish(key.data, _NO_ANSWER)
+                self._finish(key.data, _UNANSWERED)
             self._drop(key.data)
         self._selector.close()
 
@@ -122,7 +125,7 @@ class Driver:
             pass
         except OSError:
             if connection.busy:
-                self._finish(connection, _NO_ANSWER)
+                self._finish(connection, _BROKEN)
             self._drop(connection)
 
     def _write(self, connection: _Connection) -> None:
@@ -192,7 +195,8 @@ def summarise(driver: Driver, sent: int) -> dict[str, float]:
         "accepted": len(accepted),
         "refused": len(refused),
         "refused_with_retry_after": sum(one.retry_after for one in refused),
-        "lost": sent - len(driver.answered) + statuses[_NO_ANSWER],
+        "lost": statuses[_BROKEN] + statuses[_UNANSWERED] + sent - len(driver.answered),
+        "broken": statuses[_BROKEN],
         "other": sum(n for status, n in statuses.items() if status >= 400 and status != 429),  # noqa: PLR2004
         "accepted_p50_ms": percentile_ms(accepted, 50),
         "accepted_p99_ms": percentile_ms(accepted, 99),

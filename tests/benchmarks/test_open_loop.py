@@ -86,7 +86,7 @@ def test_an_answer_that_is_cut_off_is_lost() -> None:
     """A connection that ends inside of an answer loses its request, and the next request has a new one."""
     with answering(GOOD, CUT) as (port, _):
         found = drive(port, 20, max_connections=1)
-    assert (found["accepted"], found["lost"]) == (10, 10)
+    assert (found["accepted"], found["lost"], found["broken"]) == (10, 10, 10)
 
 
 def test_nobody_there_is_lost() -> None:
@@ -102,7 +102,8 @@ def test_silence_is_lost_when_patience_ends() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         driver = Driver(silent.getsockname()[1], [REQUEST])
         driver.run([0.0, 0.001], patience_s=0.05)
-    assert summarise(driver, 2)["lost"] == 2
+    found = summarise(driver, 2)
+    assert (found["lost"], found["broken"]) == (2, 0)
 
 
 def test_large_requests_arrive_whole() -> None:
