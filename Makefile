@@ -51,8 +51,8 @@ train: $(ENVS)/train.ready ## train RECIPE and publish it to models/
 
 train-env: $(ENVS)/train.ready ## install what training needs, for .venv/train/bin/python -m training
 
-bench: $(ENVS)/bench.ready ## measure the service beside its peers
-	$(ENVS)/bench/bin/python benchmarks/serving.py $(ARGS)
+bench: $(ENVS)/bench.ready $(ENVS)/peers.ready ## measure the service beside its peers (ARGS="--only convoke,fastapi" for some)
+	@$(ENVS)/bench/bin/python -m benchmarks.serving $(ARGS)
 
 bench-sessions: $(ENVS)/serve.ready ## measure how ONNX Runtime runs the models here: threads, spinning, memory
 	@$(ENVS)/serve/bin/python -m benchmarks.sessions $(ARGS)

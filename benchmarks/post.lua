@@ -1,5 +1,5 @@
--- wrk -s post.lua URL -- FOLDER: posts the requests in FOLDER, 0.body, 1.body, ..., in turn, all of the type in
--- FOLDER/type, and prints one line of JSON at the end. Times are in microseconds.
+-- wrk -s post.lua URL -- FOLDER: sends the requests in FOLDER, 0.request, 1.request, ..., each whole HTTP, in turn, and
+-- prints one line of JSON at the end. Times are in microseconds.
 
 local requests, turn = {}, 0
 
@@ -12,11 +12,10 @@ local function read(path)
 end
 
 function init(args)
-  local headers = { ["Content-Type"] = read(args[1] .. "/type") }
-  local body = read(args[1] .. "/0.body")
-  while body do
-    requests[#requests + 1] = wrk.format("POST", nil, headers, body)
-    body = read(args[1] .. "/" .. #requests .. ".body")
+  local content = read(args[1] .. "/0.request")
+  while content do
+    requests[#requests + 1] = content
+    content = read(args[1] .. "/" .. #requests .. ".request")
   end
 end
 

@@ -18,3 +18,6 @@ compile train pyproject.toml --extra train --constraints requirements/serve.txt 
 compile dev pyproject.toml --extra train --group dev --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
 compile bench pyproject.toml --group bench --constraints requirements/serve.txt "$@"
+# The peers pin what we do not; only what computes must be the same, so that they differ in what carries it alone.
+sed -n 's/^\(\(numpy\|onnxruntime\|onnxruntime-gpu\|pillow\|tokenizers\)==.*\) \\$/\1/p' requirements/serve.txt |
+    compile peers --group peers --constraints - "$@"

@@ -55,8 +55,8 @@ def _screen_jpeg(data: bytes) -> None:
             scans += 1
             if scans > MAX_SCANS:
                 raise TooLarge(f"the JPEG has {scans} or more scans; at most {MAX_SCANS} are decoded")
-            if is_plain and int.from_bytes(data[start + 2 : start + 3]) == components:
-                return  # one pass has it all
+            if scans == 1 and is_plain and int.from_bytes(data[start + 2 : start + 3]) == components:
+                return  # the first has it all, so no other is read
 
 
 def _screen_png(data: bytes) -> None:

@@ -1,23 +1,34 @@
-"""BentoML as its documentation teaches it: a batchable API of pictures, and defaults everywhere else."""
-
-import os
+"""BentoML as its documentation teaches it: batchable APIs of pictures and texts, and defaults everywhere else."""
 
 import bentoml
-import numpy as np
-import onnxruntime as ort
 from PIL import Image
+
+from benchmarks.contenders import work
 
 
 @bentoml.service
-class Digits:
-    """Digits, in BentoML's adaptive batches."""
+class Idiomatic:
+    """Every model behind an API of its own, in BentoML's adaptive batches."""
 
     def __init__(self) -> None:
-        self._session = ort.InferenceSession(os.environ["BENCH_MODEL"], providers=["CPUExecutionProvider"])
+        self._models = work.load()
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
-    def classify(self, images: list[Image.Image]) -> list[int]:
+    def digits(self, images: list[Image.Image]) -> list[str]:
         """The digit on each picture."""
-        batch = np.stack([np.asarray(image.convert("L"), np.uint8) for image in images])[..., None]  # (N, 28, 28, 1)
-        probabilities = self._session.run(["probabilities"], {"image": batch})[0]  # (N, 10)
-        return [int(label) for label in probabilities.argmax(axis=1)]
+        return self._pictures("digits", images)
+
+    @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
+    def photos(self, images: list[Image.Image]) -> list[str]:
+        """What each photo shows."""
+        return self._pictures("photos", images)
+
+    @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
+    def reviews(self, texts: list[str]) -> list[str]:
+        """What each text says."""
+        model = self._models["reviews"]
+        return model.label([model.text(text) for text in texts])
+
+    def _pictures(self, kind: str, images: list[Image.Image]) -> list[str]:
+        model = self._models[kind]
+        return model.label([model.picture(image) for image in images])

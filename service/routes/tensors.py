@@ -138,6 +138,8 @@ def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple
             )
     try:
         return _Head.model_validate(limited.loads(content[:length], settings)), content[length:]
+    except Unreadable as error:  # the length in the header may be what is wrong
+        raise InvalidRequest(str(error)) from error
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "the request"

@@ -1,0 +1,144 @@
+"""What the contenders are asked: generated pictures and texts, the same for all, and the model's own labels for them.
+
+Nothing here is an example of a data set. Photos have the detail, and so the size in bytes, of a camera's.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from tokenizers import Tokenizer
+
+from service import manifest as contract
+from service.manifest import ImageInput, Manifest
+from service.preprocess import image_to_pixels, pad, text_to_tokens
+from service.session import Session
+
+Array = npt.NDArray[Any]
+Kind = Literal["digits", "photos", "reviews"]
+
+CAT = Path(__file__).resolve().parent.parent / "examples/cat.jpg"
+SMALL, LARGE = (500, 375), (4000, 3000)  # (width, height)
+WORDS = """the a film movie story plot actor scene director script music camera and but with of in it was is very rather
+never always one two hours ending beginning character dialogue watch think felt made seen that this who when"""
+GOOD, BAD = "good fine great wonderful excellent", "bad awful boring terrible worst"
+_MARGIN = 0.2
+"""A label whose probability is nearer to a half than this could turn with how a JPEG is decoded; none is asked for."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published version, loaded as the service loads it, on one thread a run."""
+
+    kind: Kind
+    folder: Path
+    manifest: Manifest
+    session: Session
+    tokenizer: Tokenizer | None
+
+    @classmethod
+    def load(cls, kind: Kind, folder: Path, threads: int) -> "Model":
+        """Load a version's folder."""
+        manifest = contract.read(folder)
+        session = Session(folder / contract.GRAPH, manifest, provider="cpu", threads=threads)
+        spec = manifest.input
+        tokenizer = None if isinstance(spec, ImageInput) else Tokenizer.from_file(str(folder / spec.tokenizer))
+        return cls(kind, folder, manifest, session, tokenizer)
+
+    def decode(self, encoded: bytes) -> Array:
+        """A picture -> uint8 (H, W, C), or a text in UTF-8 -> int64 (L), as the service does it."""
+        spec = self.manifest.input
+        if isinstance(spec, ImageInput):
+            return image_to_pixels(encoded, spec)
+        assert self.tokenizer is not None
+        return text_to_tokens(encoded.decode(), self.tokenizer, spec)
+
+    def run(self, items: Sequence[Array]) -> Array:
+        """Probabilities (N, classes) of decoded items, in one batch."""
+        return self.session.run(pad(items) if self.tokenizer else np.stack(items))
+
+    def label(self, encoded: bytes) -> str:
+        """The label of one encoded item."""
+        return self.manifest.labels[int(self.run([self.decode(encoded)])[0].argmax())]
+
+    def is_sure(self, encoded: bytes) -> bool:
+        """Whether the two likeliest labels of an item lie clearly apart."""
+        second, first = np.sort(self.run([self.decode(encoded)])[0])[-2:]
+        return bool(first - second > 2 * _MARGIN)
+
+
+def digits(count: int) -> list[bytes]:
+    """PNGs of digits as MNIST has them, 28 x 28, light on black, each shifted and turned a little."""
+    random = np.random.default_rng(0)
+    font = ImageFont.load_default(size=24)
+    pictures = []
+    for index in range(count):
+        image = Image.new("L", (28, 28))
+        x, y = (14 + shift for shift in random.uniform(-1.5, 1.5, 2))
+        ImageDraw.Draw(image).text((x, y), str(index % 10), 255, font, anchor="mm", stroke_width=0.5)
+        pictures.append(_encode(image.rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR), "PNG"))
+    return pictures
+
+
+def photos(count: int, size: tuple[int, int]) -> list[bytes]:
+    """JPEGs of (width, height): by turns the example's cat, recut, and a drawn dog; both with grain."""
+    random = np.random.default_rng(1)
+    return [
+        _encode(_grain(_cat(random, size) if index % 2 else _dog(random, size), random), "JPEG", quality=90)
+        for index in range(count)
+    ]
+
+
+def reviews(count: int) -> list[bytes]:
+    """Texts in UTF-8 of 20 to 600 words, about 200 in the middle, as film reviews have; half praise, half do not."""
+    random = np.random.default_rng(2)
+    texts = []
+    for index in range(count):
+        length = int(np.clip(random.lognormal(5.2, 0.6), 20, 600))
+        mood = (GOOD if index % 2 else BAD).split()
+        words = [str(random.choice(mood if random.random() < 0.1 else WORDS.split())) for _ in range(length)]  # noqa: PLR2004 -- one word in ten
+        texts.append(" ".join([*words, mood[0]]).encode())
+    return texts
+
+
+def _cat(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    with Image.open(CAT) as cat:
+        left, top = (int(random.integers(0, side // 8)) for side in cat.size)
+        box = (left, top, left + cat.width * 7 // 8, top + cat.height * 7 // 8)
+        return cat.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=box)
+
+
+def _dog(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """A dog's face, as a child draws it, before grass."""
+    sheet = Image.new("RGB", SMALL, (90, 140, 70))
+    pen = ImageDraw.Draw(sheet)
+    x, y = 250 + int(random.integers(-30, 31)), 170 + int(random.integers(-20, 21))
+    coat, dark, light, black = (190, 150, 100), (114, 90, 60), (228, 180, 120), (20, 15, 12)
+    pen.ellipse([x - 145, y + 65, x + 145, y + 335], fill=(170, 135, 90))
+    pen.ellipse([x - 112, y - 112, x + 112, y + 124], fill=coat)
+    for side in (-1, 1):
+        pen.ellipse([x + side * 107 - 39, y - 90, x + side * 107 + 39, y + 101], fill=dark)
+        pen.ellipse([x + side * 43 - 13, y - 34, x + side * 43 + 13, y - 6], fill=black)
+    pen.ellipse([x - 56, y + 11, x + 56, y + 107], fill=light)
+    pen.ellipse([x - 25, y + 11, x + 25, y + 45], fill=black)
+    pen.chord([x - 17, y + 67, x + 17, y + 124], 0, 180, fill=(220, 110, 120))
+    return sheet.filter(ImageFilter.GaussianBlur(1)).resize(size, Image.Resampling.BICUBIC)
+
+
+def _grain(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Sensor noise, which makes a JPEG as large as a camera's."""
+    tile = random.integers(-9, 10, (256, 256, 1), dtype=np.int16)
+    rows, columns = -(-image.height // 256), -(-image.width // 256)
+    noise = np.tile(tile, (rows, columns, 1))[: image.height, : image.width]  # (H, W, 1)
+    return Image.fromarray((np.asarray(image, np.int16) + noise).clip(0, 255).astype(np.uint8))
+
+
+def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
