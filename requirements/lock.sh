@@ -14,7 +14,8 @@ compile() {
 }
 echo "uv" | compile uv - "$@"
 compile serve pyproject.toml "$@"
+compile otel pyproject.toml --extra otel --constraints requirements/serve.txt "$@"
 compile train pyproject.toml --extra train --constraints requirements/serve.txt "$@"
-compile dev pyproject.toml --extra train --group dev --constraints requirements/train.txt "$@"
+compile dev pyproject.toml --extra train --extra otel --group dev --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
 compile bench pyproject.toml --group bench --constraints requirements/serve.txt "$@"
