@@ -14,8 +14,9 @@ compile() {
 }
 echo "uv" | compile uv - "$@"
 compile serve pyproject.toml "$@"
+compile otel pyproject.toml --extra otel --constraints requirements/serve.txt "$@"
 compile train pyproject.toml --extra train --constraints requirements/serve.txt "$@"
-compile dev pyproject.toml --extra train --group dev --constraints requirements/train.txt "$@"
+compile dev pyproject.toml --extra train --extra otel --group dev --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
 compile bench pyproject.toml --group bench --constraints requirements/serve.txt "$@"
 # The peers pin what we do not; only what computes must be the same, so that they differ in what carries it alone.

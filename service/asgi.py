@@ -37,15 +37,20 @@ _HEALTH = {"/livez", "/readyz"}  # BentoML answers these itself; only methods th
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
+Told = Callable[[Scope, int, float], None]
+"""Called when an answer begins, with its request's scope, its status, and the seconds until then."""
+
+
 class Application:
     """An ASGI application of routes whose answers all carry X-Request-ID and Server-Timing.
 
     An answer is complete before its first byte is sent, so whatever fails becomes an answer, too.
     """
 
-    def __init__(self, routes: Sequence[Route], metrics: Metrics) -> None:
+    def __init__(self, routes: Sequence[Route], metrics: Metrics, told: Sequence[Told] = ()) -> None:
         self.routes = tuple(routes)
         self._metrics = metrics
+        self._told = told
         self._by_head: dict[str, list[Route]] = defaultdict(list)
         for route in routes:
             self._by_head[_head(route.path)].append(route)
@@ -58,15 +63,19 @@ class Application:
             return
         began = time.perf_counter()
         request_id = _request_id(scope)
+        scope["convoke.id"] = request_id.decode()
         try:
             response = await self._respond(scope, receive)
         except Exception:  # the caller is told no more than that; what is left is to say why
-            logger.exception("request %s failed", request_id.decode())
-            response = self._refuse(ServiceError("something went wrong inside the service; its log has the details"))
+            logger.exception("request %s failed", scope["convoke.id"])
+            failure = ServiceError("something went wrong inside the service; its log has the details")
+            response = self._refuse(scope, failure)
         seconds = time.perf_counter() - began
         response.raw_headers += [(b"x-request-id", request_id), (b"server-timing", _timing(scope, seconds))]
         # The route's pattern, not the path: a caller must not be able to make up labels.
         self._metrics.answered(scope.get("convoke.route", "none"), response.status_code, seconds)
+        for tell in self._told:
+            tell(scope, response.status_code, seconds)
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
@@ -74,16 +83,17 @@ class Application:
             route = self._route(scope)
             response: Response = await route.endpoint(Request(scope, receive))
         except ServiceError as error:
-            return self._refuse(error)
+            return self._refuse(scope, error)
         except HTTPException as error:
-            return self._refuse(InvalidRequest(f"{scope['method']} {scope['path'][:200]}: {error.detail}"))
+            return self._refuse(scope, InvalidRequest(f"{scope['method']} {scope['path'][:200]}: {error.detail}"))
         finally:
             pending.release(scope)
         if "convoke.error" in scope:  # an endpoint that answers errors in a shape of its own
             self._metrics.errors.labels(scope["convoke.error"]).inc()
         return response
 
-    def _refuse(self, error: ServiceError) -> Response:
+    def _refuse(self, scope: Scope, error: ServiceError) -> Response:
+        scope["convoke.error"] = error.code
         self._metrics.errors.labels(error.code).inc()
         let_go(error)
         return JSONResponse({"error": error.body()}, error.status, error.headers)

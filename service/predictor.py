@@ -197,13 +197,15 @@ class Predictor:
         batch_items = self._metrics.batch_items.labels(*labels)
         compute_seconds = self._metrics.compute_seconds.labels(*labels)
         queue_seconds = self._metrics.queue_seconds.labels(*labels)
+        busy_seconds = self._metrics.busy_seconds.labels(*labels)
 
         def batch(items: int, seconds: float) -> None:
             batch_items.observe(items)
-            compute_seconds.observe(seconds)
+            compute_seconds.observe(seconds, items)
+            busy_seconds.inc(seconds)
 
-        def waited(_items: int, seconds: float) -> None:
-            queue_seconds.observe(seconds)
+        def waited(items: int, seconds: float) -> None:
+            queue_seconds.observe(seconds, items)
 
         return Observer(self._metrics.queue_items.labels(*labels).set, batch, waited)
 
@@ -212,7 +214,7 @@ class Predictor:
         version = found.version
         errors = [row for row in found.rows if isinstance(row, ServiceError)]
         for error in errors:
-            self._metrics.errors.labels(error.code).inc()
+            self._metrics.item_errors.labels(version.name, version.number, error.code).inc()
             if error.status >= 500:  # noqa: PLR2004 -- ours, not the caller's
                 logger.error("model %s version %s: %s", version.name, version.number, error, exc_info=error)
         self._metrics.items.labels(version.name, version.number).inc(len(found.rows) - len(errors))

@@ -5,11 +5,13 @@ its checks is served; those that fail are remembered with the reason. A new vers
 warmed up beside the one that serves, then takes over; `models/NAME/withdrawn.json` lists versions that must not.
 """
 
+import fcntl
 import json
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -160,7 +162,8 @@ class Repository:
         """
         version = self.get(name, number)
         folder = self.settings.models / version.name
-        _write_withdrawn(folder, _read_withdrawn(folder) | {int(version.number)})
+        with _one_worker(folder):
+            _write_withdrawn(folder, _read_withdrawn(folder) | {int(version.number)})
         logger.info("model %s version %s is withdrawn", version.name, version.number)
         self.scan()
 
@@ -179,9 +182,10 @@ class Repository:
         if folder is None or chosen is None:
             wanted = name if number is None else f"{name}/{number[:20]}"
             raise ModelNotFound(f"{root} holds no version {wanted!r}")
-        withdrawn = _read_withdrawn(folder)
-        if int(chosen.name) in withdrawn:
-            _write_withdrawn(folder, withdrawn - {int(chosen.name)})
+        with _one_worker(folder):
+            withdrawn = _read_withdrawn(folder)
+            if int(chosen.name) in withdrawn:
+                _write_withdrawn(folder, withdrawn - {int(chosen.name)})
         with self._lock:
             self._tried.pop(chosen, None)
         self.scan()
@@ -249,11 +253,14 @@ class Repository:
         served = self._serving.get(name)
         if not loaded:
             if self._serving.pop(name, None) is not None:
+                self._note_served(served, serves=False)
                 logger.warning("model %s is served no more: no version of it is left", name)
             return
         version = loaded[max(loaded)]
         if version is not served:
             self._serving[name] = version
+            self._note_served(served, serves=False)
+            self._note_served(version, serves=True)
             instead = f" instead of version {served.number}" if served else ""
             session = version.session
             logger.info(
@@ -264,6 +271,10 @@ class Repository:
                 session.provider,
                 instead,
             )
+
+    def _note_served(self, version: Version | None, *, serves: bool) -> None:
+        if version is not None:
+            self.metrics.served.labels(version.name, version.number, version.session.provider).set(serves)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -290,6 +301,17 @@ def _looks(path: Path) -> int:
         return hash(tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in path.iterdir())))
     except OSError:
         return 0
+
+
+@contextmanager
+def _one_worker(folder: Path) -> Iterator[None]:
+    """Let other workers wait that would change a model's note at the same time, where the file system can do that."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _read_withdrawn(folder: Path) -> set[int]:

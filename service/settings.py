@@ -3,14 +3,21 @@
 Each field is the environment variable CONVOKE_<FIELD> in capitals; its description gives unit and meaning.
 """
 
+import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
+import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PREFIX = "CONVOKE_"
+
+_OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR"}  # training's
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
+"""What Kubernetes puts into the environment of every pod beside a Service whose name begins with `convoke`."""
 
 _ORIGIN = r"https?://[A-Za-z0-9.\[\]:-]+"
 _ORIGINS = rf"^(|\*|{_ORIGIN}(,{_ORIGIN})*)$"
@@ -55,6 +62,9 @@ class Settings(BaseModel):
     )
     cuda_graphs: bool = Field(
         default=False, description="whether CUDA pads batches of pictures to fixed sizes and replays each as a graph"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="processes that serve; each loads the models and has queues of its own"
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="processor threads for one run of a model"
@@ -103,7 +113,10 @@ class Settings(BaseModel):
     request_timeout_s: Annotated[float, Field(gt=0, le=55)] = Field(
         default=30.0, description="seconds from a read body to its answer"
     )
-
+    access_log: bool = Field(default=True, description="whether each request is a line of the log (true or false)")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="form of the log's lines; auto is text on a terminal, else JSON"
+    )
     drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         default=2.0,
         description="seconds for which requests are still taken after SIGTERM, /readyz being 503; 0 for none",
@@ -128,14 +141,56 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings of an environment, by default this process's; an empty variable counts as not set.
 
     Raises:
-        SettingsError: a value that cannot be used, with the variable's name and what is allowed.
+        SettingsError: a value that cannot be used, with the variable's name and what is allowed; or a name that is
+            nearly that of a setting.
     """
     environment = os.environ if environment is None else environment
+    misspelt = [f"{name} is no setting; did you mean {near}?" for name, near in unknown(environment) if near]
+    if misspelt:
+        raise SettingsError("\n".join(misspelt))
     given = {field: value for field in Settings.model_fields if (value := environment.get(PREFIX + field.upper()))}
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from error
+
+
+def unknown(environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, str | None]]:
+    """The variables that look like settings and are none, each with the setting that it nearly is."""
+    environment = os.environ if environment is None else environment
+    known = [field.upper() for field in Settings.model_fields]
+    for variable in sorted(environment):
+        name = variable.removeprefix(PREFIX)
+        if variable in {name, *_OTHERS} or name in known or _SERVICE_LINK.search(variable):
+            continue
+        near = difflib.get_close_matches(name, known, 1, 0.8)
+        yield variable, PREFIX + near[0] if near else None
+
+
+def described(settings: Settings) -> str:
+    """All settings as they would be set, for the log. A secret's value is not shown."""
+    return " ".join(f"{PREFIX}{field.upper()}={'' if value is None else value}" for field, value in settings)
+
+
+def allowed(field: str) -> str:
+    """The values that a setting may have, in words."""
+    info = Settings.model_fields[field]
+    if info.annotation is bool:
+        return "`true`, `false`"
+    if get_origin(info.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(info.annotation))
+    if info.annotation is str:
+        return "text"
+    low = high = None
+    for bound in info.metadata:
+        match bound:
+            case annotated_types.Ge(ge=least):
+                low = f"{least}"
+            case annotated_types.Gt(gt=least):
+                low = f"above {least}"
+            case annotated_types.Le(le=most):
+                high = f"{most}"
+    return "a path" if low is None else f"{low} to {high}"
 
 
 def _explain(fault: object) -> str:

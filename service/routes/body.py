@@ -50,6 +50,7 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
         body = await _gather(request, message, settings)
     if len(body) > limit:
         raise TooLarge(f"the body has more than {limit} bytes; at most that many are read")
+    request.scope["convoke.bytes"] = len(body)
     if len(body) > pending.SMALL_BYTES:
         pending.hold(request.scope, len(body), settings.max_pending_bytes)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()

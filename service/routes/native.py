@@ -30,17 +30,18 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def texts(request: Request) -> Response:
         model, items = await _asked(request, "texts", settings)
-        return _rendered(await predictor.classify(model, items, is_gone=body.gone(request)))
+        return _rendered(request, await predictor.classify(model, items, is_gone=body.gone(request)))
 
     async def images(request: Request) -> Response:
         model, items = await _asked(request, "images", settings)
         pictures = await run_in_threadpool(lambda: [picture(item) for item in items])
-        return _rendered(await predictor.classify(model, pictures, is_gone=body.gone(request)))
+        return _rendered(request, await predictor.classify(model, pictures, is_gone=body.gone(request)))
 
     return [Route("/classify_texts", texts, methods=["POST"]), Route("/classify_images", images, methods=["POST"])]
 
 
-def _rendered(answer: Answer) -> Response:
+def _rendered(request: Request, answer: Answer) -> Response:
+    request.scope["convoke.served"] = (answer.version.name, answer.version.number, len(answer.rows))
     return Response(render(answer), media_type="application/json")
 
 

@@ -28,16 +28,18 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
-    """The routes of this front end."""
+def routes(
+    predictor: Predictor, repository: Repository, settings: Settings, is_ready: Callable[[], bool] | None = None
+) -> list[Route]:
+    """The routes of this front end; the server is ready when the repository is, unless `is_ready` knows more."""
     return [
-        *_server_routes(repository),
+        *_server_routes(is_ready or (lambda: repository.ready)),
         *_model_routes(predictor, repository, settings),
         *_repository_routes(repository, settings),
     ]
 
 
-def _server_routes(repository: Repository) -> list[Route]:
+def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
     async def server(_request: Request) -> Response:
         return JSONResponse({"name": "convoke", "version": __version__, "extensions": _EXTENSIONS})
 
@@ -45,7 +47,8 @@ def _server_routes(repository: Repository) -> list[Route]:
         return JSONResponse({"live": True})
 
     async def ready(_request: Request) -> Response:
-        return JSONResponse({"ready": repository.ready}, 200 if repository.ready else NotReady.status)
+        found = is_ready()
+        return JSONResponse({"ready": found}, 200 if found else NotReady.status)
 
     return [
         Route("/v2", plainly(server), methods=["GET"]),
@@ -68,6 +71,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         content = await body.read(request, settings)
         asked = tensors.parse(content, request.headers.get(_HEADER_LENGTH), version.manifest, settings)
         read_s = time.perf_counter() - began
+        request.scope["convoke.served"] = (version.name, version.number, len(asked.items))
         found = await predictor.infer(version, asked.items, is_gone=body.gone(request))
         timing = {"read": read_s + found.decode_s, "queue": found.queue_s, "infer": found.infer_s}
         request.scope["convoke.timing"] = timing

@@ -10,7 +10,6 @@ from typing import Literal, Self
 
 import httpx
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 from service import asgi
 from service.errors import ServiceError
@@ -94,7 +93,7 @@ class Target:
         if not (folder / "models/reviews").exists():
             reviews.publish(folder / "models")
         settings = Settings(models=folder / "models", provider="cpu", max_pixels=limits.max_pixels)
-        metrics = Metrics(CollectorRegistry())
+        metrics = Metrics()
         repository = Repository(settings, metrics)
         repository.load()
         self._limits = limits

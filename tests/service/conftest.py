@@ -8,13 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -37,10 +36,10 @@ def version(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "models/digits/1", tmp_path / "models/digits/1"))
 
 
-def application(*, load: bool = True, **settings: Any) -> ASGIApp:
-    """The application with these settings."""
+def application(*, load: bool = True, told: Sequence[asgi.Told] = (), **settings: Any) -> ASGIApp:
+    """The application with these settings; `told` hears of answers."""
     chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", **settings})
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     repository = Repository(chosen, metrics)
     predictor = Predictor(repository, chosen, metrics)
     routes = [
@@ -51,7 +50,7 @@ def application(*, load: bool = True, **settings: Any) -> ASGIApp:
         *docs.routes(chosen),
         Route("/metrics", _nothing, methods=["GET"]),
     ]
-    app = asgi.Application(access.protect(routes, chosen), metrics)
+    app = asgi.Application(access.protect(routes, chosen), metrics, told)
     if load:
         repository.load()
     return access.cross_origin(app, chosen)

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service.metrics import Metrics
 from service.repository import Repository
@@ -125,7 +124,7 @@ def test_used_up_file_descriptors_are_recovered_from(few_files: Server) -> None:
 def test_models_that_are_ruined_while_they_serve_serve_on(version: Path, how: str) -> None:
     """Whatever becomes of models/, the loaded version stays, and a good one that comes later takes over."""
     models = version.parents[1]
-    shelf = Repository(Settings(models=models, provider="cpu"), Metrics(CollectorRegistry()))
+    shelf = Repository(Settings(models=models, provider="cpu"), Metrics())
     shelf.load()
     match how:
         case "gone":

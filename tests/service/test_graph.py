@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from prometheus_client import CollectorRegistry
 from tokenizers import Regex, pre_tokenizers
 
 from service import golden, graph
@@ -197,7 +196,7 @@ def test_files_of_no_graph_are_refused(tmp_path: Path) -> None:
 
 
 def repository(models: Path) -> Repository:
-    return Repository(Settings(models=models, provider="cpu"), Metrics(CollectorRegistry()))
+    return Repository(Settings(models=models, provider="cpu"), Metrics())
 
 
 def rehash(version: Path, **change: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service import manifest as contract
 from service import precision as module
@@ -122,17 +121,17 @@ def test_what_is_served_is_told(twice: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_the_metric_tells_which_versions_are_loaded(version: Path) -> None:
     """1 with provider and precision for a loaded version, 0 once it is let go of."""
-    registry = CollectorRegistry()
-    shelf = Repository(Settings(models=version.parents[1], provider="cpu", versions=1), Figures(registry))
+    figures = Figures()
+    shelf = Repository(Settings(models=version.parents[1], provider="cpu", versions=1), figures)
     shelf.load()
     labels = {"model": "digits", "provider": "CPUExecutionProvider", "precision": "float32"}
-    assert registry.get_sample_value("convoke_model_info", {**labels, "version": "1"}) == 1
+    assert figures.model_info.labels(labels["model"], "1", labels["provider"], labels["precision"]).numbers() == [1]
     second = shutil.copytree(version, version.parent / "2")
     contract.read(version).model_copy(update={"version": 2}).write(second)
     shelf.scan()
     shelf.scan()
-    assert registry.get_sample_value("convoke_model_info", {**labels, "version": "1"}) == 0
-    assert registry.get_sample_value("convoke_model_info", {**labels, "version": "2"}) == 1
+    assert figures.model_info.labels(labels["model"], "1", labels["provider"], labels["precision"]).numbers() == [0]
+    assert figures.model_info.labels(labels["model"], "2", labels["provider"], labels["precision"]).numbers() == [1]
 
 
 def test_float16_is_not_for_processors(twice: Path) -> None:

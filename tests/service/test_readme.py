@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from service import errors
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, allowed
 from tests.service.conftest import ROOT, Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_the_printed_answers_are_real(server: Server) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """Name, default and meaning of each setting stand in the table, and no others do."""
+    """Name, default, bounds and meaning of each setting stand in the table, and no others do."""
     in_words = {
         "models": "`models/` beside the service",
         "decode_threads": "as many as processors",
@@ -51,7 +51,8 @@ def test_every_setting_is_documented() -> None:
         "cors_origins": "none",
     }
     expected = [
-        f"| `{PREFIX}{name.upper()}` | {in_words.get(name, f'`{field.default}`')} | {field.description} |"
+        f"| `{PREFIX}{name.upper()}` | {in_words.get(name) or f'`{field.default}`'} | {allowed(name)} "
+        f"| {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     assert re.findall(rf"^\| `{PREFIX}.*$", README, re.MULTILINE) == expected

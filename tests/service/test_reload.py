@@ -1,5 +1,6 @@
 """New versions, broken ones and roll-backs while the service serves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service import manifest as contract
+from service import repository
 from service.errors import ModelNotFound, ModelRefused, ReadOnly
 from service.metrics import Metrics
 from service.repository import WITHDRAWN, Repository
@@ -23,7 +24,7 @@ from tests.service.test_repository import add_version
 
 def loaded(models: Path, versions: int = 2) -> Repository:
     """A repository over a folder, loaded."""
-    shelf = Repository(Settings(models=models, provider="cpu", versions=versions), Metrics(CollectorRegistry()))
+    shelf = Repository(Settings(models=models, provider="cpu", versions=versions), Metrics())
     shelf.load()
     return shelf
 
@@ -103,6 +104,30 @@ def test_a_version_is_withdrawn_and_restored(version: Path) -> None:
     assert shelf.restore("digits", "1").number == "1"
     assert shelf.restore("digits").number == "2"
     assert json.loads((models / "digits" / WITHDRAWN).read_text()) == []
+
+
+def test_workers_do_not_lose_each_other_s_notes(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers that withdraw a version each at the same moment both find it noted."""
+    add_version(version, 2)
+    workers = [loaded(version.parents[1]) for _ in range(2)]
+    both, read = threading.Barrier(2, timeout=0.5), repository._read_withdrawn  # noqa: SLF001
+
+    def read_together(folder: Path) -> set[int]:
+        numbers = read(folder)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait()  # without a lock both have read before either writes
+        return numbers
+
+    monkeypatch.setattr(repository, "_read_withdrawn", read_together)
+    threads = [
+        threading.Thread(target=worker.withdraw, args=("digits", number))
+        for worker, number in zip(workers, ("1", "2"), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert json.loads((version.parent / WITHDRAWN).read_text()) == [1, 2]
 
 
 def test_what_cannot_be_restored_is_said(version: Path) -> None:

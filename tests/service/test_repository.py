@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer
 
 from service import manifest as contract
@@ -19,7 +18,7 @@ from tests import reviews
 
 def repository(models: Path) -> Repository:
     """A repository over a folder, not loaded yet."""
-    return Repository(Settings(models=models, provider="cpu"), Metrics(CollectorRegistry()))
+    return Repository(Settings(models=models, provider="cpu"), Metrics())
 
 
 def add_version(version: Path, number: int) -> Path:

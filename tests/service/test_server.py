@@ -158,7 +158,7 @@ def test_serving_needs_no_torch() -> None:
 def test_a_built_bento_answers_the_same_elsewhere(
     server: Server, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """`bentoml build`, then `bentoml serve` of it from another directory, gives the checkout's answer."""
+    """`bentoml build`, then `bentoml serve` of it elsewhere, by two workers, gives the checkout's answer."""
     environment = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
     bentoml = [sys.executable, "-m", "bentoml"]
     built = subprocess.run(
@@ -173,8 +173,12 @@ def test_a_built_bento_answers_the_same_elsewhere(
     assert inside <= {"service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    bento = start_server([*bentoml, "serve", tag, "--host", "127.0.0.1"], cwd=elsewhere, PYTHONPATH="", **environment)
+    bento = start_server(
+        [*bentoml, "serve", tag, "--host", "127.0.0.1"],
+        cwd=elsewhere, PYTHONPATH="", CONVOKE_WORKERS="2", **environment,
+    )  # fmt: skip
     bento.wait_until_ready()
+    assert "\nconvoke_workers_ready 2.0\n" in httpx.get(f"{bento.url}/metrics").text
     asked = {"content": EXAMPLE.read_bytes(), "headers": {"Content-Type": "image/png"}}
     answers = [httpx.post(f"{each.url}/classify/digits", **asked).json() for each in (server, bento)]  # type: ignore[arg-type]
     assert answers[0] == answers[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.settings import Settings, SettingsError, from_environment
+from service.settings import PREFIX, Settings, SettingsError, allowed, described, from_environment, unknown
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -42,3 +42,43 @@ def test_a_request_that_never_fits_is_refused() -> None:
         from_environment({"CONVOKE_MAX_ITEMS": "10", "CONVOKE_MAX_QUEUE_ITEMS": "9"})
     with pytest.raises(SettingsError, match="CONVOKE_MAX_BODY_BYTES=4096 is above CONVOKE_MAX_PENDING_BYTES=2048"):
         from_environment({"CONVOKE_MAX_BODY_BYTES": "4096", "CONVOKE_MAX_PENDING_BYTES": "2048"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MAX_ITEM", "MAX_ITEMS"), ("WORKER", "WORKERS"), ("BODY_TIMEOUT", "BODY_TIMEOUT_S"), ("THREDS", "THREADS")],
+)
+def test_a_misspelt_name_is_refused(name: str, meant: str) -> None:
+    """A limit that was set and does not hold would be found out too late."""
+    with pytest.raises(SettingsError, match=f"^CONVOKE_{name} is no setting; did you mean CONVOKE_{meant}[?]$"):
+        from_environment({f"CONVOKE_{name}": "1"})
+
+
+def test_other_names_are_known_or_told() -> None:
+    """Training's variables and those of a Kubernetes Service called `convoke` are passed over, all else is told."""
+    others = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_PORT", "CONVOKE_SERVICE_HOST", "CONVOKE_PORT_3000_TCP_ADDR"}
+    others |= {"CONVOKE_SERVICE_PORT_HTTP", "CONVOKE_MAX_SERVICE_HOST", "THREADS", "_CONVOKE_FLEET"}
+    given = dict.fromkeys([*others, "CONVOKE_COLOUR"], "1")
+    assert from_environment(given) == Settings()
+    assert list(unknown(given)) == [("CONVOKE_COLOUR", None)]
+
+
+def test_settings_are_described_as_they_are_set() -> None:
+    """What the log says of all settings could be set again, and gives the same."""
+    chosen = Settings(max_items=7, access_log=False)
+    given = dict(pair.split("=", 1) for pair in described(chosen).split())
+    assert len(given) == len(Settings.model_fields)
+    assert from_environment(given) == chosen
+
+
+def test_bounds_in_words_are_the_bounds() -> None:
+    """What lies beyond either end of a range is refused, by name."""
+    ranges = 0
+    for field in Settings.model_fields:
+        words = allowed(field).removeprefix("above ").split(" to ")
+        if len(words) == 2:
+            ranges += 1
+            for value in (int(words[0]) - 1, int(words[1]) + 1):
+                with pytest.raises(SettingsError, match=f"^{PREFIX}{field.upper()}="):
+                    from_environment({PREFIX + field.upper(): str(value)})
+    assert ranges >= 10
