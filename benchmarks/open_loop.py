@@ -186,7 +186,11 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
 
 
 def summarise(driver: Driver, sent: int) -> dict[str, float]:
-    """What became of the requests, in numbers: counts, and times in milliseconds."""
+    """What became of the requests, in numbers: counts, and times in milliseconds.
+
+    Lost are those without an answer, also under connections that are `broken`; other are answers of an error that is no
+    429, the 503 of them `unavailable`.
+    """
     accepted = [one.seconds for one in driver.answered if 0 < one.status < 400]  # noqa: PLR2004
     refused = [one for one in driver.answered if one.status == 429]  # noqa: PLR2004 -- too many requests
     statuses = Counter(one.status for one in driver.answered)
@@ -198,6 +202,7 @@ def summarise(driver: Driver, sent: int) -> dict[str, float]:
         "lost": statuses[_BROKEN] + statuses[_UNANSWERED] + sent - len(driver.answered),
         "broken": statuses[_BROKEN],
         "other": sum(n for status, n in statuses.items() if status >= 400 and status != 429),  # noqa: PLR2004
+        "unavailable": statuses[503],
         "accepted_p50_ms": percentile_ms(accepted, 50),
         "accepted_p99_ms": percentile_ms(accepted, 99),
         "refused_p50_ms": percentile_ms([one.seconds for one in refused], 50),
