@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tokenizers import Tokenizer
 
 from service import manifest as contract
-from service.manifest import ImageInput, Manifest
+from service.manifest import ImageInput, Manifest, Precision
 from service.preprocess import image_to_pixels, pad, text_to_tokens
 from service.session import Session
 
@@ -32,6 +32,14 @@ _MARGIN = 0.2
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """How every contender runs ONNX Runtime: threads for one run, and the precision of models that come in several."""
+
+    threads: int = 1
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True)
 class Model:
     """A published version, loaded as the service loads it, on one thread a run."""
 
@@ -42,10 +50,12 @@ class Model:
     tokenizer: Tokenizer | None
 
     @classmethod
-    def load(cls, kind: Kind, folder: Path, threads: int) -> "Model":
-        """Load a version's folder."""
+    def load(cls, kind: Kind, folder: Path, runtime: Runtime) -> "Model":
+        """Load a version's folder, in a precision if it comes in that, else in float32."""
         manifest = contract.read(folder)
-        session = Session(folder / contract.GRAPH, manifest, provider="cpu", threads=threads)
+        found: Precision = runtime.precision if runtime.precision in manifest.precisions else "float32"
+        graph = folder / manifest.graph(found)
+        session = Session(graph, manifest, provider="cpu", precision=found, threads=runtime.threads)
         spec = manifest.input
         tokenizer = None if isinstance(spec, ImageInput) else Tokenizer.from_file(str(folder / spec.tokenizer))
         return cls(kind, folder, manifest, session, tokenizer)

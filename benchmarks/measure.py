@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import ceiling, load, workloads
 from benchmarks.contender import ROOT, Contender, Form
-from benchmarks.items import Kind
+from benchmarks.items import Kind, Runtime
 from benchmarks.results import CEILING, Record, Row
 from benchmarks.server import BenchmarkError, Server, Used, serving
 from benchmarks.workloads import CLOSED, OVERLOADS, Exam, Workload
@@ -27,13 +27,13 @@ CEILING_BATCH = 16
 
 @dataclass(frozen=True)
 class Bench:
-    """One run: what is asked, which workloads, for how long, with how many threads a run of ONNX Runtime."""
+    """One run: what is asked, which workloads, for how long, and how ONNX Runtime is run."""
 
     exam: Exam
     record: Record
     families: frozenset[str]
     seconds: int
-    threads: int
+    runtime: Runtime
     say: Callable[[str], None]
 
     @property
@@ -63,7 +63,7 @@ class Bench:
         self._note_speed(contender.key)
         with (
             tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as name,
-            serving(contender, python, models, self.threads, Path(name)) as server,
+            serving(contender, python, models, self.runtime, Path(name)) as server,
         ):
             self._start(server)
             for workload in self.closed:

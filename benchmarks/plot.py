@@ -40,7 +40,7 @@ def draw(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     figure.supxlabel(
         "Behind each bar: items per second, and how many times as many Convoke has. Dashed: the same work in a loop "
         f"without HTTP.\n{about['cpu']}, {about['processors']} processors, {about['seconds']} s a workload, "
-        f"ONNX Runtime with {about['threads']} thread(s) a run",
+        f"ONNX Runtime with {about['threads']} thread(s) a run, {about['precision']}",
         fontsize=9, color=FAINT, x=0.01, ha="left",
     )  # fmt: skip
     figure.savefig(path, dpi=150, facecolor="white")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CEILING = "ceiling"
+_WORDS = ("seconds", "threads", "precision")
 PACKAGES = (
     "bentoml", "fastapi", "httptools", "litserve", "mlserver", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow",
     "ray", "starlette", "tokenizers", "uvicorn", "uvloop",
@@ -78,11 +79,11 @@ class Record:
         self.failures: dict[str, str] = {}
 
     def resume(self) -> None:
-        """Take over the rows of a file that is there, if it was made with the same seconds a workload."""
+        """Take over the rows of a file that is there, if it was made with the same words."""
         if not self._path.exists():
             return
         content = json.loads(self._path.read_text(encoding="utf-8"))
-        if content["about"]["seconds"] == self.about["seconds"]:
+        if all(content["about"].get(name) == self.about.get(name) for name in _WORDS):
             self.rows = [Row(**row) for row in content["rows"]]
 
     def has(self, contender: str, form: str, workload: str) -> bool:

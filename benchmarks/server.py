@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.contender import ROOT, Answer, Contender, Form, Request
-from benchmarks.items import Kind
+from benchmarks.items import Kind, Runtime
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 15.0
@@ -202,7 +202,7 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> dict[int, float]:
 
 @contextmanager
 def serving(
-    contender: Contender, python: Path, models: Mapping[Kind, Path], threads: int, scratch: Path
+    contender: Contender, python: Path, models: Mapping[Kind, Path], runtime: Runtime, scratch: Path
 ) -> Iterator[Server]:
     """Start a contender and stop it at the end.
 
@@ -210,7 +210,7 @@ def serving(
         contender: whom.
         python: the interpreter of its environment.
         models: folder models/NAME/VERSION by kind; all lie in one models/.
-        threads: of ONNX Runtime, for one run.
+        runtime: how it runs ONNX Runtime.
         scratch: an empty folder for its log and what it likes to write.
 
     Raises:
@@ -224,7 +224,7 @@ def serving(
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(models, threads, scratch),
+            command, cwd=ROOT, env=_environment(models, runtime, scratch),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     server = Server(contender, process, port, began)
@@ -237,17 +237,19 @@ def serving(
         server.stop()
 
 
-def _environment(models: Mapping[Kind, Path], threads: int, scratch: Path) -> dict[str, str]:
+def _environment(models: Mapping[Kind, Path], runtime: Runtime, scratch: Path) -> dict[str, str]:
     """Ours, without what would set a contender up otherwise than stands here."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS_TO_SET)}
     return inherited | {
         "BENCH_MODELS": json.dumps({kind: str(path) for kind, path in models.items()}),
-        "BENCH_THREADS": str(threads),
+        "BENCH_PRECISION": runtime.precision,
+        "BENCH_THREADS": str(runtime.threads),
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(scratch / "bentoml"),
         "CONVOKE_MODELS": str(next(iter(models.values())).parents[1]),
         "CONVOKE_PROVIDER": "cpu",
-        "CONVOKE_THREADS": str(threads),
+        "CONVOKE_PRECISION": runtime.precision,
+        "CONVOKE_THREADS": str(runtime.threads),
         "PYTHONPATH": str(ROOT),
         "RAY_TMPDIR": str(scratch / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",

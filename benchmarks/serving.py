@@ -1,8 +1,9 @@
 """Measures the service beside its peers: `make bench`, about 15 minutes; ARGS="--only convoke,fastapi" for some.
 
 Each contender in turn is one server on this machine, on the processor, with the same published models, the same
-pictures and texts and the same threads for ONNX Runtime. Before it is timed, a contender must give every item the label
-that the model gives it offline. wrk sends the closed loops, open_loop.py the overloads; both share the machine's
+pictures and texts, and the same threads and files for ONNX Runtime (the service alone would take int8 where it is
+faster; here it does with --precision int8, and then all do). Before it is timed, a contender must give every item the
+label that the model gives it offline. wrk sends the closed loops, open_loop.py the overloads; both share the machine's
 processors with the server, so compare ratios within one run on a quiet machine: absolute numbers do not travel. Rows
 are saved as they come, and --resume goes on where a run was stopped. GPUs are not measured here.
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from benchmarks import load, plot, results, tables, workloads
 from benchmarks.contender import CONTENDERS, ROOT, Contender
-from benchmarks.items import Kind, Model
+from benchmarks.items import Kind, Model, Runtime
 from benchmarks.measure import Bench
 from benchmarks.results import CEILING, Record
 from benchmarks.server import BenchmarkError
@@ -63,12 +64,18 @@ def _words() -> argparse.Namespace:
         "--workloads", type=_some_of(FAMILIES), default=FAMILIES, metavar="A,B", help=f"some of {', '.join(FAMILIES)}"
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        default="float32",
+        help="the files of models that come in several, for all (default: %(default)s)",
+    )
+    parser.add_argument(
         "--threads", type=_positive, default=1, help="ONNX Runtime's threads a run, for all (default: %(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs/bench", help="folder of the figures (default: runs/bench)"
     )
-    parser.add_argument("--resume", action="store_true", help="keep what the folder has from a run of as many seconds")
+    parser.add_argument("--resume", action="store_true", help="keep what the folder has from a run of the same words")
     return parser.parse_args()
 
 
@@ -109,8 +116,10 @@ def _measure(words: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
 
     pythons = {"bench": Path(sys.executable), "peers": Path(sys.prefix).parent / "peers/bin/python"}
     there = {name: python for name, python in pythons.items() if python.exists()}
-    models = {kind: Model.load(kind, folder, words.threads) for kind, folder in folders.items()}
+    runtime = Runtime(words.threads, words.precision)
+    models = {kind: Model.load(kind, folder, runtime) for kind, folder in folders.items()}
     about = results.machine(there) | {"seconds": words.seconds, "threads": words.threads}
+    about["precision"] = words.precision
     about["models"] = {kind: f"{model.manifest.model}/{model.manifest.version}" for kind, model in models.items()}
     record = Record(words.out / "serving.json", about)
     if words.resume:
@@ -119,7 +128,7 @@ def _measure(words: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
     for kind in ("digits", "photos", "reviews"):
         if kind not in models:
             say(f"there is no model of {kind} here: its workloads are left out")
-    bench = Bench(Exam(models), record, frozenset(words.workloads), words.seconds, words.threads, say)
+    bench = Bench(Exam(models), record, frozenset(words.workloads), words.seconds, runtime, say)
     if CEILING in words.only:
         bench.ceiling()
     for contender in CONTENDERS:

@@ -16,7 +16,7 @@ def report(record: Record) -> str:
     about, rows = record.about, record.rows
     lines = [
         f"{about['cpu']}, {about['processors']} processors, Python {about['python']}. {about['seconds']} s a workload,",
-        f"{about['threads']} thread(s) a run of ONNX Runtime, one server process or replica each.",
+        f"{about['threads']} thread(s) a run of ONNX Runtime, {about['precision']}, one server or replica each.",
         *_disturbance(about.get("loops_per_s", {})),
         "",
     ]

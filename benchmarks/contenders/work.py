@@ -22,13 +22,16 @@ Array = npt.NDArray[Any]
 class Model:
     """A published version: decodes what it takes, and labels batches of it."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, precision: str = "float32") -> None:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.labels: list[str] = manifest["labels"]
         self._spec: dict[str, Any] = manifest["input"]
+        graphs = {variant["precision"]: variant["graph"] for variant in manifest.get("variants", [])}
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            folder / graphs.get(precision, "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
         self._input = self._session.get_inputs()[0].name
         if self._spec["kind"] == "text":
             self._tokenizer = Tokenizer.from_file(str(folder / self._spec["tokenizer"]))
@@ -75,6 +78,6 @@ class Model:
 
 def load() -> dict[str, Model]:
     """The models by kind (`digits`, `photos`, `reviews`); $BENCH_MODELS is a JSON object of kinds and folders."""
-    threads = int(os.environ["BENCH_THREADS"])
+    threads, precision = int(os.environ["BENCH_THREADS"]), os.environ["BENCH_PRECISION"]
     folders: dict[str, str] = json.loads(os.environ["BENCH_MODELS"])
-    return {kind: Model(Path(folder), threads) for kind, folder in folders.items()}
+    return {kind: Model(Path(folder), threads, precision) for kind, folder in folders.items()}

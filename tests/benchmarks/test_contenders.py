@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks import items, workloads
 from benchmarks.contender import CONTENDERS, OURS, Answer, Contender, Form, Request, content_type
 from benchmarks.contenders import starlette_bare, work
-from benchmarks.items import Kind, Model
+from benchmarks.items import Kind, Model, Runtime
 from benchmarks.workloads import CLOSED, MANY, Exam
 from tests import reviews
 from tests.service.conftest import ROOT, application
@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
 @pytest.fixture(scope="module")
 def exam(folders: dict[Kind, Path]) -> Exam:
     """All items, and the model's own labels."""
-    return Exam({kind: Model.load(kind, folder, 1) for kind, folder in folders.items()})
+    return Exam({kind: Model.load(kind, folder, Runtime()) for kind, folder in folders.items()})
 
 
 def ask(app: Any, request: Request) -> Answer:
@@ -88,6 +88,7 @@ def test_bare_starlette_gives_the_service_s_labels(
 ) -> None:
     """What peers do with an item, decoding in full, ends in the labels of the service, which drafts large JPEGs."""
     monkeypatch.setenv("BENCH_THREADS", "1")
+    monkeypatch.setenv("BENCH_PRECISION", "float32")
     monkeypatch.setenv("BENCH_MODELS", json.dumps({kind: str(folder) for kind, folder in folders.items()}))
     check(starlette_bare.create(), by_key("starlette").forms[0], exam)
 
@@ -178,3 +179,14 @@ def test_peers_pad_texts_as_the_graph_wants(folders: dict[Kind, Path]) -> None:
     tokens = [model.text(text) for text in ("good good film", "bad", "awful " * 9, "fine")]
     labels = [model.label([one])[0] for one in tokens]
     assert model.label(tokens) == labels == ["positive", "negative", "negative", "positive"]
+
+
+def test_a_precision_is_the_same_file_for_all(exam: Exam) -> None:
+    """Where a version comes in int8, peers and ceiling run its int8, and elsewhere float32; both give its labels."""
+    runtime = Runtime(precision="int8")
+    for kind in ("digits", "photos"):
+        folder = exam.models[kind].folder
+        ours, theirs = Model.load(kind, folder, runtime), work.Model(folder, 1, "int8")
+        assert ours.session.precision == ("int8" if "int8" in ours.manifest.precisions else "float32")
+        item = ours.decode(exam.encoded[kind][0])
+        assert theirs.label([item]) == [ours.manifest.labels[int(ours.run([item])[0].argmax())]]

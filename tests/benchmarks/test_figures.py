@@ -15,7 +15,15 @@ from benchmarks.results import CEILING, Record, Row, best_ceiling, number
 from benchmarks.server import BenchmarkError
 from benchmarks.workloads import CLOSED
 
-ABOUT = {"cpu": "a processor", "processors": 2, "python": "3.11", "seconds": 1, "threads": 1, "load": 0.0}
+ABOUT = {
+    "cpu": "a processor",
+    "processors": 2,
+    "python": "3.11",
+    "seconds": 1,
+    "threads": 1,
+    "precision": "float32",
+    "load": 0.0,
+}
 WRK = '{"requests": 1010, "duration_us": 2000000, "p50_us": 1500, "p99_us": 9000, "bad_status": 10, "broken": 2}'
 
 
@@ -57,9 +65,10 @@ def test_rows_are_kept_as_they_come(tmp_path: Path) -> None:
     assert again.rows == record.rows
     assert again.has(OURS, "raw body", "digits-16")
     assert not again.has(OURS, "multipart", "digits-16")
-    other = Record(path, {**ABOUT, "seconds": 4})
-    other.resume()
-    assert other.rows == []
+    for change in ({"seconds": 4}, {"precision": "int8"}):
+        other = Record(path, {**ABOUT, **change})
+        other.resume()
+        assert other.rows == []
 
 
 def test_ratios_compare_the_same_form() -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import server
 from benchmarks.ceiling import measure
 from benchmarks.contender import Contender, Form, Request
-from benchmarks.items import Kind
+from benchmarks.items import Kind, Runtime
 from benchmarks.server import BenchmarkError, Server, serving
 
 ECHO = """
@@ -46,7 +46,7 @@ def started(program: str, folder: Path) -> Iterator[Server]:
     """A server that runs this program."""
     contender = Contender("tiny", "Tiny", "bench", ("-c", program, "{port}"), (FORM,))
     models: dict[Kind, Path] = {"digits": folder / "models/digits/1"}
-    with serving(contender, Path(sys.executable), models, 1, folder) as running:
+    with serving(contender, Path(sys.executable), models, Runtime(), folder) as running:
         yield running
 
 
