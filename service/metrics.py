@@ -46,16 +46,14 @@ class Metrics:
         self.model_loads = self._counter(
             "convoke_model_loads", "Versions loaded or refused, in each worker", "model", "outcome"
         )
-        self.served = self._gauge(
-            "convoke_model_served", "Workers that serve this version, by execution provider", *_MODEL, "provider"
-        )
         self.model_info = self._gauge(
             "convoke_model_info",
-            "Workers in which a version is loaded, by execution provider and precision",
+            "Workers that have a version loaded, by the execution provider that runs it, and in which precision",
             *_MODEL,
             "provider",
             "precision",
         )
+        self.served = self._gauge("convoke_model_served", "Workers that serve this version", *_MODEL)
         self.ready = self._gauge("convoke_workers_ready", "Workers whose models are loaded")
         self.log_lines_lost = self._counter(
             "convoke_log_lines_lost", "Lines of the request log that its reader was too slow for"

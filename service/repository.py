@@ -274,7 +274,7 @@ class Repository:
 
     def _note_served(self, version: Version | None, *, serves: bool) -> None:
         if version is not None:
-            self.metrics.served.labels(version.name, version.number, version.session.provider).set(serves)
+            self.metrics.served.labels(version.name, version.number).set(serves)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -124,14 +124,13 @@ def test_the_metric_tells_which_versions_are_loaded(version: Path) -> None:
     figures = Figures()
     shelf = Repository(Settings(models=version.parents[1], provider="cpu", versions=1), figures)
     shelf.load()
-    labels = {"model": "digits", "provider": "CPUExecutionProvider", "precision": "float32"}
-    assert figures.model_info.labels(labels["model"], "1", labels["provider"], labels["precision"]).numbers() == [1]
-    second = shutil.copytree(version, version.parent / "2")
-    contract.read(version).model_copy(update={"version": 2}).write(second)
+    first, second = (("digits", number, "CPUExecutionProvider", "float32") for number in "12")
+    assert figures.model_info.state() == {first: [1]}
+    folder = shutil.copytree(version, version.parent / "2")
+    contract.read(version).model_copy(update={"version": 2}).write(folder)
     shelf.scan()
     shelf.scan()
-    assert figures.model_info.labels(labels["model"], "1", labels["provider"], labels["precision"]).numbers() == [0]
-    assert figures.model_info.labels(labels["model"], "2", labels["provider"], labels["precision"]).numbers() == [1]
+    assert figures.model_info.state() == {first: [0], second: [1]}
 
 
 def test_float16_is_not_for_processors(twice: Path) -> None:

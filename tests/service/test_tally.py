@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import prometheus_client
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from service.tally import Counter, Family, Gauge, Histogram, add
 
@@ -33,7 +34,7 @@ def samples(metric: prometheus_client.Metric) -> dict[str, float]:
 @given(values)
 def test_a_histogram_is_prometheus_client_s(seen: list[float]) -> None:
     """The same values, on the bounds, too, give the same buckets, count and sum."""
-    registry = prometheus_client.CollectorRegistry()
+    registry = CollectorRegistry()
     theirs = prometheus_client.Histogram("h", "text", ["model"], buckets=BOUNDS, registry=registry)
     theirs.labels("digits")
     family = ours(seen)
