@@ -42,12 +42,16 @@ def graph() -> onnx.ModelProto:
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], producer_name="by hand")
 
 
+FILES = (contract.GRAPH, contract.CARD, contract.TOKENIZER, contract.GOLDEN)
+
+
 def publish(folder: Path, **changes: Any) -> Path:
     """A version's folder with that graph, and changes to its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(graph(), folder / contract.GRAPH)
     (folder / contract.CARD).write_text("# stripes")
     (folder / contract.TOKENIZER).write_text("{}")
+    (folder / contract.GOLDEN).write_bytes(b"")
     entries: dict[str, Any] = {
         "model": "stripes",
         "version": 3,
@@ -63,7 +67,7 @@ def publish(folder: Path, **changes: Any) -> Path:
         "parameters": 15,
         "commit": "0123abc",
         "created": "2026-01-01T00:00:00+00:00",
-        "files": {name: contract.sha256(folder / name) for name in (contract.GRAPH, contract.CARD, contract.TOKENIZER)},
+        "files": {name: contract.sha256(folder / name) for name in FILES},
     }
     Manifest(**{**entries, **changes}).write(folder)
     return folder
@@ -186,7 +190,7 @@ def test_weights_of_any_precision_are_told(kind: int) -> None:
 def test_hashes_are_checked(tmp_path: Path) -> None:
     """A version whose files are whole says so; one with a changed file names it and is described all the same."""
     publish(tmp_path)
-    assert "SHA-256: all 3 files are as the manifest says" in facts(inspection.describe(tmp_path))
+    assert "SHA-256: all 4 files are as the manifest says" in facts(inspection.describe(tmp_path))
     (tmp_path / contract.CARD).write_text("# changed")
     found = inspection.describe(tmp_path)
     assert f"SHA-256: REFUSED: {tmp_path / contract.CARD}: has SHA-256" in found
