@@ -18,7 +18,7 @@ ServiceError
 ├── CallerGone          499  caller_gone          the client went away; nobody reads this answer
 ├── InferenceFailed     500  inference_failed     the model itself failed on this item
 ├── NotReady            503  not_ready            the models are not loaded yet
-├── TooManyConnections  503  too_many_connections  no more connections are taken; carries Retry-After
+├── TooManyConnections  429  too_many_connections  no more connections are taken; carries Retry-After
 ├── DeadlineExceeded    504  deadline_exceeded    the answer took longer than a request may
 ├── ProviderError       the execution provider that was asked for cannot be had; ends the start
 └── ModelRefused        422  model_refused        a version in models/ that must not be served: damaged, foreign or
@@ -172,7 +172,7 @@ class NotReady(ServiceError):
 class TooManyConnections(ServiceError):
     """No more connections are taken."""
 
-    status, code = 503, "too_many_connections"
+    status, code = 429, "too_many_connections"
     headers = _SOON
 
 

@@ -25,7 +25,7 @@ _STATUS = {
     "422": "The right kind of content, but damaged.",
     "429": "The queue or the room for bodies is full; Retry-After says when to try again.",
     "500": "The model failed on this item, or the service itself.",
-    "503": "The models are not loaded yet, or no more connections are taken.",
+    "503": "The models are not loaded yet.",
     "504": "The answer took longer than a request may.",
 }
 _KEYS: Json = {
@@ -55,7 +55,8 @@ def document(settings: Settings) -> Json:
             "summary": "Classification of pictures and texts, in batches.",
             "description": (
                 "Every answer carries X-Request-ID (the caller's, where it sent a plain one) and Server-Timing. "
-                "Bodies may be packed with gzip or deflate (Content-Encoding)."
+                "Bodies may be packed with gzip or deflate (Content-Encoding). On any path a request on a "
+                "connection above the limit is answered 429, too_many_connections."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

@@ -99,7 +99,7 @@ class Settings(BaseModel):
         default=64 << 10, description="bytes of a request's line and headers"
     )
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=900, description="open connections of one worker; what comes on top is answered 503"
+        default=900, description="open connections of one worker; what comes on top is answered 429"
     )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items waiting for one model; what comes on top is answered 429"

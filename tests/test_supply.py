@@ -58,6 +58,15 @@ def test_no_file_holds_the_address_of_a_registry_or_of_a_home() -> None:
     assert not found
 
 
+def test_no_graph_says_where_it_was_exported() -> None:
+    """The exporter notes source lines under the paths of its machine; published graphs hold none."""
+    graphs = list((ROOT / "models").rglob("*.onnx"))
+    assert graphs
+    for graph in graphs:
+        content = graph.read_bytes()
+        assert not [word for word in (b"stack_trace", b"site-packages", b'.py", line') if word in content], graph
+
+
 def test_an_address_would_be_found() -> None:
     """What the test above looks for is what it says."""
     for host in ("https://files.python" + "hosted.org/x", "https://py" + "pi.org/simple", "--index" + "-url=x"):

@@ -112,11 +112,21 @@ def export(served: Served, recipe: Recipe, path: Path) -> None:
     assert program is not None
     program.save(str(path), external_data=False)
     graph = onnx.load(path)
+    _forget_origins(graph)
+    onnx.save(graph, path)
     onnx.checker.check_model(graph, full_check=True)
     ends = [(graph.graph.input[0], axes), (graph.graph.output[0], {0: None})]
     for end, free in ends:
         if not all(end.type.tensor_type.shape.dim[axis].dim_param for axis in free):
             raise PublishError(f"{path}: an axis of {end.name} came out fixed")
+
+
+def _forget_origins(model: onnx.ModelProto) -> None:
+    """Take out what the exporter notes of where each node comes from: source lines, under the paths of this machine."""
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
 
 
 def check_parity(served: Served, session: Session, split: Split) -> Probabilities:

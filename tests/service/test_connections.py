@@ -168,7 +168,7 @@ def test_too_many_connections_are_refused() -> None:
         third = dial()
         third.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         status, headers, _ = answer(third)
-        assert (status, headers["retry-after"]) == (503, "1")
+        assert (status, headers["retry-after"]) == (429, "1")
         third.close()
         first.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         assert answer(first)[0] == 200
