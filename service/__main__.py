@@ -6,25 +6,21 @@ import socket
 import sys
 from pathlib import Path
 
-from service import keys, providers, settings
-from service.errors import ProviderError
+from service import settings
 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Check what can be checked, say where the service listens, and become `bentoml serve`."""
+    """Check settings and port, say where the service listens, and become `bentoml serve`, which checks the rest."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
     arguments = parser.parse_args()
     try:
-        chosen = settings.from_environment()
-        providers.check(chosen.provider, chosen.precision)
-        if chosen.api_keys_file is not None:
-            keys.read(chosen.api_keys_file)
+        settings.from_environment()
         address = _free_address(arguments.host, arguments.port)
-    except (settings.SettingsError, ProviderError, OSError, OverflowError) as error:
+    except (settings.SettingsError, OSError, OverflowError) as error:
         sys.exit(f"convoke cannot start: {error}")
     shown = f"http://{f'[{address}]' if ':' in address else address}:{arguments.port}"
     print(
