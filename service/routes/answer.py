@@ -20,12 +20,13 @@ def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) ->
     """
     names = answer.version.quoted_labels
     predictions = ",".join(
-        [
-            json.dumps({"error": row.body()}) if isinstance(row, ServiceError) else _one(row, names, top, min_score)
-            for row in answer.rows
-        ]
+        [_error(row) if isinstance(row, ServiceError) else _one(row, names, top, min_score) for row in answer.rows]
     )
     return f'{answer.version.head}"predictions":[{predictions}]}}'.encode()
+
+
+def _error(error: ServiceError) -> str:
+    return json.dumps({"error": error.body()}, separators=(",", ":"))
 
 
 def _one(row: Row, names: Sequence[str], top: int | None, min_score: float) -> str:
