@@ -1,8 +1,7 @@
 """What the service must show beside its peers, held against the figures of one run.
 
-The ceiling of a workload is the fastest loop without HTTP on as many threads as the service may use for it: a single
-digit is decoded and run on its event loop, a tensor is run by one thread at a time, and photos and reviews are decoded
-beside the runs, by as many threads as there are processors.
+The ceiling of a workload is the fastest loop without HTTP, on one thread or on one a processor, as the service decodes
+and runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +27,9 @@ class Bar:
     is_met: bool
 
 
-def lines(rows: Sequence[Row], processors: int) -> list[str]:
+def lines(rows: Sequence[Row]) -> list[str]:
     """A table of all bars for which there are figures."""
-    found = [bar for one in (_digits, _ceilings, _peers, _overload, _rest) for bar in one(rows, processors)]
+    found = [bar for one in (_digits, _ceilings, _peers, _overload, _rest) for bar in one(rows)]
     if not found:
         return []
     return [
@@ -56,7 +55,7 @@ def _at_least(what: str, ours: float, theirs: float, wanted: float) -> Bar:
     return Bar(what, f"{ours / theirs:.2f}x", f"at least {wanted:g}x", ours / theirs >= wanted)
 
 
-def _digits(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
+def _digits(rows: Sequence[Row]) -> Iterator[Bar]:
     for connections in (16, 64):
         workload = f"digits-{connections}"
         ours = {row.form: row for row in rows if row.contender == OURS and row.workload == workload}
@@ -72,17 +71,19 @@ def _digits(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
         yield Bar("one digit, 256 connections, failed requests", str(many.errors), "none", many.errors == 0)
 
 
-def _ceilings(rows: Sequence[Row], processors: int) -> Iterator[Bar]:
-    for workload, family, threads, wanted in (
-        ("many-4", "many", 1, 0.7), ("photo-16", "photo", processors, 0.85), ("review-16", "review", processors, 0.6),
-    ):  # fmt: skip
-        ours, ceiling = _find(rows, OURS, workload), best_ceiling(rows, family, threads)
+def _ceilings(rows: Sequence[Row]) -> Iterator[Bar]:
+    for workload, family, wanted in (
+        ("many-4", "many", 0.7),
+        ("photo-16", "photo", 0.85),
+        ("review-16", "review", 0.6),
+    ):
+        ours, ceiling = _find(rows, OURS, workload), best_ceiling(rows, family)
         if ours and ceiling:
             what = f"{workload}, beside the ceiling ({ceiling.form}: {number(ceiling.items_per_s)} items/s)"
             yield _at_least(what, ours.items_per_s, ceiling.items_per_s, wanted)
 
 
-def _peers(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
+def _peers(rows: Sequence[Row]) -> Iterator[Bar]:
     for workload, wanted in (("photo-16", 1.0), ("large-16", 2.0), ("review-16", 1.0)):
         ours = _find(rows, OURS, workload)
         others = [row for row in rows if row.workload == workload and row.contender not in {OURS, CEILING}]
@@ -92,7 +93,7 @@ def _peers(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
             yield _at_least(what, ours.items_per_s, best.items_per_s, wanted)
 
 
-def _overload(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
+def _overload(rows: Sequence[Row]) -> Iterator[Bar]:
     for workload in ("overload-digits", "overload-photo"):
         row = _find(rows, OURS, workload)
         if row is None:
@@ -108,7 +109,7 @@ def _overload(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
             yield Bar(f"{workload}: {what}", number(found), wanted, is_met(found))
 
 
-def _rest(rows: Sequence[Row], _processors: int) -> Iterator[Bar]:
+def _rest(rows: Sequence[Row]) -> Iterator[Bar]:
     if idle := _find(rows, OURS, "idle"):
         percent = idle.more["percent"]
         yield Bar("idle, % of one processor", number(percent), "under 1", percent < 1)

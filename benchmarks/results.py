@@ -114,10 +114,9 @@ class Record:
         new.replace(self._path)
 
 
-def best_ceiling(rows: Iterable[Row], family: str, threads: int | None = None) -> Row | None:
-    """The fastest loop without HTTP over a family's items, on so many threads, or on any."""
+def best_ceiling(rows: Iterable[Row], family: str) -> Row | None:
+    """The fastest loop without HTTP over a family's items."""
     found = [row for row in rows if row.contender == CEILING and row.workload == family]
-    found = [row for row in found if threads is None or row.more["threads"] == threads]
     return max(found, key=lambda row: row.items_per_s, default=None)
 
 

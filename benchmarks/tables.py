@@ -25,7 +25,7 @@ def report(record: Record) -> str:
             lines += [f"**{workload.title}**", "", *table(rows, workload.key, workload.family), ""]
     lines += other_tables(rows)
     if any(row.contender == OURS for row in rows):
-        lines += bars.lines(rows, int(about["processors"]))
+        lines += bars.lines(rows)
     return "\n".join([*lines, *(f"Not measured: {reason}" for reason in record.failures.values())])
 
 

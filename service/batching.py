@@ -1,7 +1,8 @@
 """The queue between HTTP and a session.
 
 Whoever waits when the session becomes free leaves in its next batch: alone when it is quiet, in company under load,
-with no delay added. A batch that takes less time than another thread takes to be asked runs on the event loop, after
+with no delay added. A session that computes on one thread has a lane for each processor, and those who wait are shared
+out among them. A batch that takes less time than another thread takes to be asked runs on the event loop, after
 all requests that have arrived by then were read; any other in a thread of its own. Items that company would not make
 cheaper run at once where nobody waits. All else happens on the event loop, so there are no locks.
 """
@@ -73,6 +74,7 @@ class Batcher:
         max_batch: int,
         max_items: int,
         max_tokens: int | None = None,
+        lanes: int = 1,
         is_quick: Callable[[Sequence[Array]], bool] = lambda _batch: False,
         runs_alone: Callable[[Sequence[Array]], bool] = lambda _batch: False,
         observer: Observer | None = None,
@@ -80,11 +82,12 @@ class Batcher:
         """Prepare an empty queue.
 
         Args:
-            run: N items -> (N, classes), called for one batch at a time.
+            run: N items -> (N, classes).
             max_batch: the most items in a batch.
             max_items: the most items that wait; a caller who would exceed it is turned away.
             max_tokens: the most that a batch may hold once its items are padded to the length of the longest (their
                 first axis), unless it is one item; None for items that are not padded.
+            lanes: how many batches run at once, each in a thread; `run` must allow it where there are several.
             is_quick: whether a batch runs on the event loop, and not in a thread of the batcher's own.
             runs_alone: whether a batch that is quick gains less from company than waiting for it costs.
             observer: told of batches and waits.
@@ -99,8 +102,9 @@ class Batcher:
         self._queue: deque[_Entry] = deque()
         self._waiting = 0
         self._expected = 0
-        self._busy = False  # a batch runs, or one is about to leave
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._lanes = lanes
+        self._running = 0  # lanes on which a batch runs, or is about to leave
+        self._executor = ThreadPoolExecutor(lanes, thread_name_prefix="batch")
 
     async def submit(
         self, items: Sequence[Array], *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
@@ -120,14 +124,15 @@ class Batcher:
         count = len(items)
         assert count, "a caller has one item at least"
         self._check_room(count)
-        if not self._busy and not self._queue and count <= self._max_batch and self._runs_alone(items):
+        is_free = self._running < self._lanes
+        if is_free and not self._queue and count <= self._max_batch and self._runs_alone(items):
             return self._run_alone(items)
         loop = asyncio.get_running_loop()
         entry = _Entry(items, loop.create_future(), time.perf_counter(), [None] * count, is_gone)
         self._queue.append(entry)
         self._wait_for(count)
-        if not self._busy:
-            self._busy = True
+        if is_free:
+            self._running += 1
             loop.call_soon(self._dispatch)  # behind the requests that were read together with this one
         timer = loop.call_later(timeout_s, _expire, entry, timeout_s)
         try:
@@ -156,7 +161,7 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nobody waits."""
-        return not self._busy and not self._queue and not self._expected
+        return not self._running and not self._queue and not self._expected
 
     def close(self) -> None:
         """Let the batch that runs finish, and start no more."""
@@ -192,11 +197,11 @@ class Batcher:
             self._wait_for(-rest)
 
     def _dispatch(self) -> None:
-        """Send the next batch off, if someone waits; the session is free."""
+        """Send the next batch off, if someone waits; a lane is free."""
         now = time.perf_counter()
         shares = self._take(now)
-        self._busy = bool(shares)
         if not shares:
+            self._running -= 1
             return
         batch = [item for entry, start, stop in shares for item in entry.items[start:stop]]
         self._wait_for(-len(batch))
@@ -207,7 +212,8 @@ class Batcher:
         future.add_done_callback(lambda done: self._gather(shares, done, now))
 
     def _take(self, now: float) -> list[_Share]:
-        """Take the next batch from the head of the queue, at least one item."""
+        """Take the next batch from the head of the queue, at least one item; of what waits, the share of one lane."""
+        most = min(self._max_batch, -(-self._waiting // self._lanes))
         shares: list[_Share] = []
         count = longest = 0
         while self._queue:
@@ -218,7 +224,7 @@ class Batcher:
                     entry.answer.set_exception(CallerGone("the client went away before its turn came"))
                 continue
             start = entry.taken
-            stop, longest = self._reach(entry, count, longest)
+            stop, longest = self._reach(entry, count, longest, most)
             if stop == start:
                 break
             if start == 0:
@@ -231,10 +237,10 @@ class Batcher:
             self._queue.popleft()
         return shares
 
-    def _reach(self, entry: _Entry, count: int, longest: int) -> tuple[int, int]:
+    def _reach(self, entry: _Entry, count: int, longest: int, most: int) -> tuple[int, int]:
         """Up to which of an entry's items a batch of `count` items has room, and the length of its longest then."""
         start = entry.taken
-        stop = min(start + self._max_batch - count, len(entry.items))
+        stop = min(start + most - count, len(entry.items))
         if self._max_tokens is None:
             return stop, longest
         for position in range(start, stop):
@@ -283,7 +289,7 @@ class Batcher:
         if self._queue:
             asyncio.get_running_loop().call_soon(self._dispatch)  # behind the answers to this one
         else:
-            self._busy = False
+            self._running -= 1
 
 
 def _expire(entry: _Entry, timeout_s: float) -> None:

@@ -178,6 +178,7 @@ class Predictor:
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
                 max_tokens=MAX_BATCH_TOKENS if version.tokenizer else None,
+                lanes=version.session.lanes,
                 is_quick=lambda batch: version.session.is_quick(*_extent(version, batch)),
                 runs_alone=lambda batch: version.session.runs_alone(*_extent(version, batch)),
                 observer=self._observer(version),

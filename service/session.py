@@ -3,6 +3,7 @@
 The graph takes pixels or token ids and gives calibrated probabilities; scaling and softmax are inside it.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,6 +71,8 @@ class Session:
         self.provider: str = name
         self.precision: Precision = precision
         self.is_single: bool = name == providers.CPU and threads == 1
+        self.lanes: int = max((os.cpu_count() or 1) // threads, 1) if name == providers.CPU else 1
+        """How many runs at once make use of the whole machine; a GPU is given one, and that in large batches."""
         self.manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
         sliced = name == providers.CPU and isinstance(manifest.input, ImageInput)

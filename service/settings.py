@@ -67,7 +67,7 @@ class Settings(BaseModel):
         default=1, description="processes that serve; each loads the models and has queues of its own"
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="processor threads for one run of a model"
+        default=1, description="processor threads for one run of a model; as many runs at once as processors allow"
     )
     decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=os.cpu_count() or 1, description="threads that decode pictures and texts"

@@ -85,6 +85,44 @@ def test_who_waits_leaves_together_and_never_above_the_largest_batch() -> None:
     asyncio.run(scenario())
 
 
+def test_lanes_share_out_who_waits_and_keep_answers_apart() -> None:
+    """With two lanes two batches run at once, each of half of those who wait, and nobody gets another's rows."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=8, max_items=100, lanes=2)
+        asked = [items(*range(start, start + 3)) for start in range(0, 12, 3)]
+        tasks = [asyncio.create_task(batcher.submit(mine, timeout_s=10)) for mine in asked]
+        for _ in range(2):
+            await gate.wait_until_entered()
+        assert gate.sizes[0] == 6
+        assert len(gate.sizes) == 2
+        assert not batcher.is_idle
+        gate.open.set()
+        answers = await asyncio.gather(*tasks)
+        assert sum(gate.sizes) == 12
+        assert [values(answer) for answer in answers] == [
+            [2 * (start + place) for place in range(3)] for start in range(0, 12, 3)
+        ]
+        await asyncio.sleep(0)
+        assert batcher.is_idle
+
+    asyncio.run(scenario())
+
+
+def test_results_over_several_lanes_are_never_swapped() -> None:
+    """Thousands of concurrent callers over four lanes each get exactly their own rows, in order."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=16, max_items=100_000, lanes=4)
+        asked = [np.arange(start, start + 1 + start % 7) for start in range(0, 20_000, 10)]
+        answers = await asyncio.gather(*(batcher.submit(items(*mine), timeout_s=30) for mine in asked))
+        for mine, answer in zip(asked, answers, strict=True):
+            assert values(answer) == [2.0 * value for value in mine]
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_of_long_items_is_shorter() -> None:
     """No batch holds more than its bound once padded, but for one item alone; order and answers stay."""
 
