@@ -103,7 +103,8 @@ class Batcher:
         self._waiting = 0
         self._expected = 0
         self._lanes = lanes
-        self._running = 0  # lanes on which a batch runs, or is about to leave
+        self._running = 0
+        self._is_due = False  # a batch is about to leave
         self._executor = ThreadPoolExecutor(lanes, thread_name_prefix="batch")
 
     async def submit(
@@ -124,16 +125,14 @@ class Batcher:
         count = len(items)
         assert count, "a caller has one item at least"
         self._check_room(count)
-        is_free = self._running < self._lanes
-        if is_free and not self._queue and count <= self._max_batch and self._runs_alone(items):
+        is_first = self._running < self._lanes and not self._queue
+        if is_first and count <= self._max_batch and self._runs_alone(items):
             return self._run_alone(items)
         loop = asyncio.get_running_loop()
         entry = _Entry(items, loop.create_future(), time.perf_counter(), [None] * count, is_gone)
         self._queue.append(entry)
         self._wait_for(count)
-        if is_free:
-            self._running += 1
-            loop.call_soon(self._dispatch)  # behind the requests that were read together with this one
+        self._send_off()  # behind the requests that were read together with this one
         timer = loop.call_later(timeout_s, _expire, entry, timeout_s)
         try:
             await entry.answer
@@ -161,7 +160,7 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nobody waits."""
-        return not self._running and not self._queue and not self._expected
+        return not (self._running or self._is_due or self._queue or self._expected)
 
     def close(self) -> None:
         """Let the batch that runs finish, and start no more."""
@@ -196,15 +195,23 @@ class Batcher:
             self._queue.remove(entry)
             self._wait_for(-rest)
 
+    def _send_off(self) -> None:
+        """Have the next batch leave soon, where someone waits and a lane is free."""
+        if self._queue and not self._is_due and self._running < self._lanes:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
-        """Send the next batch off, if someone waits; a lane is free."""
+        """Send the next batch off, if someone still waits; a lane is free."""
+        self._is_due = False
         now = time.perf_counter()
         shares = self._take(now)
         if not shares:
-            self._running -= 1
             return
+        self._running += 1
         batch = [item for entry, start, stop in shares for item in entry.items[start:stop]]
         self._wait_for(-len(batch))
+        self._send_off()
         if self._is_quick(batch):
             self._scatter(shares, self._run(batch), now)
             return
@@ -212,8 +219,8 @@ class Batcher:
         future.add_done_callback(lambda done: self._gather(shares, done, now))
 
     def _take(self, now: float) -> list[_Share]:
-        """Take the next batch from the head of the queue, at least one item; of what waits, the share of one lane."""
-        most = min(self._max_batch, -(-self._waiting // self._lanes))
+        """Take the next batch from the head of the queue, at least one item: what waits is shared by the free lanes."""
+        most = min(self._max_batch, -(-self._waiting // (self._lanes - self._running)))
         shares: list[_Share] = []
         count = longest = 0
         while self._queue:
@@ -286,10 +293,8 @@ class Batcher:
             if entry.taken == len(entry.items) and not entry.pending and not entry.answer.done():
                 entry.done = now
                 entry.answer.set_result(None)
-        if self._queue:
-            asyncio.get_running_loop().call_soon(self._dispatch)  # behind the answers to this one
-        else:
-            self._running -= 1
+        self._running -= 1
+        self._send_off()  # behind the answers to this one
 
 
 def _expire(entry: _Entry, timeout_s: float) -> None:

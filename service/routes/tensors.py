@@ -100,7 +100,7 @@ def answer(asked: Asked, manifest: Manifest, rows: Sequence[npt.NDArray[np.float
         manifest: the model's.
         rows: probabilities (classes,) of each item, in order.
     """
-    probabilities = np.stack(rows)  # (N, C)
+    probabilities = np.concatenate(rows).reshape(len(rows), -1)  # N x (C) -> (N, C)
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, binary in asked.outputs:
