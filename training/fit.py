@@ -10,7 +10,9 @@ from torch import nn
 from training.data import Split
 from training.epoch import Trainer, last_good
 from training.errors import RecipeError, RunError
+from training.layers import NGrams
 from training.parallel import Machine
+from training.progress import say
 from training.recipe import Recipe
 from training.state import Epoch, begin
 
@@ -46,7 +48,9 @@ def fit(
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
     if batch_size < machine.world.size:
         raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {machine.world.size} processes")
-    state = machine.world.in_turn(lambda: begin(recipe, machine.device, pretrain=not path.exists()))
+    if isinstance(recipe.layers[-1], NGrams) and not path.exists() and machine.world.leads:
+        say("counting words and runs of words")
+    state = machine.world.in_turn(lambda: begin(recipe, machine.device, None if path.exists() else train))
     state.load(path)
     trainer = Trainer(recipe, state, train, validation, batch_size, machine)
     if watch:

@@ -85,6 +85,8 @@ class Embedding(Section):
     """A vector of `embedding` values for each token; padding's is 0 and stays so. (L) -> (E, L)."""
 
     embedding: Count
+    company: Count | None = None
+    """Start from what stands up to so many words to either side in training texts of each label; else from chance."""
 
 
 class Windows(Section):
@@ -102,11 +104,30 @@ class Windows(Section):
     activation: Activation | None = None
 
 
+class NGrams(Section):
+    """A mean of the logits above and of a linear model over runs of up to `ngrams` words (Wang & Manning, 2012).
+
+    Only as the last layer, over a text and two labels. It counts runs that stand in `min_count` training texts.
+    """
+
+    ngrams: Annotated[int, Field(ge=1, le=3)]
+    min_count: Count = 4
+    slots: Count
+    """Places of the table that holds the runs: at least twice as many as there are runs."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of the linear model in the mean; the rest is the network's."""
+    dropout: Fraction = 0.8
+    """Of a text's runs, while the model is learnt."""
+    learning_rate: Positive = 0.03
+    epochs: Count = 6
+
+
 LAYERS: dict[str, type[Section]] = {
     "conv": Conv,
     "pool": Pool,
     "flatten": Flatten,
     "dense": Dense,
+    "ngrams": NGrams,  # before dropout, which is also a key of its own
     "dropout": Dropout,
     "lrn": LocalResponseNorm,
     "embedding": Embedding,
@@ -127,6 +148,7 @@ Layer = Annotated[
     | Annotated[Dropout, Tag("dropout")]
     | Annotated[LocalResponseNorm, Tag("lrn")]
     | Annotated[Embedding, Tag("embedding")]
-    | Annotated[Windows, Tag("windows")],
+    | Annotated[Windows, Tag("windows")]
+    | Annotated[NGrams, Tag("ngrams")],
     Discriminator(_layer_kind),
 ]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from training.calibrate import Calibration, stretch
 from training.initialise import initialise
-from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, Pool, Windows
+from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, NGrams, Pool, Windows
+from training.ngrams import RunTable
 from training.recipe import Recipe, Text
 from training.section import Activation
 from training.shapes import Shape, trace
@@ -31,12 +32,14 @@ def build(recipe: Recipe) -> nn.Sequential:
     """
     modules: list[nn.Module] = []
     for layer, step in zip(recipe.layers, trace(recipe), strict=True):
-        if isinstance(layer, Embedding):
-            assert isinstance(recipe.input, Text), "trace lets an embedding stand on a text only"
-            modules.append(Embed(recipe.input.vocabulary, layer.embedding))
+        if isinstance(layer, Embedding | NGrams):
+            assert isinstance(recipe.input, Text), "trace lets words be read from a text only"
+            vocabulary = recipe.input.vocabulary
+            reads = Embed(vocabulary, layer.embedding) if isinstance(layer, Embedding) else RunTable(layer, vocabulary)
+            modules.append(reads)
         else:
             modules += layer_modules(layer, step.input, recipe.activation)
-    network = nn.Sequential(*modules)
+    network = WithRuns(*modules) if isinstance(modules[-1], RunTable) else nn.Sequential(*modules)
     initialise(network, recipe.initialise)
     return network
 
@@ -199,6 +202,21 @@ class ParallelWindows(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+class WithRuns(nn.Sequential):
+    """A network and, as its last module, a table of runs of words: token ids -> a mean of the logits of both.
+
+    In training the network is alone: what it shall learn is what to say by itself.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        *layers, table = self
+        logits = tokens
+        for layer in layers:
+            logits = layer(logits)
+        assert isinstance(table, RunTable), "build puts the table last"
+        return logits if self.training else torch.lerp(logits, table(tokens), table.share)
+
+
 class Normalise(nn.Module):
     """uint8 (N, H, W, C) -> float32 (N, C, H, W), scaled to [0, 1], then (x - mean) / std a channel."""
 
@@ -240,7 +258,10 @@ class Served(nn.Module):
         self.length_exponent = calibration.length_exponent
         self.normalise = normalise(recipe)
         self.network = network.eval()
-        last = network[-1]
+        *layers, last = network
+        if isinstance(last, RunTable):
+            last.soften(calibration.temperature)
+            last = layers[-1]
         assert isinstance(last, nn.Linear), f"the temperature folds into a dense layer, not into {last}"
         with torch.no_grad():
             last.weight.div_(calibration.temperature)

@@ -10,7 +10,7 @@ from functools import singledispatch
 from math import prod
 
 from training.errors import RecipeError
-from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, Pool, Windows
+from training.layers import Conv, Dense, Dropout, Embedding, Flatten, Layer, LocalResponseNorm, NGrams, Pool, Windows
 from training.recipe import Recipe, Text
 
 _PLAIN = {"none", "softmax"}  # a softmax at the end stands in the loss and in the exported graph
@@ -70,18 +70,32 @@ def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
             f"{recipe.name}: layers[{len(steps)}]: the network ends in {_times(shape)}; expected "
             f"{len(recipe.labels)} values, one a label: end with flatten = true, dense = {len(recipe.labels)}"
         )
-    last = recipe.layers[-1]
+    _check_end(recipe, steps)
+    return steps
+
+
+def _check_end(recipe: Recipe, steps: list[LayerShape]) -> None:
+    """Refuse a stack that does not end in plain logits, or has a softmax before them.
+
+    Raises:
+        RecipeError: the layer is named by its place.
+    """
+    for number, layer in enumerate(recipe.layers[:-1], start=1):
+        if isinstance(layer, NGrams):
+            raise RecipeError(f"{recipe.name}: layers[{number}]: ngrams can only be the last layer, after the logits")
+    last = next(layer for layer in reversed(recipe.layers) if not isinstance(layer, NGrams))
     if not isinstance(last, Dense) or last.batch_norm or (last.activation or recipe.activation) not in _PLAIN:
         raise RecipeError(
             f"{recipe.name}: layers[{len(steps)}]: the last layer must give plain logits, for the temperature to be "
             f'folded into, before the softmax: write {{ dense = {len(recipe.labels)}, activation = "softmax" }}'
         )
     for number, layer in enumerate(recipe.layers[:-1], start=1):
-        if isinstance(layer, Conv | Dense | Windows) and (layer.activation or recipe.activation) == "softmax":
+        if layer is last or not isinstance(layer, Conv | Dense | Windows):
+            continue
+        if (layer.activation or recipe.activation) == "softmax":
             raise RecipeError(f"{recipe.name}: layers[{number}]: softmax is for the last layer: it stands in the loss")
     if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
         raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
-    return steps
 
 
 def _begin(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:
@@ -92,7 +106,7 @@ def _begin(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:
     if not isinstance(first, Embedding):
         raise RecipeError(f"{recipe.name}: layers[1]: a text needs {{ embedding = N }} first")
     step = LayerShape(
-        title=f"embedding {first.embedding} of {spec.vocabulary:,} tokens",
+        title=f"embedding {first.embedding} of {spec.vocabulary:,} tokens{_company(first)}",
         input=(spec.length,),
         output=(first.embedding, spec.length),
         weights=spec.vocabulary * first.embedding,
@@ -214,6 +228,19 @@ def _(layer: Windows, shape: Shape) -> LayerShape:
     )
 
 
+@layer_shape.register
+def _(layer: NGrams, shape: Shape) -> LayerShape:
+    if shape != (2,):
+        raise RecipeError(f"ngrams weigh a text for or against: two logits, its input is {_times(shape)}")
+    return LayerShape(
+        title=f"{layer.share:.0%} runs of 1 to {layer.ngrams} words, of {layer.min_count} texts or more",
+        input=shape,
+        output=shape,
+        weights=layer.slots,
+        biases=1,
+    )
+
+
 @dataclass(frozen=True)
 class _Window:
     """A filter or pooling window that slides over a padded axis."""
@@ -261,6 +288,10 @@ def _extras(layer: Conv | Dense) -> str:
 
 def _groups(layer: Conv) -> str:
     return f", {layer.groups} groups" if layer.groups > 1 else ""
+
+
+def _company(layer: Embedding) -> str:
+    return f", by {layer.company} words to either side" if layer.company else ""
 
 
 def _times(shape: Shape) -> str:

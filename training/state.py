@@ -11,9 +11,11 @@ import torch
 from torch import nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training import checkpoint, pretrained
+from training import checkpoint, ngrams, pretrained, vectors
+from training.data import Split
 from training.errors import RunError
-from training.network import build
+from training.layers import Embedding, NGrams
+from training.network import Embed, build
 from training.optimise import optimiser
 from training.precision import prepare
 from training.recipe import Recipe
@@ -107,11 +109,17 @@ def best_epoch(history: list[Epoch]) -> int:
     return len(history) if best is None else best.epoch
 
 
-def begin(recipe: Recipe, device: torch.device, *, pretrain: bool = False) -> State:
-    """The state before the first step; a checkpoint brings pretrained weights of its own."""
+def begin(recipe: Recipe, device: torch.device, train: Split | None = None) -> State:
+    """The state before the first step, or an empty one for a checkpoint's: without the texts to learn from.
+
+    Raises:
+        RecipeError, DataError: as what it calls.
+    """
     torch.manual_seed(recipe.seed)
     network = build(recipe)
-    if pretrain and recipe.initialise.name == "pretrained":
+    if train is not None:
+        _read(recipe, network, train)
+    if train is not None and recipe.initialise.name == "pretrained":
         pretrained.load(network, recipe.initialise)
     if recipe.initialise.freeze:
         pretrained.body(network).requires_grad_(requires_grad=False)
@@ -119,6 +127,21 @@ def begin(recipe: Recipe, device: torch.device, *, pretrain: bool = False) -> St
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     learning = (parameter for parameter in network.parameters() if parameter.requires_grad)
     return State(network, average, optimiser(recipe.optimiser, learning), [])
+
+
+def _read(recipe: Recipe, network: nn.Sequential, train: Split) -> None:
+    """What is learnt from texts before the first step: word vectors, weights of runs of words."""
+    first, last = recipe.layers[0], recipe.layers[-1]
+    if isinstance(first, Embedding) and first.company:
+        embed = network[0]
+        assert isinstance(embed, Embed), "build puts the embedding first"
+        words, width = embed.table.weight.shape
+        with torch.no_grad():
+            embed.table.weight.copy_(vectors.learn(train, words, width, first.company, recipe.seed))
+    if isinstance(last, NGrams):
+        table = network[-1]
+        assert isinstance(table, ngrams.RunTable), "build puts the table last"
+        ngrams.learn(table, last, train, recipe.seed)
 
 
 def trained(recipe: Recipe, path: Path) -> nn.Sequential:

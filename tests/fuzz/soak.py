@@ -128,13 +128,13 @@ def growth(tally: Tally) -> dict[str, float]:
     return {"MiB before": median(settled), "MiB after": median(late), "files before": files[0], "files after": files[1]}
 
 
-def findings(tally: Tally) -> list[str]:
-    """What is not as it should be, in words."""
+def findings(tally: Tally, spare_mib: float = GROWTH_MIB) -> list[str]:
+    """What is not as it should be, in words; memory may grow by `spare_mib`."""
     grown = growth(tally)
     faults = [*tally.wrong[:20]]
     if tally.lost:
         faults.append(f"{tally.lost} requests have no answer")
-    if grown["MiB after"] - grown["MiB before"] > GROWTH_MIB:
+    if grown["MiB after"] - grown["MiB before"] > spare_mib:
         faults.append(f"memory grew from {grown['MiB before']:.0f} to {grown['MiB after']:.0f} MiB")
     if grown["files after"] - grown["files before"] > SPARE_FILES:
         faults.append(f"open files grew from {grown['files before']:.0f} to {grown['files after']:.0f}")

@@ -8,6 +8,10 @@ import pytest
 from tests.fuzz import soak
 from tests.fuzz.soak import Tally
 
+SPARE_MIB = 64.0
+"""What memory may still gain after seconds, in which not every thread has had its largest picture. To keep the decoded
+pictures of one kind of request would take several times as much."""
+
 
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
@@ -16,7 +20,7 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
         tally = asyncio.run(soak.soak(server, 8.0, 0, print))
     assert tally.answered["digit"] > 0
     assert tally.answered["resets"] > 0
-    assert not soak.findings(tally)
+    assert not soak.findings(tally, SPARE_MIB)
 
 
 def tally(memory: list[float], files: list[int]) -> Tally:

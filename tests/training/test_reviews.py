@@ -92,6 +92,22 @@ def test_every_text_is_in_one_split(name: str, train: int, tests: dict[str, int]
     assert set(data.train.labels.tolist()) == {0, 1}
 
 
+def test_neighbouring_reviews_are_held_out_together(corpora: Path) -> None:
+    """Of 8 blocks of 150 numbers, whose reviews share their films, one at most is on both sides of the split."""
+    numbers = range(0, 8 * reviews.BLOCK, 5)
+    kinds = ("neg", "pos")
+    write_imdb(corpora, {
+        f"{split}/{kind}/{n}_5.txt": sentence(n + 20_000 * (1 + kinds.index(kind)) + 50_000 * (split == "test"))
+        for split in ("train", "test") for kind in kinds for n in numbers
+    })  # fmt: skip
+    rest, held_out = reviews.hold_out(reviews.read("imdb").train, 150)
+    assert len(held_out) == 150
+    shared = {review.block for review in held_out} & {review.block for review in rest}
+    assert len(shared) <= 1
+    assert len({review.block for review in held_out}) == 3  # of 60 reviews each
+    assert {review.label for review in held_out} == {0, 1}
+
+
 @pytest.mark.usefixtures("corpora")
 def test_labels_are_those_of_the_files() -> None:
     """Negative is 0, positive 1; IMDB comes in the order of split, kind and number."""

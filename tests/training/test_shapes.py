@@ -17,6 +17,7 @@ from training.calibrate import Calibration
 from training.errors import RecipeError
 from training.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool
 from training.network import Served, build, layer_modules, normalise
+from training.ngrams import RunTable
 from training.recipe import Recipe, Text, load, names
 from training.shapes import LayerShape, layer_shape, table, trace
 
@@ -53,7 +54,10 @@ windows = st.fixed_dictionaries(
 
 
 def parameters(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
+    """What is learnt: by descent, or before it as the weights of runs of words are."""
+    tables = [module for module in network.modules() if isinstance(module, RunTable)]
+    runs = sum(table.get_buffer(name).numel() for table in tables for name in ("weights", "bias"))
+    return sum(weight.numel() for weight in network.parameters()) + runs
 
 
 def test_padding_of_1_keeps_4x4_under_a_3x3_filter_and_the_values_are_the_textbook_s() -> None:

@@ -33,6 +33,8 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 RUN = 32
 """Sentences that share a run of so many letters and digits hold the same words; shorter phrases are everyone's."""
 TENTHS = 10
+BLOCK = 150
+"""Neighbouring reviews of IMDB, of either kind, that are held out together: up to 30 of a film follow each other."""
 MAX_REVIEW_BYTES = 1_000_000  # the longest has 14 kB
 
 _MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
@@ -49,13 +51,19 @@ class Review:
     source: Source
     key: str = field(init=False)
     """The text's letters and digits, in lower case: equal for one text spelt in two ways."""
+    block: str = ""
+    """Reviews of one block stand side by side as published, most of them of the same few films; "" where unknown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", _NO_LETTER.sub("", _MARKUP.sub(" ", self.text.lower())))
 
     def order(self, purpose: str = "") -> str:
-        """Where the text comes in a shuffle that depends on its content, and on what the shuffle is for, alone."""
-        return hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
+        """Where the text comes in a shuffle that depends on its content, and on what the shuffle is for, alone.
+
+        Texts of one block stay together, so that few films have reviews on both sides of a split.
+        """
+        together = hashlib.sha256(f"{purpose}{self.block}".encode()).hexdigest() if self.block else ""
+        return together + hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -270,9 +278,10 @@ def _imdb() -> Corpus:
     root = folder() / "imdb"
     files = _imdb_folder(root / "aclImdb") if (root / "aclImdb").is_dir() else _imdb_archive(root / "aclImdb_v1.tar.gz")
     splits: dict[str, list[Review]] = {"train": [], "test": []}
-    for (split, kind, _number), content in sorted(files):
+    for (split, kind, number), content in sorted(files):
+        block = f"{split} {number // BLOCK}"  # both kinds, so that neither is held out more often than the other
         try:
-            splits[split].append(Review(content.decode(), ("neg", "pos").index(kind), "imdb"))
+            splits[split].append(Review(content.decode(), ("neg", "pos").index(kind), "imdb", block=block))
         except UnicodeDecodeError as error:
             raise DataError(f"a review in {root} is not in UTF-8: {error}; {_again('imdb')}") from error
     if any({review.label for review in reviews} != {0, 1} for reviews in splits.values()):
