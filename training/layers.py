@@ -116,10 +116,8 @@ class NGrams(Section):
     """Places of the table that holds the runs: at least twice as many as there are runs."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Of the linear model in the mean; the rest is the network's."""
-    dropout: Fraction = 0.8
-    """Of a text's runs, while the model is learnt."""
-    learning_rate: Positive = 0.03
-    epochs: Count = 6
+    cost: Positive = 10.0
+    """Of a text's loss beside the penalty on the weights, the C of LIBLINEAR."""
 
 
 LAYERS: dict[str, type[Section]] = {
@@ -127,11 +125,11 @@ LAYERS: dict[str, type[Section]] = {
     "pool": Pool,
     "flatten": Flatten,
     "dense": Dense,
-    "ngrams": NGrams,  # before dropout, which is also a key of its own
     "dropout": Dropout,
     "lrn": LocalResponseNorm,
     "embedding": Embedding,
     "windows": Windows,
+    "ngrams": NGrams,
 }
 
 

@@ -141,7 +141,7 @@ def _read(recipe: Recipe, network: nn.Sequential, train: Split) -> None:
     if isinstance(last, NGrams):
         table = network[-1]
         assert isinstance(table, ngrams.RunTable), "build puts the table last"
-        ngrams.learn(table, last, train, recipe.seed)
+        ngrams.learn(table, last, train)
 
 
 def trained(recipe: Recipe, path: Path) -> nn.Sequential:

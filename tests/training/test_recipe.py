@@ -106,7 +106,7 @@ def test_there_are_recipes() -> None:
             {"layers": [FLAT, {"dens": 3}]},
             (
                 "small: layers[2]: no kind of layer has the keys dens; did you mean 'dense'? "
-                "allowed: conv, pool, flatten, dense, ngrams, dropout"
+                "allowed: conv, pool, flatten, dense, dropout"
             ),
         ),
         ({"layers": [{"conv": 4}, FLAT, OUT]}, "small: layers[1] (conv).kernel: this key is missing"),
