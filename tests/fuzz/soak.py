@@ -2,7 +2,7 @@
 
 `python -m tests.fuzz.soak --minutes 10` starts the service and talks to it over plain sockets from 16 callers at once.
 It fails where an answer has another status than its request deserves, where a request is lost, or where a worker holds
-more at the end than after its first minutes.
+more at the end than after its first minutes. Then it kills a worker and stops the server, both under load.
 """
 
 import argparse
@@ -18,13 +18,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 import psutil  # type: ignore[import-untyped]
 
 from tests.drawing import draw, encode, mnist_like
+from tests.fuzz.faults import Outcome, drain, kill_a_worker
 from tests.service.conftest import ROOT, Server
 
 CALLERS = 16
@@ -32,6 +33,7 @@ ANSWER_S = 20.0  # a request that has no answer by then is lost
 SETTLE = 0.2  # the share of the time after which memory is taken to have its size
 GROWTH_MIB = 24.0  # what caches and fragments may add after that
 SPARE_FILES = 4  # descriptors that may be open more at the end than before the first request
+SETTINGS = {"CONVOKE_BODY_TIMEOUT_S": "2", "CONVOKE_WORKERS": "2", "CONVOKE_DRAIN_S": "2"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as server:
         tally = asyncio.run(soak(server, arguments.minutes * 60, arguments.seed, print))
-    faults = findings(tally)
+        outcomes = asyncio.run(faulty(server))
+    faults = [*findings(tally), *(found for name, outcome in outcomes.items() for found in outcome.findings(name))]
     print(json.dumps({"answered": sum(tally.answered.values()), "by kind": dict(sorted(tally.answered.items()))}))
     print(json.dumps({"lost": tally.lost, "unexpected": len(tally.wrong), **growth(tally)}))
+    print(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}))
     print("\n".join(["failed:", *faults]) if faults else "flat, and every answer as it should be")
     return 1 if faults else 0
 
@@ -78,7 +82,7 @@ def main() -> int:
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """The service, started and ready."""
-    server = Server([sys.executable, "-m", "service"], ROOT, folder / "log", {"CONVOKE_BODY_TIMEOUT_S": "2"})
+    server = Server([sys.executable, "-m", "service"], ROOT, folder / "log", SETTINGS)
     try:
         server.wait_until_ready()
         yield server
@@ -117,6 +121,18 @@ async def soak(server: Server, seconds: float, seed: int, say: Callable[[str], o
     await asyncio.sleep(3)  # slow senders are let go by then
     tally.samples.append((time.monotonic() - began, *_held(workers)))
     return tally
+
+
+async def faulty(server: Server) -> dict[str, Outcome]:
+    """A worker is killed, the server is stopped, while good requests are sent."""
+    good = [call for call in requests() if call.behaviour == "wait" and call.statuses == {200}]
+
+    async def ask() -> bool:
+        tally = Tally()
+        await _ask(server.port, random.choice(good), tally)
+        return not tally.lost and not tally.wrong
+
+    return {"killed worker": await kill_a_worker(server, ask), "stop": await drain(server, ask)}
 
 
 def growth(tally: Tally) -> dict[str, float]:

@@ -18,9 +18,13 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     """Some seconds of good, bad, broken-off and cancelled requests: each answer as it should be, nothing kept open."""
     with soak.serving(tmp_path) as server:
         tally = asyncio.run(soak.soak(server, 8.0, 0, print))
+        outcomes = asyncio.run(soak.faulty(server))
     assert tally.answered["digit"] > 0
     assert tally.answered["resets"] > 0
     assert not soak.findings(tally, SPARE_MIB)
+    for fault, outcome in outcomes.items():
+        assert outcome.sent > 0
+        assert not outcome.findings(fault)
 
 
 def tally(memory: list[float], files: list[int]) -> Tally:
