@@ -22,6 +22,8 @@ import numpy.typing as npt
 from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, Overloaded
 
 Array = npt.NDArray[Any]
+Items = Sequence[Array] | Array
+"""Items one by one, or all along the first axis of one array, which spares taking it apart and together again."""
 Row = npt.NDArray[np.float32] | InferenceFailed
 
 PATIENCE_S = 0.05
@@ -32,7 +34,7 @@ PATIENCE_S = 0.05
 class _Entry:
     """One caller's items and what has come of them."""
 
-    items: Sequence[Array]
+    items: Items
     answer: asyncio.Future[None]
     enqueued: float
     rows: list[Row | None]
@@ -69,14 +71,14 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Sequence[Array]], npt.NDArray[np.float32]],
+        run: Callable[[Items], npt.NDArray[np.float32]],
         *,
         max_batch: int,
         max_items: int,
         max_tokens: int | None = None,
         lanes: int = 1,
-        is_quick: Callable[[Sequence[Array]], bool] = lambda _batch: False,
-        runs_alone: Callable[[Sequence[Array]], bool] = lambda _batch: False,
+        is_quick: Callable[[Items], bool] = lambda _batch: False,
+        runs_alone: Callable[[Items], bool] = lambda _batch: False,
         observer: Observer | None = None,
     ) -> None:
         """Prepare an empty queue.
@@ -107,9 +109,7 @@ class Batcher:
         self._is_due = False  # a batch is about to leave
         self._executor = ThreadPoolExecutor(lanes, thread_name_prefix="batch")
 
-    async def submit(
-        self, items: Sequence[Array], *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
-    ) -> Outcome:
+    async def submit(self, items: Items, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False) -> Outcome:
         """Run items, one row an item, in whatever batches they fall into.
 
         Args:
@@ -174,7 +174,7 @@ class Batcher:
                 "try again after a moment"
             )
 
-    def _run_alone(self, items: Sequence[Array]) -> Outcome:
+    def _run_alone(self, items: Items) -> Outcome:
         """Run a caller's items at once, on the event loop, as one batch."""
         began = time.perf_counter()
         rows = self._run(items)
@@ -209,7 +209,7 @@ class Batcher:
         if not shares:
             return
         self._running += 1
-        batch = [item for entry, start, stop in shares for item in entry.items[start:stop]]
+        batch = _together(shares)
         self._wait_for(-len(batch))
         self._send_off()
         if self._is_quick(batch):
@@ -258,7 +258,7 @@ class Batcher:
             longest = grown
         return stop, longest
 
-    def _run(self, batch: Sequence[Array]) -> list[Row]:
+    def _run(self, batch: Items) -> list[Row]:
         """Rows for a batch, in the batcher's thread; a batch that fails is halved until the bad item stands alone."""
         try:
             rows = self._run_batch(batch)
@@ -295,6 +295,14 @@ class Batcher:
                 entry.answer.set_result(None)
         self._running -= 1
         self._send_off()  # behind the answers to this one
+
+
+def _together(shares: Sequence[_Share]) -> Items:
+    """The items of a batch: an array as it came where it is the only one."""
+    if len(shares) == 1:
+        entry, start, stop = shares[0]
+        return entry.items[start:stop]
+    return [item for entry, start, stop in shares for item in entry.items[start:stop]]
 
 
 def _expire(entry: _Entry, timeout_s: float) -> None:

@@ -28,7 +28,7 @@ _WORDS = (
     "InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max "
     "MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp "
     "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape Sigmoid "
-    "Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Transpose "
+    "Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu TopK Transpose "
     "Unsqueeze Where QuantizeLinear DequantizeLinear"
 )
 OPERATORS = frozenset(_WORDS.split())
@@ -148,7 +148,8 @@ def _tensor(content: memoryview, file_bytes: int) -> Iterator[str]:
             raw = bytes(value)
     if len(dims) > _MAX_DIMS or prod(dims) > file_bytes:
         yield f"declares weights {_shown(name)} of shape {dims[:8]}, more values than the file has bytes"
-    if kind == _INT64 and _made(ints or [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]):
+    is_shape = kind == _INT64 and dims  # a number alone is none
+    if is_shape and _made(ints or [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]):
         yield f"asks by the constant {_shown(name)} for a tensor of more than {MAX_MADE} values"
 
 

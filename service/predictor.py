@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from service.batches import MAX_BATCH_TOKENS
-from service.batching import PATIENCE_S, Batcher, Observer
+from service.batching import PATIENCE_S, Batcher, Items, Observer
 from service.decoding import Decoders
 from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, ServiceError, TooLarge, UnsupportedKind
 from service.manifest import ImageInput
@@ -96,9 +96,11 @@ class Predictor:
         return await self._predict(self._repository.get(model), items, is_gone)
 
     async def infer(
-        self, version: Version, items: Sequence[Item], *, is_gone: Callable[[], bool] = lambda: False
+        self, version: Version, items: Sequence[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
     ) -> Probabilities:
         """Probabilities (classes,) of each item: encoded, or what the graph takes, (H, W, C) or (L).
+
+        Pictures that are what the graph takes may come as one array, (N, H, W, C).
 
         Raises:
             ServiceError: as `classify`; or that of the first item that failed, since none can have it in its place.
@@ -111,18 +113,17 @@ class Predictor:
             rows.append(row)
         return Probabilities(rows, found.decode_s, found.queue_s, found.infer_s)
 
-    async def _predict(self, version: Version, items: Sequence[Item], is_gone: Callable[[], bool]) -> Answer:
+    async def _predict(self, version: Version, items: Sequence[Item] | Array, is_gone: Callable[[], bool]) -> Answer:
         if len(items) > self._settings.max_items:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         timeout_s = self._settings.request_timeout_s
         began = time.perf_counter()
-        if all(isinstance(item, np.ndarray) for item in items):
-            decoded: Sequence[Any] = items
-        else:
-            decoded = await self._decode(version, items, timeout_s, is_gone)
-        readable = [item for item in decoded if not isinstance(item, ServiceError)]
+        decoded: Items | Sequence[Array | ServiceError] = (
+            items if _are_decoded(items) else await self._decode(version, list(items), timeout_s, is_gone)
+        )
+        readable = decoded if isinstance(decoded, np.ndarray) else [item for item in decoded if _is_array(item)]
         decode_s = time.perf_counter() - began
-        if not readable:
+        if len(readable) == 0:
             errors = [item for item in decoded if isinstance(item, ServiceError)]
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         left_s = max(timeout_s - decode_s, 0.0)
@@ -222,6 +223,14 @@ class Predictor:
         return found
 
 
+def _are_decoded(items: Sequence[Item] | Array) -> TypeGuard[Items]:
+    return isinstance(items, np.ndarray) or all(map(_is_array, items))
+
+
+def _is_array(item: Item) -> TypeGuard[Array]:
+    return isinstance(item, np.ndarray)
+
+
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Items in parts that are each worth a thread's while: one large picture, or many small ones."""
     start = size = 0
@@ -297,18 +306,19 @@ def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
         raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
 
 
-def _extent(version: Version, items: Sequence[Array]) -> tuple[int, int]:
+def _extent(version: Version, items: Items) -> tuple[int, int]:
     """Pictures and 1, or 1 text and the tokens of all: what the time of a run depends on."""
     return (len(items), 1) if version.tokenizer is None else (1, sum(map(len, items)))
 
 
-def _run(version: Version, items: Sequence[Array]) -> npt.NDArray[np.float32]:
+def _run(version: Version, items: Items) -> npt.NDArray[np.float32]:
     """Probabilities (N, classes) of N items, put together into what the graph takes."""
     run = version.session.run
     if version.tokenizer is None:
-        return run(_stack(items))  # N x (H, W, C) -> (N, H, W, C)
+        return run(items if isinstance(items, np.ndarray) else _stack(items))  # N x (H, W, C) -> (N, H, W, C)
     if len(items) == 1:
         return run(items[0][None])
+    assert not isinstance(items, np.ndarray), "texts come one by one"
     order = sorted(range(len(items)), key=lambda row: len(items[row]))
     rows = np.empty((len(items), len(version.manifest.labels)), np.float32)
     for group in _alike(order, items):

@@ -249,7 +249,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             probabilities = evaluate.probabilities(session, test)
             metrics = evaluate.metrics(probabilities, test.labels)
             title = f"{name}, in {session.precision}" if manifest.variants else name
-            print(evaluation(manifest, title, metrics, evaluate.mistakes(probabilities, test.labels)))
+            chance = evaluate.chance_calibration_error(probabilities.max(axis=1))
+            print(evaluation(manifest, title, metrics, chance, evaluate.mistakes(probabilities, test.labels)))
 
 
 if __name__ == "__main__":

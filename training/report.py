@@ -122,13 +122,30 @@ def _refit(recipe: Recipe) -> str:
     )
 
 
-def evaluation(manifest: Manifest, test: str, metrics: Metrics, mistakes: list[Mistake], most: int = 10) -> str:
-    """The figures of an evaluation on one test split, and the most confident mistakes, as a terminal shows them."""
+def evaluation(
+    manifest: Manifest,
+    test: str,
+    metrics: Metrics,
+    chance: tuple[float, float],
+    mistakes: list[Mistake],
+    most: int = 10,
+) -> str:
+    """The figures of an evaluation on one test split, and the most confident mistakes, as a terminal shows them.
+
+    Args:
+        manifest: the model's.
+        test: what the split is called.
+        metrics: the figures.
+        chance: the calibration error of a perfectly calibrated model, its mean and bound.
+        mistakes: all of them, the most confident first.
+        most: how many of them are shown.
+    """
+    usual, highest = chance
     lines = [
         f"  test split of {test}, n = {metrics.n:,}",
         f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes):,} mistakes)",
         f"  negative log-likelihood      {metrics.nll:.4f} nats",
-        f"  expected calibration error   {metrics.ece:.4f}",
+        f"  expected calibration error   {metrics.ece:.4f}  (chance alone: {usual:.4f}, up to {highest:.4f})",
     ]
     if mistakes:
         lines.append(f"  the {min(most, len(mistakes))} most confident mistakes:")

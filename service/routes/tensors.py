@@ -60,7 +60,7 @@ class _Head(_Part):
 class Asked:
     """One inference request: an item a row, and the outputs that are wanted, each with whether it comes as bytes."""
 
-    items: Sequence[Item]
+    items: Sequence[Item] | Array
     outputs: list[tuple[OutputName, bool]]
     id: str | None
 
@@ -162,7 +162,7 @@ def _values(described: _Input, tail: bytes) -> list[Any] | bytes:
     return tail
 
 
-def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> Sequence[Item]:
+def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> Sequence[Item] | Array:
     """One item a row of a tensor that the model takes."""
     spec = manifest.input
     encoded, graph, datatype = ("image", "image", "UINT8") if spec.kind == "image" else ("text", "tokens", "INT64")
@@ -208,11 +208,11 @@ def _tensor(described: _Input, values: list[Any] | bytes) -> Array:
     return numbers.astype(dtype).reshape(shape)
 
 
-def _pictures(tensor: Array, spec: ImageInput) -> Sequence[Array]:
+def _pictures(tensor: Array, spec: ImageInput) -> Array:
     expected = [spec.height, spec.width, spec.channels]
     if list(tensor.shape[1:]) != expected:
         raise InvalidRequest(f"input 'image' has shape {list(tensor.shape)}; expected {['N', *expected]}")
-    return list(tensor)
+    return tensor
 
 
 def _texts(tensor: Array, spec: TextInput) -> Sequence[Array]:

@@ -2,20 +2,20 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.batching import Batcher, Observer, Outcome
+from service.batching import Batcher, Items, Observer, Outcome
 from service.errors import CallerGone, DeadlineExceeded, InferenceFailed, Overloaded
 
 Array = npt.NDArray[Any]
 
 
-def double(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+def double(batch: Items) -> npt.NDArray[np.float32]:
     """A model that can be told apart: a row of twice the item's first number."""
     return np.array([[item[0] * 2] for item in batch], np.float32)
 
@@ -23,14 +23,14 @@ def double(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
 class Gate:
     """A model that waits to be let through and remembers its batches."""
 
-    def __init__(self, run: Callable[[Sequence[Array]], npt.NDArray[np.float32]] = double) -> None:
+    def __init__(self, run: Callable[[Items], npt.NDArray[np.float32]] = double) -> None:
         self.sizes: list[int] = []
         self.lengths: list[list[int]] = []
         self.entered = threading.Semaphore(0)
         self.open = threading.Event()
         self._run = run
 
-    def __call__(self, batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+    def __call__(self, batch: Items) -> npt.NDArray[np.float32]:
         self.sizes.append(len(batch))
         self.lengths.append([len(item) for item in batch])
         self.entered.release()
@@ -116,7 +116,9 @@ def test_results_over_several_lanes_are_never_swapped() -> None:
     async def scenario() -> None:
         batcher = Batcher(double, max_batch=16, max_items=100_000, lanes=4)
         asked = [np.arange(start, start + 1 + start % 7) for start in range(0, 20_000, 10)]
-        answers = await asyncio.gather(*(batcher.submit(items(*mine), timeout_s=30) for mine in asked))
+        # Every other caller gives all items in one array.
+        given = [np.stack(items(*mine)) if turn % 2 else items(*mine) for turn, mine in enumerate(asked)]
+        answers = await asyncio.gather(*(batcher.submit(one, timeout_s=30) for one in given))
         for mine, answer in zip(asked, answers, strict=True):
             assert values(answer) == [2.0 * value for value in mine]
 
@@ -176,7 +178,7 @@ def test_items_that_company_would_not_help_run_at_once_where_nobody_waits() -> N
 def test_an_item_that_fails_alone_is_told_so() -> None:
     """What runs at once is halved like any batch: the bad item has its error, its neighbour its row."""
 
-    def run(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+    def run(batch: Items) -> npt.NDArray[np.float32]:
         if any(item[0] < 0 for item in batch):
             raise ValueError("negative")
         return double(batch)
@@ -189,7 +191,7 @@ def test_quick_batches_run_on_the_event_loop_together_with_all_that_was_read() -
     """Callers of one turn of the loop share a batch, in the loop's thread; slow ones go to another."""
     seen: list[tuple[int, bool]] = []
 
-    def run(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+    def run(batch: Items) -> npt.NDArray[np.float32]:
         seen.append((len(batch), threading.current_thread() is threading.main_thread()))
         return double(batch)
 
@@ -227,7 +229,7 @@ def test_a_caller_who_stopped_listening_is_not_run() -> None:
 def test_a_failing_item_stands_alone() -> None:
     """A batch that raises is halved until the bad item is found; its neighbours get their rows."""
 
-    def fragile(batch: Sequence[Array]) -> npt.NDArray[np.float32]:
+    def fragile(batch: Items) -> npt.NDArray[np.float32]:
         if any(item[0] == 13 for item in batch):
             raise ValueError("thirteen")
         return double(batch)

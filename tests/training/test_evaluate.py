@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from training.data import Split
 from training.evaluate import (
     Mistake,
+    chance_calibration_error,
     expected_calibration_error,
     fit_temperature,
     in_order,
@@ -45,6 +46,16 @@ def test_confidence_that_is_right_as_often_as_it_says_has_no_error() -> None:
 def test_full_confidence_belongs_to_the_last_bin() -> None:
     """A confidence of 1 that is wrong and one of 0.95 that is right share a bin: |1.95 - 1| over 2."""
     assert calibration_error([1.0, 0.95], [0, 1]) == pytest.approx(0.95 / 2)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(100, 0.03, 0.05), (10_000, 0.003, 0.005)])
+def test_chance_alone_makes_a_calibration_error(count: int, low: float, high: float) -> None:
+    """One bin of confidence 0.8: the mean gap is sqrt(2 / pi) * sqrt(0.8 * 0.2 / n), and a perfect model is within."""
+    confidence = np.full(count, 0.8, np.float32)
+    usual, highest = chance_calibration_error(confidence)
+    assert low < usual < high
+    assert usual == pytest.approx(math.sqrt(2 / math.pi * 0.16 / count), rel=0.1)
+    assert highest == pytest.approx(1.96 * math.sqrt(0.16 / count), rel=0.1)
 
 
 def test_metrics_are_those_worked_out_by_hand() -> None:
