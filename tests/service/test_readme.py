@@ -34,9 +34,13 @@ def alike(found: Any, printed: Any) -> bool:
 def test_the_printed_answers_are_real(server: Server) -> None:
     """Each `curl` call gives what stands under it, probabilities within what processors differ by."""
     example, photo = ((ROOT / "examples" / name).read_bytes() for name in ("seven.png", "cat.jpg"))
-    one, cat, two = printed_answers()
+    one, cat, review, two = printed_answers()
     assert alike(httpx.post(f"{server.url}/classify/digits", content=example).json(), one)
     assert alike(httpx.post(f"{server.url}/classify/cats-vs-dogs", content=photo).json(), cat)
+    text = re.search(r"curl --data-binary '(.*?)'", README)
+    assert text
+    answer = httpx.post(f"{server.url}/classify/reviews", content=text[1], headers={"Content-Type": "text/plain"})
+    assert alike(answer.json(), review)
     files = [("a", ("seven.png", example)), ("b", ("README.md", README.encode()))]
     answer = httpx.post(f"{server.url}/classify/digits?top=2", files=files).json()
     assert alike(answer, two)
