@@ -51,7 +51,7 @@ def let_go(error: BaseException) -> None:
     """Forget where an error came from, once it is answered.
 
     What was raised holds the frames it passed, they hold the request's body and, again, the error. Such a ring waits
-    for the garbage collector, which comes rarely (`service/app.py`); refused bodies would pile up until then.
+    for the garbage collector, which comes rarely (`service/worker.py`); refused bodies would pile up until then.
     """
     seen: BaseException | None = error
     while seen is not None:

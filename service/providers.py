@@ -1,17 +1,19 @@
 """ONNX Runtime's execution providers: which one a setting means on this machine, and the options it runs with.
 
-What was asked for and is not there is an error that says why; nothing falls back to the processor in silence.
+What was asked for and is not there is an error that says why; nothing falls back to the processor in silence. ONNX
+Runtime is imported where it is needed: the server, which asks for no more than `check`, seldom needs it.
 """
 
 import ctypes
 from pathlib import Path
-from typing import Literal
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING, Literal
 
 from service.errors import ModelRefused, ProviderError
 from service.graph import inspect
 from service.manifest import GRAPH, ImageInput, Manifest, Precision
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
@@ -35,8 +37,12 @@ def choose(provider: Provider) -> str:
     Raises:
         ProviderError: a GPU was asked for, or `auto` found its driver, and the build, driver or libraries are missing.
     """
+    if provider == "cpu" or (provider == "auto" and not _has_nvidia_driver()):
+        return CPU
+    import onnxruntime as ort  # noqa: PLC0415
+
     available = ort.get_available_providers()
-    if provider == "cpu" or (provider == "auto" and not (CUDA in available and _has_nvidia_driver())):
+    if provider == "auto" and CUDA not in available:
         return CPU
     name = TENSORRT if provider == "tensorrt" else CUDA
     why = f"{name} was asked for" if provider != "auto" else f"there is an NVIDIA driver, so {name} was chosen"
@@ -69,18 +75,20 @@ def check(provider: Provider, precision: Precision | Literal["auto"]) -> None:
 def open_graph(
     graph: Path,
     manifest: Manifest,
-    options: ort.SessionOptions,
+    options: "ort.SessionOptions",
     name: str,
     *,
     engine_cache: Path = ENGINE_CACHE,
     cuda_graphs: bool = False,
-) -> ort.InferenceSession:
+) -> "ort.InferenceSession":
     """Load a graph for the provider of that name.
 
     Raises:
         ProviderError: the provider does not start.
         ModelRefused: the graph asks for more than ours do, or ONNX Runtime cannot load it.
     """
+    import onnxruntime as ort  # noqa: PLC0415
+
     inspect(graph)
     gpu: list[tuple[str, dict[str, str]]] = []
     if name == TENSORRT:
@@ -148,6 +156,8 @@ def _has_nvidia_driver() -> bool:
 
 def missing(name: str) -> str:
     """Why a provider's library does not load, in the words of the system; empty where it does."""
+    import onnxruntime as ort  # noqa: PLC0415
+
     path = Path(ort.__file__).parent / "capi" / _LIBRARIES[name][0]
     ort.preload_dlls()  # those that came as wheels
     try:

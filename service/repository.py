@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,7 @@ from service.settings import Settings
 logger = logging.getLogger("bentoml.convoke")
 
 WITHDRAWN = "withdrawn.json"
+_LOADERS = min(os.cpu_count() or 1, 4)  # versions that are loaded at once when the service starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,8 @@ class Repository:
     _serving: dict[str, Version] = field(default_factory=dict)
     _tried: dict[Path, int] = field(default_factory=dict)
     """What a refused version's folder looked like: it is tried again once that has changed."""
+    _ahead: dict[Path, Future["Version"]] = field(default_factory=dict)
+    """Versions that are being loaded beside each other, when the service starts."""
     _scanned: bool = False
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -91,17 +95,29 @@ class Repository:
         """Not be ready any more; what is served is served until the end."""
         self._retired = True
 
-    def load(self) -> None:
-        """Load, verify and warm up what is to be served, for the first time. Blocks; run it off the event loop.
+    def load(self, when_ready: Callable[[], object] = lambda: None) -> None:
+        """Load, verify and warm up all versions, for the first time. Blocks; run it off the event loop.
+
+        Args:
+            when_ready: called once what is to be served is there, before the versions below it are loaded.
 
         Raises:
             ProviderError: the execution provider that was asked for cannot be had.
         """
         preprocess.warm_up()
-        self.scan()
+        folders = _folders(self.settings.models)
+        with self._lock, ThreadPoolExecutor(_LOADERS, thread_name_prefix="load") as pool:
+            self._ahead = {
+                path: pool.submit(open_version, path, self.settings) for path in map(_highest, folders) if path
+            }
+            for folder in folders:
+                self._scan(folder, most=1)
+            self._ahead = {}
         self._scanned = True
         if not self._serving:
             logger.error("%s holds no model that can be served", self.settings.models)
+        when_ready()
+        self.scan()
 
     def scan(self) -> None:
         """Look for versions that came, changed or were withdrawn since the last time. Blocks.
@@ -111,7 +127,7 @@ class Repository:
         """
         with self._lock:
             for folder in _folders(self.settings.models):
-                self._scan(folder)
+                self._scan(folder, self.settings.versions)
 
     def get(self, name: str, number: str | None = None) -> Version:
         """The version that is served under a name, or another one that is loaded.
@@ -194,15 +210,15 @@ class Repository:
             raise ModelRefused(reason)
         return self.get(name)
 
-    def _scan(self, folder: Path) -> None:
-        """Load the highest good versions of a model, then serve the highest of them."""
+    def _scan(self, folder: Path, most: int) -> None:
+        """Load the highest good versions of a model, so many at most, then serve the highest of them."""
         name = folder.name
         withdrawn, loaded = _read_withdrawn(folder), self._loaded.get(name, {})
         there = [path for path in _versions(folder) if int(path.name) not in withdrawn]
         refused = {path.name: self.refused.get(name, {}).get(path.name) for path in there}
         kept: dict[int, Version] = {}
         for path in reversed(there):
-            if len(kept) == self.settings.versions:
+            if len(kept) == most:
                 break
             version = loaded.get(int(path.name)) or self._try(path)
             if version is not None:
@@ -228,7 +244,7 @@ class Repository:
             return None
         name = path.parent.name
         try:
-            version = open_version(path, self.settings)
+            version = self._ahead[path].result() if path in self._ahead else open_version(path, self.settings)
         except ModelRefused as error:
             logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
                 "model %s version %s is refused: %s", name, path.name, error
@@ -284,6 +300,12 @@ def _folders(root: Path) -> list[Path]:
     except OSError as error:
         logger.warning("%s cannot be read: %s", root, error)
         return []
+
+
+def _highest(folder: Path) -> Path | None:
+    """The folder of the version of a model that is likely to be served."""
+    withdrawn = _read_withdrawn(folder)
+    return next((path for path in reversed(_versions(folder)) if int(path.name) not in withdrawn), None)
 
 
 def _versions(folder: Path) -> list[Path]:

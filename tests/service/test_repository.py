@@ -48,6 +48,19 @@ def test_the_highest_version_is_served(version: Path) -> None:
     assert shelf.get("digits").number == "10"
 
 
+def test_who_is_served_is_ready_before_the_versions_below(version: Path) -> None:
+    """The start waits for the highest good version of each model; the others come right after."""
+    for number in (2, 3):
+        add_version(version, number)
+    (version.parent / "3" / contract.GRAPH).write_bytes(b"garbage")
+    shelf = repository(version.parents[1])
+    seen: list[tuple[bool, list[str]]] = []
+    shelf.load(lambda: seen.append((shelf.ready, shelf.numbers("digits"))))
+    assert seen == [(True, ["2"])]
+    assert shelf.numbers("digits") == ["1", "2"]
+    assert list(shelf.refused["digits"]) == ["3"]
+
+
 def test_a_broken_version_leaves_the_one_below_it_in_service(version: Path) -> None:
     """The reason is kept; the highest version that passes its checks is served."""
     (add_version(version, 3) / contract.GRAPH).write_bytes(b"garbage")

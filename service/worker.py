@@ -1,0 +1,155 @@
+"""One worker: its parts put together, and its life from loading the models to the last answer.
+
+Apart from app.py since it takes half a second to import, which the server, that only starts workers, is spared.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service import access, asgi, fleet, log, tracing
+from service.draining import Draining
+from service.metrics import CONTENT_TYPE, Metrics
+from service.predictor import Predictor
+from service.repository import Repository
+from service.routes import classify, docs, models, native, oip
+from service.settings import Settings
+
+logger = logging.getLogger("bentoml.convoke")
+
+
+class Worker:
+    """Repository, queues and routes of one process; `asgi` is what answers."""
+
+    def __init__(self, settings: Settings, index: int) -> None:
+        """Put the parts together; nothing is loaded yet.
+
+        Args:
+            settings: the service's.
+            index: this worker's place among those of its server, from 1.
+        """
+        log.set_up(settings.log_format)
+        metrics = Metrics()
+        self._repository = Repository(settings, metrics)
+        self._predictor = Predictor(self._repository, settings, metrics)
+        self._fleet = _fleet(settings, metrics, self._repository, index)
+        self._poll_s = settings.poll_s
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._draining = Draining(settings.drain_s, self._repository.retire)
+        self._requests = log.RequestLog(settings.log_format, metrics.log_lines_lost.labels())
+        exporter = tracing.chosen_exporter()
+        self._tracer = tracing.Tracer(tracing.make_exporter(exporter)) if exporter else None
+        told = [self._requests.answered] if settings.access_log else []
+        if self._tracer:
+            told.append(self._tracer.answered)
+        routes = [
+            *classify.routes(self._predictor, settings),
+            *models.routes(self._repository),
+            *oip.routes(self._predictor, self._repository, settings, is_ready=self._fleet.all_ready),
+            *native.routes(self._predictor, settings),
+            *docs.routes(settings),
+            _metrics_route(self._fleet),
+        ]
+        self.asgi = access.cross_origin(asgi.Application(access.protect(routes, settings), metrics, told), settings)
+
+    async def start(self) -> None:
+        """Load the models beside the event loop: /livez and /readyz answer meanwhile; new ones are looked for after.
+
+        Who takes the place of a worker that died is seen by no caller before it is ready: the others answer meanwhile.
+        """
+        self._draining.watch()
+        loading = asyncio.create_task(self._load())
+        self._tasks = [loading]
+        if self._fleet.join():
+            await loading
+        self._tasks += [asyncio.create_task(self._look_for_versions(loading)), asyncio.create_task(self._publish())]
+
+    async def stop(self) -> None:
+        """Start no more batches; bring what is known of requests to where it belongs."""
+        for task in self._tasks:
+            task.cancel()
+        self._predictor.close()
+        self._fleet.publish()
+        self._requests.close()
+        if self._tracer:
+            await asyncio.to_thread(self._tracer.close)
+
+    def is_ready(self) -> bool:
+        """Whether every model is loaded, verified and warmed up, in every worker."""
+        return self._fleet.all_ready()
+
+    async def classify_texts(self, model: str, texts: list[str]) -> dict[str, Any]:
+        """The call of BentoML's clients."""
+        return await native.classify(self._predictor, model, texts)
+
+    async def classify_images(self, model: str, images: list[str]) -> dict[str, Any]:
+        """The call of BentoML's clients, pictures in base64."""
+        return await native.classify(self._predictor, model, [native.picture(image) for image in images])
+
+    async def _load(self) -> bool:
+        """Load the models, and say whether there is any sense in looking for new ones."""
+        try:
+            await asyncio.to_thread(self._repository.load, self._tell)
+        except Exception:
+            logger.exception("the models could not be loaded; the service stays alive, and is never ready")
+            return False
+        _spare_the_collector()
+        return True
+
+    def _tell(self) -> None:
+        """Say that this worker is ready, if it is: the others' /readyz waits for it. Blocks for a moment."""
+        self._fleet.publish()
+        if self._repository.ready:
+            logger.info("ready")
+
+    async def _look_for_versions(self, loading: asyncio.Task[bool]) -> None:
+        while await loading and self._poll_s:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await asyncio.to_thread(self._repository.scan)
+            except Exception:
+                logger.exception("looking for new versions failed; it is tried again")
+
+    async def _publish(self) -> None:
+        """Tell the other workers, once a second, what there is to tell."""
+        while self._fleet.folder is not None:
+            await asyncio.sleep(fleet.PUBLISH_S)
+            await asyncio.to_thread(self._fleet.publish)
+
+
+def _spare_the_collector() -> None:
+    """Keep Python's garbage collector from walking the whole worker again and again.
+
+    BentoML's modules are 120,000 objects, and its timeout leaves a timer behind for a minute after each request. Full
+    collections over both stopped the worker for up to 350 ms. What is loaded now stays for good; what requests leave
+    is freed by reference counts, and cycles by the collector's younger generations.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _fleet(settings: Settings, metrics: Metrics, repository: Repository, index: int) -> fleet.Fleet:
+    """This worker among those of its server."""
+    folder = os.environ.get(fleet.FOLDER)
+    return fleet.Fleet(
+        metrics,
+        lambda: repository.ready,
+        workers=settings.workers,
+        index=index,
+        folder=Path(folder) if folder else None,
+    )
+
+
+def _metrics_route(workers: fleet.Fleet) -> Route:
+    async def text(_request: Request) -> Response:
+        return Response(await asyncio.to_thread(workers.metrics_text), media_type=CONTENT_TYPE)
+
+    return Route("/metrics", text, methods=["GET"])
