@@ -9,9 +9,9 @@ from service.manifest import ImageInput, Manifest
 
 Batch = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
 
-MAX_BATCH_TOKENS = 1 << 15
-"""Token ids in one batch of several texts, padding included: what bounds the memory of a run. A single text may be
-longer."""
+MAX_BATCH_TOKENS = 1 << 11
+"""Token ids in one batch of several texts, padding included; a single text may be longer. Beyond, a text gets no
+cheaper, and dearer where what passes between layers no longer fits the cache. CONTRIBUTING has the measurements."""
 
 SLICE = 32
 """Pictures that a processor computes at once. It gets no faster beyond, and slower where what passes between layers no
