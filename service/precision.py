@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from service import providers
-from service.batches import SLICE
 from service.errors import ModelRefused
 from service.manifest import Manifest, Precision
 from service.session import Session, race
@@ -14,12 +13,14 @@ logger = logging.getLogger("bentoml.convoke")
 
 WORTH = 1.1
 """How many times faster a variant must be: what it gives is a little off, and a close race may end otherwise."""
+SEVERAL = 8
+"""Items of a batch in the race: enough to be like any larger one, and a start that waits for it is short."""
 
 
 def open_session(folder: Path, manifest: Manifest, settings: Settings) -> Session:
     """A session that replays the golden outputs of its precision, in the precision that the settings mean here.
 
-    `auto` takes the variant that is made for the provider if it is faster, alone and in a large batch. `int8` and
+    `auto` takes the variant that is made for the provider if it is faster, alone and in a batch of several. `int8` and
     `float16` take that variant of every model that has one; a model without it runs in float32.
 
     Raises:
@@ -43,7 +44,7 @@ def _faster(plain: Session, folder: Path, manifest: Manifest, settings: Settings
     except ModelRefused as error:
         logger.warning("model %s runs in float32, since %s is refused: %s", manifest.model, precision, error)
         return plain
-    sizes = (1, min(SLICE, manifest.max_batch))
+    sizes = (1, min(SEVERAL, manifest.max_batch))
     gains = [plain_s / variant_s for plain_s, variant_s in (race([plain, variant], size) for size in sizes)]
     told = ", ".join(f"{gain:.2f}x at batch {size}" for gain, size in zip(gains, sizes, strict=True))
     logger.info("model %s version %s: %s beside float32: %s", manifest.model, manifest.version, precision, told)

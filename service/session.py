@@ -28,7 +28,7 @@ COMPANY_S = 0.00002
 
 _TRIES = 5
 _FEW = 8  # items with which the gain of company is measured
-_ROUNDS, _RACE_S = (3, 25), 0.25  # of a race: the least and the most, and seconds after which it may end
+_ROUNDS, _RACE_S = (3, 25), 0.1  # of a race: the least and the most, and seconds after which it may end
 
 
 class Session:

@@ -66,7 +66,7 @@ def test_a_variant_is_served_where_it_is_faster(
     """It must win by a tenth both alone and in a large batch; the other one's graph is not touched."""
     sizes = let_win(monkeypatch, alone, together)
     assert opened(twice).precision == served
-    assert sizes == [1, 32]
+    assert sizes == [1, 8]
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
