@@ -13,11 +13,18 @@ MAX_BATCH_TOKENS = 1 << 11
 """Token ids in one batch of several texts, padding included; a single text may be longer. Beyond, a text gets no
 cheaper, and dearer where what passes between layers no longer fits the cache. CONTRIBUTING has the measurements."""
 
-SLICE = 32
-"""Pictures that a processor computes at once. It gets no faster beyond, and slower where what passes between layers no
-longer fits its cache; memory grows with it. CONTRIBUTING has the measurements."""
+_SLICE, _SLICE_VALUES = 32, 1 << 18
 
 SENTENCE = 32  # tokens
+
+
+def slice_size(spec: ImageInput) -> int:
+    """How many pictures a processor computes at once, fewer of large ones: 32 digits, 9 photos of 96 x 96.
+
+    More would be no faster, and slower where what passes between layers no longer fits the cache; memory grows with
+    them. CONTRIBUTING has the measurements.
+    """
+    return min(_SLICE, max(_SLICE_VALUES // (spec.height * spec.width * spec.channels), 1))
 
 
 def example(manifest: Manifest, size: int, tokens: int = SENTENCE) -> Batch:

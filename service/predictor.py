@@ -77,7 +77,7 @@ class Predictor:
     async def classify(
         self,
         model: str,
-        items: Sequence[Item],
+        items: list[Item],
         *,
         is_gone: Callable[[], bool] = lambda: False,
     ) -> Answer:
@@ -85,7 +85,8 @@ class Predictor:
 
         Args:
             model: the model's name.
-            items: one picture or text each; an error stays in its place.
+            items: one picture or text each; an error stays in its place. Emptied once they are decoded, so that what
+                waits for its turn holds no body.
             is_gone: whether the caller has gone away; asked where it had to wait.
 
         Raises:
@@ -96,7 +97,7 @@ class Predictor:
         return await self._predict(self._repository.get(model), items, is_gone)
 
     async def infer(
-        self, version: Version, items: Sequence[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
+        self, version: Version, items: list[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
     ) -> Probabilities:
         """Probabilities (classes,) of each item: encoded, or what the graph takes, (H, W, C) or (L).
 
@@ -113,14 +114,19 @@ class Predictor:
             rows.append(row)
         return Probabilities(rows, found.decode_s, found.queue_s, found.infer_s)
 
-    async def _predict(self, version: Version, items: Sequence[Item] | Array, is_gone: Callable[[], bool]) -> Answer:
+    async def _predict(self, version: Version, items: list[Item] | Array, is_gone: Callable[[], bool]) -> Answer:
         if len(items) > self._settings.max_items:
             raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
         timeout_s = self._settings.request_timeout_s
         began = time.perf_counter()
-        decoded: Items | Sequence[Array | ServiceError] = (
-            items if _are_decoded(items) else await self._decode(version, list(items), timeout_s, is_gone)
-        )
+        count = len(items)
+        decoded: Items | Sequence[Array | ServiceError]
+        if _are_decoded(items):
+            decoded = items
+        else:
+            assert isinstance(items, list)
+            decoded = await self._decode(version, items, timeout_s, is_gone)
+            items.clear()
         readable = decoded if isinstance(decoded, np.ndarray) else [item for item in decoded if _is_array(item)]
         decode_s = time.perf_counter() - began
         if len(readable) == 0:
@@ -128,7 +134,7 @@ class Predictor:
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         left_s = max(timeout_s - decode_s, 0.0)
         outcome = await self._batcher(version).submit(readable, timeout_s=left_s, is_gone=is_gone)
-        if len(readable) == len(items):
+        if len(readable) == count:
             return self._count(Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s))
         remaining = iter(outcome.rows)
         rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
@@ -223,7 +229,7 @@ class Predictor:
         return found
 
 
-def _are_decoded(items: Sequence[Item] | Array) -> TypeGuard[Items]:
+def _are_decoded(items: list[Item] | Array) -> TypeGuard[Items]:
     return isinstance(items, np.ndarray) or all(map(_is_array, items))
 
 

@@ -75,8 +75,9 @@ class Session:
         """How many runs at once make use of the whole machine; a GPU is given one, and that in large batches."""
         self.manifest = manifest
         self._input = _check_ends(self._session, graph, manifest)
-        sliced = name == providers.CPU and isinstance(manifest.input, ImageInput)
-        self._most = min(batches.SLICE, manifest.max_batch) if sliced else manifest.max_batch
+        self._most = manifest.max_batch
+        if name == providers.CPU and isinstance(manifest.input, ImageInput):
+            self._most = min(batches.slice_size(manifest.input), manifest.max_batch)
         self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
         self._quick = 0

@@ -24,7 +24,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         items = await body.read_items(request, predictor.kind(model), settings)
         read_s = time.perf_counter() - began
         answer = await predictor.classify(model, items, is_gone=body.gone(request))
-        request.scope["convoke.served"] = (answer.version.name, answer.version.number, len(items))
+        request.scope["convoke.served"] = (answer.version.name, answer.version.number, len(answer.rows))
         _raise_if_alone(answer)
         read_s += answer.decode_s
         request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}

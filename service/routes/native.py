@@ -30,7 +30,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def texts(request: Request) -> Response:
         model, items = await _asked(request, "texts", settings)
-        return _rendered(request, await predictor.classify(model, items, is_gone=body.gone(request)))
+        return _rendered(request, await predictor.classify(model, [*items], is_gone=body.gone(request)))
 
     async def images(request: Request) -> Response:
         model, items = await _asked(request, "images", settings)
@@ -72,7 +72,7 @@ async def classify(predictor: Predictor, model: str, items: Sequence[Item]) -> d
         BentoMLException: the request failed; with the status that the other front ends answer.
     """
     try:
-        content: dict[str, Any] = json.loads(render(await predictor.classify(model, items)))
+        content: dict[str, Any] = json.loads(render(await predictor.classify(model, [*items])))
     except ServiceError as error:
         status = HTTPStatus.BAD_REQUEST if isinstance(error, CallerGone) else HTTPStatus(error.status)
         raise BentoMLException(f"{error.code}: {error}", error_code=status) from error

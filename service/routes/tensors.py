@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidRequest, TooLarge, Unreadable
 from service.manifest import ImageInput, Manifest, TextInput
+from service.predictor import Item
 from service.routes import limited
 from service.settings import Settings
 
 Array = npt.NDArray[Any]
-Item = Array | bytes | str
 
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 OutputName = Literal["probabilities", "label"]
@@ -60,7 +60,7 @@ class _Head(_Part):
 class Asked:
     """One inference request: an item a row, and the outputs that are wanted, each with whether it comes as bytes."""
 
-    items: Sequence[Item] | Array
+    items: list[Item] | Array
     outputs: list[tuple[OutputName, bool]]
     id: str | None
 
@@ -162,7 +162,7 @@ def _values(described: _Input, tail: bytes) -> list[Any] | bytes:
     return tail
 
 
-def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> Sequence[Item] | Array:
+def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> list[Item] | Array:
     """One item a row of a tensor that the model takes."""
     spec = manifest.input
     encoded, graph, datatype = ("image", "image", "UINT8") if spec.kind == "image" else ("text", "tokens", "INT64")
@@ -173,7 +173,7 @@ def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> 
             found = _packed(values) if isinstance(values, bytes) else _strings(values, spec.kind)
             if len(found) != described.shape[0]:
                 raise InvalidRequest(f"input {name!r} has shape {described.shape}, but {len(found)} values")
-            return [_utf8(value) for value in found] if spec.kind == "text" else found
+            return [_utf8(value) for value in found] if spec.kind == "text" else [*found]
         case name, kind if (name, kind) == (graph, datatype):
             tensor = _tensor(described, values)
             return _pictures(tensor, spec) if isinstance(spec, ImageInput) else _texts(tensor, spec)
@@ -215,7 +215,7 @@ def _pictures(tensor: Array, spec: ImageInput) -> Array:
     return tensor
 
 
-def _texts(tensor: Array, spec: TextInput) -> Sequence[Array]:
+def _texts(tensor: Array, spec: TextInput) -> list[Item]:
     """Rows (L) of token ids without the padding behind their ends."""
     if tensor.ndim != 2 or not 1 <= tensor.shape[1] <= spec.length:  # noqa: PLR2004 -- (N, L)
         raise InvalidRequest(

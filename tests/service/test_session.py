@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from service import batches
 from service import manifest as contract
 from service import session as session_module
 from service.batches import MAX_BATCH_TOKENS, Batch
@@ -50,6 +51,13 @@ def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: p
     rows = session.run(pictures)
     assert sizes == [32, 32, 6]
     assert np.abs(rows - np.concatenate([session.run(pictures[:30]), session.run(pictures[30:])])).max() < 1e-5
+
+
+@pytest.mark.parametrize(("side", "channels", "pictures"), [(28, 1, 32), (96, 3, 9), (227, 3, 1), (1000, 3, 1)])
+def test_a_slice_holds_fewer_of_large_pictures(side: int, channels: int, pictures: int) -> None:
+    """Some 260,000 values at once, one picture at least."""
+    spec = contract.ImageInput(height=side, width=side, mode="L" if channels == 1 else "RGB", framing="squash")
+    assert batches.slice_size(spec) == pictures
 
 
 def test_golden_inputs_are_replayed(version: Path) -> None:

@@ -16,7 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import predictor, preprocess
+from service.metrics import Metrics
+from service.repository import Repository
 from service.session import Session
+from service.settings import Settings
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like
 from tests.service.conftest import ROOT, Call, application, client, code
@@ -263,6 +266,17 @@ def test_a_large_text_is_tokenized_off_the_event_loop(
     monkeypatch.setattr(predictor, "text_to_tokens", spy)
     assert client(models=models)("POST", "/classify/reviews", content=text).status_code == 200
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
+
+
+def test_what_waits_holds_no_body(models: Path) -> None:
+    """Once its items are decoded, a request lets go of what they were decoded from."""
+    chosen, metrics = Settings(models=models, provider="cpu"), Metrics()
+    repository = Repository(chosen, metrics)
+    repository.load()
+    items: list[predictor.Item] = ["good " * 500, "bad"]
+    answer = asyncio.run(predictor.Predictor(repository, chosen, metrics).classify("reviews", items))
+    assert len(answer.rows) == 2
+    assert items == []
 
 
 def test_callers_of_both_kinds_get_their_own_answers(models: Path) -> None:
