@@ -37,13 +37,15 @@ OPERATORS = frozenset(_WORDS.split())
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_WEIGHT, _GRAPH_SPARSE = 1, 5, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_NODE_INPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = {5, 10}, {6, 11}, {22, 23}
+_ATTRIBUTE_INTS = {3, 8}
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_INT64 = 1, 2, 8, 9, 7
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DOMAINS = {b"", b"ai.onnx"}
+_ARITHMETIC = {b"Mul", b"Mod"}  # of hashes, whose factors are large
 _INT64, _INT64_BYTES, _SIGN = 7, 8, 1 << 63
 _MAX_RANK = 6  # of a tensor of whole numbers that is taken for a shape
 _MAX_DIMS = 16
@@ -97,6 +99,8 @@ def _model(content: memoryview) -> Iterator[str]:
 
 def _graph(content: memoryview, file_bytes: int) -> Iterator[str]:
     nodes = 0
+    large: set[bytes] = set()
+    sizing: set[bytes] = set()
     for number, value in _fields(content):
         if not isinstance(value, memoryview):
             continue
@@ -105,10 +109,20 @@ def _graph(content: memoryview, file_bytes: int) -> Iterator[str]:
             if nodes > MAX_NODES:
                 yield f"has more than {MAX_NODES} nodes"
             yield from _node(value, file_bytes)
+            sizing |= _may_size(value)
         elif number == _GRAPH_WEIGHT:
-            yield from _tensor(value, file_bytes)
+            yield from _tensor(value, file_bytes, large)
         elif number == _GRAPH_SPARSE:
             yield "holds sparse weights; only dense ones are read"
+    for name in large & sizing:
+        yield _too_large(name)
+
+
+def _may_size(content: memoryview) -> set[bytes]:
+    """The inputs of a node that could make a tensor as large as a number says; plain arithmetic does not."""
+    if _last(content, _NODE_OPERATOR) in _ARITHMETIC:
+        return set()
+    return {bytes(value) for number, value in _fields(content) if number == _NODE_INPUT and not isinstance(value, int)}
 
 
 def _node(content: memoryview, file_bytes: int) -> Iterator[str]:
@@ -119,6 +133,8 @@ def _node(content: memoryview, file_bytes: int) -> Iterator[str]:
     for number, value in _fields(content):
         if number != _NODE_ATTRIBUTE or not isinstance(value, memoryview):
             continue
+        if operator == b"Constant" and _made(_whole_numbers(value)):
+            yield _too_large(b"")
         for inner, part in _fields(value):
             if not isinstance(part, memoryview):
                 continue
@@ -128,8 +144,20 @@ def _node(content: memoryview, file_bytes: int) -> Iterator[str]:
                 yield f"has a node with the operator {_shown(operator)} and a graph or a sparse tensor inside"
 
 
-def _tensor(content: memoryview, file_bytes: int) -> Iterator[str]:
-    """Weights: inside of the file, no more values than it has bytes, and no shape beyond all measure."""
+def _whole_numbers(attribute: memoryview) -> list[int]:
+    """The first whole numbers that an attribute holds by itself."""
+    found: list[int] = []
+    for number, value in _fields(attribute):
+        if number in _ATTRIBUTE_INTS and len(found) <= _MAX_RANK:
+            found += _numbers(value, _MAX_RANK + 1)
+    return found
+
+
+def _tensor(content: memoryview, file_bytes: int, large: set[bytes] | None = None) -> Iterator[str]:
+    """Weights: inside of the file, no more values than it has bytes, and no shape beyond all measure.
+
+    A large number that stands alone is put into `large`, where that is given, and is no fault by itself.
+    """
     dims: list[int] = []
     ints: list[int] = []
     raw, kind, name = b"", 0, b""
@@ -143,14 +171,24 @@ def _tensor(content: memoryview, file_bytes: int) -> Iterator[str]:
         elif number == _TENSOR_TYPE and isinstance(value, int):
             kind = value
         elif isinstance(value, memoryview) and number == _TENSOR_NAME:
-            name = bytes(value[:60])
+            name = bytes(value)
         elif isinstance(value, memoryview) and number == _TENSOR_RAW and len(value) <= _INT64_BYTES * _MAX_RANK:
             raw = bytes(value)
     if len(dims) > _MAX_DIMS or prod(dims) > file_bytes:
         yield f"declares weights {_shown(name)} of shape {dims[:8]}, more values than the file has bytes"
-    is_shape = kind == _INT64 and dims  # a number alone is none
-    if is_shape and _made(ints or [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]):
-        yield f"asks by the constant {_shown(name)} for a tensor of more than {MAX_MADE} values"
+    if kind == _INT64 and _made(ints or [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]):
+        yield from _note_large(name, None if dims else large)
+
+
+def _note_large(name: bytes, large: set[bytes] | None) -> Iterator[str]:
+    if large is None:
+        yield _too_large(name)
+    else:
+        large.add(name)
+
+
+def _too_large(name: bytes) -> str:
+    return f"asks by the constant {_shown(name)} for a tensor of more than {MAX_MADE} values"
 
 
 def _made(sizes: list[int]) -> bool:

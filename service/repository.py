@@ -20,7 +20,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from service import manifest as contract
-from service import precision, preprocess
+from service import precision, preprocess, providers
 from service.errors import ModelNotFound, ModelRefused, NotReady, ReadOnly
 from service.manifest import Manifest, TextInput
 from service.metrics import Metrics
@@ -30,7 +30,6 @@ from service.settings import Settings
 logger = logging.getLogger("bentoml.convoke")
 
 WITHDRAWN = "withdrawn.json"
-_LOADERS = min(os.cpu_count() or 1, 4)  # versions that are loaded at once when the service starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +77,11 @@ class Repository:
     _serving: dict[str, Version] = field(default_factory=dict)
     _tried: dict[Path, int] = field(default_factory=dict)
     """What a refused version's folder looked like: it is tried again once that has changed."""
-    _ahead: dict[Path, Future["Version"]] = field(default_factory=dict)
-    """Versions that are being loaded beside each other, when the service starts."""
+    _ahead: dict[Path, tuple[int, Future["Version"]]] = field(default_factory=dict)
+    """Versions that are being loaded beside each other, when the service starts, and how each looked before."""
     _scanned: bool = False
+    _complete: bool = False
+    """Whether the versions below those that are served are loaded, too."""
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -106,18 +107,21 @@ class Repository:
         """
         preprocess.warm_up()
         folders = _folders(self.settings.models)
-        with self._lock, ThreadPoolExecutor(_LOADERS, thread_name_prefix="load") as pool:
-            self._ahead = {
-                path: pool.submit(open_version, path, self.settings) for path in map(_highest, folders) if path
-            }
-            for folder in folders:
-                self._scan(folder, most=1)
-            self._ahead = {}
+        highest = [path for path in map(_highest, folders) if path]
+        with self._lock, ThreadPoolExecutor(_loaders(self.settings), thread_name_prefix="load") as pool:
+            for path in highest:
+                self._ahead[path] = _looks(path), pool.submit(open_version, path, self.settings)
+            try:
+                for folder in folders:
+                    self._scan(folder, most=1)
+            finally:
+                self._ahead = {}
         self._scanned = True
         if not self._serving:
             logger.error("%s holds no model that can be served", self.settings.models)
         when_ready()
         self.scan()
+        self._complete = True
 
     def scan(self) -> None:
         """Look for versions that came, changed or were withdrawn since the last time. Blocks.
@@ -145,6 +149,8 @@ class Repository:
             other = next((one for one in self._loaded.get(name, {}).values() if one.number == number), None)
             if other is not None:
                 return other
+            if version is not None and not self._complete:
+                raise NotReady(f"other versions of model {name!r} than {version.number} are still being loaded")
             if version is not None:
                 loaded = ", ".join(self.numbers(name))
                 raise ModelNotFound(
@@ -239,12 +245,12 @@ class Repository:
 
     def _try(self, path: Path) -> Version | None:
         """Load a version, unless it failed before and nothing about it has changed since."""
-        looks = _looks(path)
+        looks, ahead = self._ahead.get(path) or (_looks(path), None)
         if self._tried.get(path) == looks:
             return None
         name = path.parent.name
         try:
-            version = self._ahead[path].result() if path in self._ahead else open_version(path, self.settings)
+            version = ahead.result() if ahead else open_version(path, self.settings)
         except ModelRefused as error:
             logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
                 "model %s version %s is refused: %s", name, path.name, error
@@ -300,6 +306,11 @@ def _folders(root: Path) -> list[Path]:
     except OSError as error:
         logger.warning("%s cannot be read: %s", root, error)
         return []
+
+
+def _loaders(settings: Settings) -> int:
+    """How many versions are loaded at once: on a GPU one, which others' loading would disturb while it is captured."""
+    return min(os.cpu_count() or 1, 4) if providers.choose(settings.provider) == providers.CPU else 1
 
 
 def _highest(folder: Path) -> Path | None:

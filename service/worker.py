@@ -98,8 +98,10 @@ class Worker:
         try:
             await asyncio.to_thread(self._repository.load, self._tell)
         except Exception:
-            logger.exception("the models could not be loaded; the service stays alive, and is never ready")
-            return False
+            if not self._repository.ready:
+                logger.exception("the models could not be loaded; the service stays alive, and is never ready")
+                return False
+            logger.exception("not every version could be loaded; it is tried again")
         _spare_the_collector()
         return True
 

@@ -61,6 +61,9 @@ def quantise(folder: Path, precision: Bits, *, force: bool = False) -> Path:
     old = _read(folder)
     if old.variant(precision) is not None:
         raise PublishError(f"{folder}: holds a variant in {precision} already")
+    layers: Any = old.recipe.get("layers", [])
+    if precision == "float16" and any("ngrams" in layer for layer in layers):
+        raise PublishError(f"{folder}: float16 cannot hold the fingerprints of its table of runs of words (ngrams)")
     with building(folder.resolve().parent) as partial:
         for name in old.files:
             shutil.copyfile(folder / name, partial / name)

@@ -83,6 +83,7 @@ def _check_end(recipe: Recipe, steps: list[LayerShape]) -> None:
     for number, layer in enumerate(recipe.layers[:-1], start=1):
         if isinstance(layer, NGrams):
             raise RecipeError(f"{recipe.name}: layers[{number}]: ngrams can only be the last layer, after the logits")
+    _check_runs(recipe)
     last = next(layer for layer in reversed(recipe.layers) if not isinstance(layer, NGrams))
     if not isinstance(last, Dense) or last.batch_norm or (last.activation or recipe.activation) not in _PLAIN:
         raise RecipeError(
@@ -96,6 +97,25 @@ def _check_end(recipe: Recipe, steps: list[LayerShape]) -> None:
             raise RecipeError(f"{recipe.name}: layers[{number}]: softmax is for the last layer: it stands in the loss")
     if recipe.batch_size == 1 and any(isinstance(layer, Dense) and layer.batch_norm for layer in recipe.layers):
         raise RecipeError(f"{recipe.name}: batch_size: batch norm on a dense layer needs at least 2 examples a batch")
+
+
+def _check_runs(recipe: Recipe) -> None:
+    """Refuse a table of runs of words that cannot be learnt.
+
+    Raises:
+        RecipeError: what is in its way.
+    """
+    end = recipe.layers[-1]
+    if not isinstance(end, NGrams) or not isinstance(recipe.input, Text):
+        return
+    if recipe.initialise.name == "pretrained":
+        raise RecipeError(f"{recipe.name}: initialise: pretrained weights have no table of ngrams")
+    runs = end.ngrams * recipe.input.vocabulary**end.ngrams
+    if runs >= 1 << 63:
+        raise RecipeError(
+            f"{recipe.name}: input.vocabulary: {recipe.input.vocabulary:,} words make {runs:.0e} runs of up to "
+            f"{end.ngrams}, more than an int64 can number: set vocabulary or ngrams lower"
+        )
 
 
 def _begin(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:

@@ -30,11 +30,12 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def texts(request: Request) -> Response:
         model, items = await _asked(request, "texts", settings)
-        return _rendered(request, await predictor.classify(model, [*items], is_gone=body.gone(request)))
+        return _rendered(request, await predictor.classify(model, items, is_gone=body.gone(request)))
 
     async def images(request: Request) -> Response:
         model, items = await _asked(request, "images", settings)
-        pictures = await run_in_threadpool(lambda: [picture(item) for item in items])
+        pictures = await run_in_threadpool(lambda: [picture(str(item)) for item in items])
+        items.clear()  # what waits for its turn holds no body
         return _rendered(request, await predictor.classify(model, pictures, is_gone=body.gone(request)))
 
     return [Route("/classify_texts", texts, methods=["POST"]), Route("/classify_images", images, methods=["POST"])]
@@ -45,7 +46,7 @@ def _rendered(request: Request, answer: Answer) -> Response:
     return Response(render(answer), media_type="application/json")
 
 
-async def _asked(request: Request, key: str, settings: Settings) -> tuple[str, list[str]]:
+async def _asked(request: Request, key: str, settings: Settings) -> tuple[str, list[Item]]:
     """The arguments of a call: the model's name, and the items.
 
     Raises:

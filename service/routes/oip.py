@@ -68,8 +68,8 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
     async def infer(request: Request) -> Response:
         began = time.perf_counter()
         version = _version(repository, request)
-        content = await body.read(request, settings)
-        asked = tensors.parse(content, request.headers.get(_HEADER_LENGTH), version.manifest, settings)
+        length = request.headers.get(_HEADER_LENGTH)
+        asked = tensors.parse(await body.read(request, settings), length, version.manifest, settings)
         read_s = time.perf_counter() - began
         request.scope["convoke.served"] = (version.name, version.number, len(asked.items))
         found = await predictor.infer(version, asked.items, is_gone=body.gone(request))

@@ -43,9 +43,14 @@ class Outcome:
 
 def workers(server: Server) -> list[psutil.Process]:
     """The processes that answer, the oldest first."""
-    children = psutil.Process(server.pid).children(recursive=True)
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "_bentoml_impl.worker" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(server.pid).children(recursive=True) if _is_worker(child)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "_bentoml_impl.worker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ends just now, or has ended and was not waited for
+        return False
 
 
 async def kill_a_worker(server: Server, ask: Ask) -> Outcome:
@@ -56,7 +61,8 @@ async def kill_a_worker(server: Server, ask: Ask) -> Outcome:
     async def kill() -> None:
         nonlocal held
         await asyncio.sleep(1)  # so that the load is there
-        held = _connections(before[0])
+        os.kill(before[0].pid, signal.SIGSTOP)  # so that it takes no more than are counted
+        held = connections(before[0])
         os.kill(before[0].pid, signal.SIGKILL)
         async with httpx.AsyncClient(base_url=server.url) as caller:
             await _until(lambda: _are_replaced(server, before))
@@ -121,5 +127,6 @@ async def _are_replaced(server: Server, before: list[psutil.Process]) -> bool:
     return len(now) == len(before) and before[0].pid not in now
 
 
-def _connections(worker: psutil.Process) -> int:
+def connections(worker: psutil.Process) -> int:
+    """How many callers a worker has taken on."""
     return sum(one.status == psutil.CONN_ESTABLISHED for one in worker.net_connections("tcp"))

@@ -68,6 +68,23 @@ def made_inside(*sizes: int) -> onnx.ModelProto:
     return model([constant, helper.make_node("Expand", ["image", "shape"], ["w"]), ADD], [])
 
 
+def counting(*, inside: bool = False) -> onnx.ModelProto:
+    """A model that asks for it by a number that stands alone, which may be an attribute."""
+    end = helper.make_tensor("end" * 30, TensorProto.INT64, [], [1 << 28])
+    few = [helper.make_tensor(name, TensorProto.INT64, [], [size]) for name, size in (("start", 0), ("step", 1))]
+    nodes = [helper.make_node("Range", ["start", "end" * 30, "step"], ["w"]), ADD]
+    if not inside:
+        return model(nodes, [end, *few])
+    return model([helper.make_node("Constant", [], ["end" * 30], value_int=1 << 28), *nodes], few)
+
+
+def hashing() -> onnx.ModelProto:
+    """A model with large numbers in its arithmetic, as hashes have."""
+    prime = helper.make_tensor("w", TensorProto.INT64, [], [(1 << 31) - 1])
+    nodes = [helper.make_node("Mul", ["image", "w"], ["x"]), helper.make_node("Mod", ["x", "w"], ["probabilities"])]
+    return model(nodes, [prime])
+
+
 def looping() -> onnx.ModelProto:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("image", "probabilities")]
     body = helper.make_graph([], "body", [], ends[1:])
@@ -120,6 +137,19 @@ HARMFUL: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a constant of gigabytes": (lambda: made_of(400_000_000), "a tensor of more than"),
     "a constant of many axes": (lambda: made_of(70_000, 70_000), "a tensor of more than"),
     "an expansion": (lambda: made_inside(100_000, 1, 100_000), "a tensor of more than"),
+    "a range": (counting, "a tensor of more than"),
+    "a range by an attribute": (lambda: counting(inside=True), "a tensor of more than"),
+    "a shape by attributes": (
+        lambda: model(
+            [
+                helper.make_node("Constant", [], ["shape"], value_ints=[1 << 20, 1 << 20]),
+                helper.make_node("ConstantOfShape", ["shape"], ["w"]),
+                ADD,
+            ],
+            [],
+        ),
+        "a tensor of more than",
+    ),
     "too many nodes": (lambda: model([ADD] * (graph.MAX_NODES + 1), [WEIGHT]), "nodes"),
 }
 
@@ -148,18 +178,20 @@ def test_a_harmful_version_is_refused_and_takes_nothing(version: Path, name: str
     assert not opened or len(list(Path("/proc/self/fd").iterdir())) <= opened
 
 
-@pytest.mark.parametrize("name", ["digits", "cats-vs-dogs"])
+@pytest.mark.parametrize("name", ["digits", "cats-vs-dogs", "reviews"])
 def test_published_graphs_pass(name: str) -> None:
     """What training publishes is not refused, nor are usual shapes, or 'up to the end'."""
     graph.inspect(ROOT / "models" / name / "1" / contract.GRAPH)
 
 
 def test_usual_constants_pass(tmp_path: Path) -> None:
-    """Shapes of pictures, an axis left open, and the largest number, which slices have for an end."""
+    """Shapes of pictures, an axis left open, the largest number, which slices have for an end, a hash's factors."""
     path = tmp_path / "model.onnx"
     for sizes in ((256, 3, 224, 224), (-1, 800), ((1 << 63) - 1,), (1,) * 6, tuple(range(1, 2000))):
         path.write_bytes(made_of(*sizes).SerializeToString())
         graph.inspect(path)
+    path.write_bytes(hashing().SerializeToString())
+    graph.inspect(path)
 
 
 def test_damaged_graphs_give_a_refusal_or_pass(tmp_path: Path) -> None:

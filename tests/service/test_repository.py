@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from service import manifest as contract
-from service.errors import ModelNotFound, NotReady
+from service import repository as module
+from service.errors import ModelNotFound, NotReady, ProviderError
 from service.metrics import Metrics
-from service.repository import Repository
+from service.repository import Repository, Version
 from service.settings import Settings
 from tests import reviews
 
@@ -59,6 +60,61 @@ def test_who_is_served_is_ready_before_the_versions_below(version: Path) -> None
     assert seen == [(True, ["2"])]
     assert shelf.numbers("digits") == ["1", "2"]
     assert list(shelf.refused["digits"]) == ["3"]
+
+
+def test_a_version_below_that_is_still_loading_is_not_ready(version: Path) -> None:
+    """Who asks for it meanwhile is told to come back, not that it does not exist."""
+    add_version(version, 2)
+    shelf = repository(version.parents[1])
+
+    def ask() -> None:
+        with pytest.raises(NotReady, match="other versions of model 'digits' than 2 are still being loaded"):
+            shelf.get("digits", "1")
+
+    shelf.load(ask)
+    assert shelf.get("digits", "1").number == "1"
+    with pytest.raises(ModelNotFound, match="loaded are: 1, 2"):
+        shelf.get("digits", "3")
+
+
+def test_a_version_that_becomes_whole_while_it_is_loaded_is_tried_again(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file is refused; once it is whole the next look finds it, whenever its last byte came."""
+    graph = version / contract.GRAPH
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:1000])
+    opened = module.open_version
+
+    def slow(folder: Path, settings: Settings) -> Version:
+        try:
+            return opened(folder, settings)
+        finally:
+            graph.write_bytes(whole)
+
+    monkeypatch.setattr(module, "open_version", slow)
+    shelf = repository(version.parents[1])
+    shelf.load()
+    assert shelf.ready
+    assert shelf.get("digits").number == "1"
+
+
+def test_a_failure_of_the_machine_is_not_remembered(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that is busy for a moment does not fail what is loaded later."""
+    opened, calls = module.open_version, []
+
+    def busy_at_first(folder: Path, settings: Settings) -> Version:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise ProviderError("busy")
+        return opened(folder, settings)
+
+    monkeypatch.setattr(module, "open_version", busy_at_first)
+    shelf = repository(version.parents[1])
+    with pytest.raises(ProviderError):
+        shelf.load()
+    shelf.scan()
+    assert shelf.get("digits").number == "1"
 
 
 def test_a_broken_version_leaves_the_one_below_it_in_service(version: Path) -> None:

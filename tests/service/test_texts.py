@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import predictor, preprocess
+from service.batching import Batcher
 from service.metrics import Metrics
 from service.repository import Repository
 from service.session import Session
@@ -268,15 +269,23 @@ def test_a_large_text_is_tokenized_off_the_event_loop(
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
 
 
-def test_what_waits_holds_no_body(models: Path) -> None:
-    """Once its items are decoded, a request lets go of what they were decoded from."""
+def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its items come into the queue, a request has let go of what they were decoded from."""
     chosen, metrics = Settings(models=models, provider="cpu"), Metrics()
     repository = Repository(chosen, metrics)
     repository.load()
     items: list[predictor.Item] = ["good " * 500, "bad"]
+    left: list[int] = []
+    submit = Batcher.submit
+
+    def spy(self: Batcher, *words: Any, **named: Any) -> Any:
+        left.append(len(items))
+        return submit(self, *words, **named)
+
+    monkeypatch.setattr(Batcher, "submit", spy)
     answer = asyncio.run(predictor.Predictor(repository, chosen, metrics).classify("reviews", items))
     assert len(answer.rows) == 2
-    assert items == []
+    assert left == [0]
 
 
 def test_callers_of_both_kinds_get_their_own_answers(models: Path) -> None:

@@ -248,3 +248,19 @@ def test_it_stands_behind_two_logits_only(
     recipe = recipe_with(**{**TEXT, "layers": stack, "labels": ["a", "b", "c"][:labels]})
     with pytest.raises(RecipeError, match=message):
         trace(recipe)
+
+
+def test_runs_that_no_number_tells_apart_are_refused(recipe_with: Callable[..., Recipe]) -> None:
+    """Three words of two million are more runs than an int64 can number; two are not."""
+    words = {"kind": "text", "length": 12, "vocabulary": 2_000_000}
+    with pytest.raises(RecipeError, match=r"input.vocabulary: 2,000,000 words make 2e\+19 runs of up to 3"):
+        trace(recipe_with(**{**TEXT, "input": words}))
+    *layers, runs = TEXT["layers"]
+    trace(recipe_with(**{**TEXT, "input": words, "layers": [*layers, {**runs, "ngrams": 2}]}))
+
+
+def test_a_table_is_not_pretrained(recipe_with: Callable[..., Recipe]) -> None:
+    """Weights from elsewhere know nothing of it."""
+    weights = {"name": "pretrained", "url": "http://127.0.0.1/weights.pth", "sha256": "0" * 64}
+    with pytest.raises(RecipeError, match="pretrained weights have no table of ngrams"):
+        trace(recipe_with(**TEXT, initialise=weights))

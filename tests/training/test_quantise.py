@@ -134,6 +134,12 @@ def test_what_cannot_be_used_is_refused(home: Path) -> None:
     assert names(home) == {"1", "2"}
 
 
+def test_a_table_of_runs_is_not_put_into_float16() -> None:
+    """Its fingerprints need 24 bits: refused before anything is made."""
+    with pytest.raises(PublishError, match="float16 cannot hold the fingerprints"):
+        quantise(DIGITS.parents[1] / "reviews/1", "float16")
+
+
 @pytest.mark.parametrize("where", ["write_int8", "pass_gate", "race", "place"])
 def test_a_quantisation_that_fails_leaves_nothing(home: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk at any step: the version before is whole, no number is taken and no rest stays."""
