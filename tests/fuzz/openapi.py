@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from service import keys
 from service import manifest as contract
 from tests.fuzz.hooks import SPARE
 from tests.service.conftest import ROOT, Server
@@ -29,7 +30,13 @@ def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
         seed: where chance starts.
     """
     models = _models(folder / "models")
-    environment = {"CONVOKE_MODELS": str(models), "CONVOKE_MANAGEMENT": "true", "CONVOKE_POLL_S": "0.2"}
+    key = keys.add(folder / "keys", "all", "manage")
+    environment = {
+        "CONVOKE_MODELS": str(models),
+        "CONVOKE_API_KEYS_FILE": str(folder / "keys"),
+        "CONVOKE_PUBLIC": "predict,metrics",
+        "CONVOKE_POLL_S": "0.2",
+    }
     server = Server([sys.executable, "-m", "service"], ROOT, folder / "log", environment)
     try:
         server.wait_until_ready()
@@ -37,7 +44,7 @@ def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
             [
                 *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
                 *("--config-file", str(CONFIG), "run", f"{server.url}/openapi.json"),
-                *("--max-examples", str(examples), "--seed", str(seed)),
+                *("--header", f"X-API-Key: {key}", "--max-examples", str(examples), "--seed", str(seed)),
             ],
             cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         )  # fmt: skip
