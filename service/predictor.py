@@ -65,6 +65,8 @@ class Predictor:
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
         self._decoders = Decoders(settings.decode_threads)
+        self.answered = 0
+        """Requests so far."""
 
     def kind(self, model: str) -> Kind:
         """What a model takes, once it is known to be served, so that no body is read in vain.
@@ -139,6 +141,11 @@ class Predictor:
         remaining = iter(outcome.rows)
         rows = [item if isinstance(item, ServiceError) else next(remaining) for item in decoded]
         return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is decoded, runs or waits."""
+        return all(batcher.is_idle for batcher in self._batchers.values())
 
     def close(self) -> None:
         """Start no more batches."""
@@ -219,6 +226,7 @@ class Predictor:
 
     def _count(self, found: Answer) -> Answer:
         """Enter what became of the items into the metrics, and failures of ours into the log."""
+        self.answered += 1
         version = found.version
         errors = [row for row in found.rows if isinstance(row, ServiceError)]
         for error in errors:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from service import access, asgi, fleet, log, tracing
 from service.draining import Draining
+from service.memory import Memory
 from service.metrics import CONTENT_TYPE, Metrics
 from service.predictor import Predictor
 from service.repository import Repository
@@ -23,6 +24,9 @@ from service.routes import classify, docs, models, native, oip
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
+
+REST_S = 1.0
+"""Seconds without an answer after which a load counts as over."""
 
 
 class Worker:
@@ -69,7 +73,8 @@ class Worker:
         self._tasks = [loading]
         if self._fleet.join():
             await loading
-        self._tasks += [asyncio.create_task(self._look_for_versions(loading)), asyncio.create_task(self._publish())]
+        for task in (self._look_for_versions(loading), self._publish(), self._give_back(loading)):
+            self._tasks.append(asyncio.create_task(task))
 
     async def stop(self) -> None:
         """Start no more batches; bring what is known of requests to where it belongs."""
@@ -118,6 +123,17 @@ class Worker:
                 await asyncio.to_thread(self._repository.scan)
             except Exception:
                 logger.exception("looking for new versions failed; it is tried again")
+
+    async def _give_back(self, loading: asyncio.Task[bool]) -> None:
+        """Give memory back to the system when a load is over: for a second nobody was answered, and nobody waits."""
+        await loading
+        memory, before = Memory(), self._predictor.answered
+        while True:
+            await asyncio.sleep(REST_S)
+            now = self._predictor.answered
+            if now == before and self._predictor.is_idle:
+                await asyncio.to_thread(memory.give_back)
+            before = now
 
     async def _publish(self) -> None:
         """Tell the other workers, once a second, what there is to tell."""
