@@ -44,7 +44,7 @@ def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
             [
                 *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
                 *("--config-file", str(CONFIG), "run", f"{server.url}/openapi.json"),
-                *("--header", f"X-API-Key: {key}", "--max-examples", str(examples), "--seed", str(seed)),
+                *("--header", f"Authorization: Bearer {key}", "--max-examples", str(examples), "--seed", str(seed)),
             ],
             cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         )  # fmt: skip
