@@ -96,7 +96,9 @@ class Application:
         scope["convoke.error"] = error.code
         self._metrics.errors.labels(error.code).inc()
         let_go(error)
-        return JSONResponse({"error": error.body()}, error.status, error.headers)
+        # Clients of the Open Inference Protocol want the message alone, also for a route that is not there.
+        is_protocol = scope["path"] == "/v2" or scope["path"].startswith("/v2/")
+        return JSONResponse({"error": str(error) if is_protocol else error.body()}, error.status, error.headers)
 
     def _route(self, scope: Scope) -> Route:
         """The route of a request, its parameters put into the scope.

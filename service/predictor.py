@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ Row = npt.NDArray[np.float32]
 
 _STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
 _PART = 1 << 15  # bytes or characters that take far longer to decode than a thread takes to be asked
+_PIECE = 4096  # characters
 _TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
 
 
@@ -312,12 +314,24 @@ def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
     assert not isinstance(spec, ImageInput)
     if len(text) > max_characters:
         raise TooLarge(f"the text has {len(text)} characters; at most {max_characters} are read")
+    if not text.isascii() and _grows_beyond(text, max_characters):
+        raise TooLarge(f"the text has more than {max_characters} characters once its ligatures are written out")
     try:
         return text_to_tokens(text, tokenizer, spec)
     except ServiceError:
         raise
     except Exception as error:  # the library raises bare exceptions
         raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
+
+
+def _grows_beyond(text: str, most: int) -> bool:
+    """Whether a tokenizer that takes characters apart, of which one can become 18, would have more than `most`."""
+    length = 0
+    for start in range(0, len(text), _PIECE):
+        length += len(unicodedata.normalize("NFKD", text[start : start + _PIECE]))
+        if length > most:
+            return True
+    return False
 
 
 def _extent(version: Version, items: Items) -> tuple[int, int]:

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import InvalidRequest, TooLarge, Unreadable
+from service.errors import InvalidRequest, TooLarge, Unreadable, UnsupportedKind
 from service.manifest import ImageInput, Manifest, TextInput
 from service.predictor import Item
+from service.preprocess import has_picture_signature
 from service.routes import limited
 from service.settings import Settings
 
@@ -173,7 +174,7 @@ def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> 
             found = _packed(values) if isinstance(values, bytes) else _strings(values, spec.kind)
             if len(found) != described.shape[0]:
                 raise InvalidRequest(f"input {name!r} has shape {described.shape}, but {len(found)} values")
-            return [_utf8(value) for value in found] if spec.kind == "text" else [*found]
+            return [_utf8(place, value) for place, value in enumerate(found)] if spec.kind == "text" else [*found]
         case name, kind if (name, kind) == (graph, datatype):
             tensor = _tensor(described, values)
             return _pictures(tensor, spec) if isinstance(spec, ImageInput) else _texts(tensor, spec)
@@ -199,6 +200,8 @@ def _tensor(described: _Input, values: list[Any] | bytes) -> Array:
     except ValueError as error:  # lists of differing lengths
         raise InvalidRequest(f"the data of input {described.name!r} is no tensor: {error}") from error
     limits = np.iinfo(dtype)
+    if not numbers.size:  # numpy takes a list of nothing for real numbers
+        numbers = numbers.astype(dtype)
     if numbers.dtype.kind != "i" or not ((numbers >= limits.min) & (numbers <= limits.max)).all():
         raise InvalidRequest(
             f"the data of input {described.name!r} must be whole numbers that fit {described.datatype}"
@@ -250,15 +253,20 @@ def _strings(values: list[Any], kind: str) -> list[bytes]:
         raise InvalidRequest("the data of a BYTES tensor must be a flat list of strings")
     try:
         return [value.encode() if kind == "text" else base64.b64decode(value, validate=True) for value in values]
+    except UnicodeEncodeError as error:
+        raise Unreadable("a text in the data holds half of a surrogate pair, which is no character") from error
     except ValueError as error:
-        raise Unreadable(f"a picture in the data is no base64, or a text no Unicode: {error}") from error
+        raise Unreadable(f"a picture in the data is no base64: {error}") from error
 
 
-def _utf8(value: bytes) -> str:
+def _utf8(place: int, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable(f"a text is not UTF-8: byte 0x{value[error.start]:02x} at position {error.start}") from error
+        if has_picture_signature(value):
+            raise UnsupportedKind(f"item {place}: this is a picture, but the model takes texts") from error
+        found = f"byte 0x{value[error.start]:02x} at position {error.start}"
+        raise Unreadable(f"item {place}: the text is not UTF-8: {found}") from error
 
 
 def _outputs(head: _Head) -> list[tuple[OutputName, bool]]:

@@ -383,3 +383,43 @@ def test_a_version_is_rolled_back_and_forth(managed: tuple[Server, Path, str]) -
     assert list(refused["digits"]) == ["3"]
     shutil.rmtree(models / "digits/3")
     server.wait(lambda: not httpx.get(f"{server.url}/models").json()["refused"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/digits/config", 404),
+        ("GET", "/v2/models/digits/stats", 404),
+        ("GET", "/v2/systemsharedmemory/status", 404),
+        ("GET", "/v2/models/digits/infer", 405),
+    ],
+)
+def test_routes_that_are_not_there_have_errors_that_clients_read(method: str, path: str, status: int) -> None:
+    """The message alone, as the protocol's clients want it for whatever they ask."""
+    answer = client()(method, path)
+    assert answer.status_code == status
+    assert isinstance(answer.json()["error"], str)
+
+
+def test_a_picture_in_the_place_of_a_text_is_named(tmp_path: Path) -> None:
+    """As /classify does: 415; bytes that are neither are a 422 that says where; half a pair is no character."""
+    reviews.publish(tmp_path)
+    call = client(models=tmp_path)
+
+    def ask(*items: bytes) -> httpx.Response:
+        packed = b"".join(struct.pack("<I", len(item)) + item for item in items)
+        described = {"name": "text", "datatype": "BYTES", "shape": [len(items)]}
+        head = json.dumps({"inputs": [{**described, "parameters": {"binary_data_size": len(packed)}}]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        return call("POST", "/v2/models/reviews/infer", content=head + packed, headers=headers)
+
+    picture = ask(b"good", b"\x89PNG\r\n\x1a\n")
+    assert picture.status_code == 415
+    assert picture.json()["error"] == "item 1: this is a picture, but the model takes texts"
+    neither = ask(b"good", b"bad \xff")
+    assert neither.status_code == 422
+    assert neither.json()["error"].startswith("item 1: the text is not UTF-8: byte 0xff at position 4")
+    half = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good \\ud83d"]}]}'
+    answer = call("POST", "/v2/models/reviews/infer", content=half)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "a text in the data holds half of a surrogate pair, which is no character"

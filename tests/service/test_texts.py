@@ -269,6 +269,17 @@ def test_a_large_text_is_tokenized_off_the_event_loop(
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
 
 
+def test_a_text_that_grows_is_refused_by_what_it_becomes(models: Path) -> None:
+    """One character can stand for eighteen, each of which would be read; neither is one of them too many."""
+    call = client(models=models, max_characters=1800)
+    for count, expected in ((100, 200), (101, 413)):
+        text = ("\ufdfa" * count).encode()
+        answer = call("POST", "/classify/reviews", content=text, headers={"Content-Type": "text/plain"})
+        assert answer.status_code in {expected, 422}, answer.text
+        assert (answer.status_code == 413) is (expected == 413)
+    assert "once its ligatures are written out" in answer.json()["error"]["message"]
+
+
 def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When its items come into the queue, a request has let go of what they were decoded from."""
     chosen, metrics = Settings(models=models, provider="cpu"), Metrics()
