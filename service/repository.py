@@ -121,7 +121,6 @@ class Repository:
             logger.error("%s holds no model that can be served", self.settings.models)
         when_ready()
         self.scan()
-        self._complete = True
 
     def scan(self) -> None:
         """Look for versions that came, changed or were withdrawn since the last time. Blocks.
@@ -132,6 +131,7 @@ class Repository:
         with self._lock:
             for folder in _folders(self.settings.models):
                 self._scan(folder, self.settings.versions)
+            self._complete = True
 
     def get(self, name: str, number: str | None = None) -> Version:
         """The version that is served under a name, or another one that is loaded.

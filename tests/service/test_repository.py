@@ -117,6 +117,28 @@ def test_a_failure_of_the_machine_is_not_remembered(version: Path, monkeypatch: 
     assert shelf.get("digits").number == "1"
 
 
+def test_a_failure_below_what_is_served_is_made_up_for(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start ends without the versions below; the next look loads them, and who asks is no longer put off."""
+    add_version(version, 2)
+    opened, fails = module.open_version, [True]
+
+    def busy(folder: Path, settings: Settings) -> Version:
+        if folder.name == "1" and fails:
+            raise ProviderError("busy")
+        return opened(folder, settings)
+
+    monkeypatch.setattr(module, "open_version", busy)
+    shelf = repository(version.parents[1])
+    with pytest.raises(ProviderError):
+        shelf.load()
+    assert shelf.ready
+    fails.clear()
+    shelf.scan()
+    assert shelf.get("digits", "1").number == "1"
+    with pytest.raises(ModelNotFound):
+        shelf.get("digits", "3")
+
+
 def test_a_broken_version_leaves_the_one_below_it_in_service(version: Path) -> None:
     """The reason is kept; the highest version that passes its checks is served."""
     (add_version(version, 3) / contract.GRAPH).write_bytes(b"garbage")
