@@ -1,9 +1,9 @@
 """Runs of words with a weight each: a linear model of texts that answers together with a network.
 
-Each run's weight starts at its naive-Bayes log-odds, which logistic regression scales (Wang & Manning, 2012). It
-errs where a convolution does not, so the mean of both reads better than either (Mesnil et al., 2015). The model is
-learnt before the first epoch, in seconds, and stays as it is: a network that saw its answers while training would learn
-nothing beside it.
+Each run counts by its naive-Bayes log-odds, which logistic regression scales (Wang & Manning, 2012). It errs where a
+convolution does not, so the mean of both reads better than either (Mesnil et al., 2015). The model is learnt before
+the first epoch, in seconds, and stays as it is: a network that saw its answers while training would learn nothing
+beside it.
 """
 
 import warnings
