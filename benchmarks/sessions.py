@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-sessions.json"), help="where the figures go")
     words = parser.parse_args()
     found = {}
-    for folder in _highest(words.models):
+    for folder in highest(words.models):
         for precision in contract.read(folder).precisions:
             title = f"{folder.parent.name} {folder.name}, {precision}"
             found[title] = _measure(folder, precision, words.rounds, words.seconds)
@@ -69,7 +69,8 @@ def main() -> None:
     words.out.write_text(json.dumps({"machine": machine, "rounds": words.rounds, "found": found}, indent=2))
 
 
-def _highest(models: Path) -> list[Path]:
+def highest(models: Path) -> list[Path]:
+    """The folder of the highest version of each model."""
     homes = [home for home in sorted(models.iterdir()) if home.is_dir()]
     return [
         max((path for path in home.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)) for home in homes
