@@ -37,10 +37,13 @@ fuzz: $(ENVS)/dev.ready ## try to break the service: 20,000 broken inputs, then 
 	$(ENVS)/dev/bin/python -m tests.fuzz.openapi
 	$(ENVS)/dev/bin/python -m pytest tests/fuzz --hypothesis-profile=long
 
-check: $(ENVS)/dev.ready ## lint, formatting and types
+check: $(ENVS)/dev.ready ## lint, formatting, types, the walls between the packages, undeclared dependencies
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
+	$(ENVS)/dev/bin/lint-imports
+	$(ENVS)/dev/bin/deptry contract service training
+	$(ENVS)/dev/bin/deptry benchmarks requirements tests --ignore DEP002,DEP004
 
 format: $(ENVS)/dev.ready ## mend what the linter and formatter can mend
 	$(ENVS)/dev/bin/ruff check --fix .
@@ -74,7 +77,7 @@ lock: $(UV) ## resolve the dependencies anew into requirements/ (ARGS=--upgrade)
 
 clean: ## remove the environments and what tools left behind
 	rm -rf $(ENVS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
-	find service training tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find contract service training tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment a lock file: .venv/NAME. It is complete when .venv/NAME.ready is there, and newer than its lock.
 $(ENVS)/%.ready: requirements/%.txt $(UV)
@@ -90,7 +93,7 @@ $(UV): requirements/uv.txt
 	@$(or $(PYTHON),false) -c '$(fits)' || { echo "Convoke needs Python 3.11, 3.12 or 3.13; found: \
 	  $(or $(PYTHON),none on the path). Name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@mkdir -p $(@D)
-	@if command -v uv >/dev/null; then ln -sf "$$(command -v uv)" $@; else \
+	@if command -v uv >/dev/null && ! test "$$(command -v uv)" -ef $@; then ln -sf "$$(command -v uv)" $@; else \
 	  { $(PYTHON) -m venv $(ENVS)/uv >/dev/null 2>&1 && $(ENVS)/uv/bin/python -m pip install $(PIP_WORDS) -r $<; } || \
 	  { rm -rf $(ENVS)/uv && $(PYTHON) -m pip install $(PIP_WORDS) --target $(ENVS)/uv -r $<; } || \
 	  { rm -rf $(ENVS)/uv; echo "uv could not be installed: Python's venv or pip is needed (Debian, Ubuntu:" \

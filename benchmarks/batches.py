@@ -3,7 +3,7 @@
     .venv/serve/bin/python -m benchmarks.batches
 
 For each graph of the highest versions in models/, each size of a batch (and length of a text) in a process of its own,
-on one thread. It is what the bounds in `service/batches.py` were chosen by.
+on one thread. It is what the bounds in `contract/batches.py` were chosen by.
 """
 
 import multiprocessing
@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.sessions import highest
-from service import batches
-from service import manifest as contract
-from service.manifest import ImageInput, Precision
-from service.session import options
+from contract import batches
+from contract import manifest as contract
+from contract.manifest import ImageInput, Precision
+from contract.session import options
 
 _SIZES = (1, 4, 8, 16, 32, 128)
 _LENGTHS = (30, 250, 1000)  # tokens: a sentence, a review, a long one

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tokenizers import Tokenizer
 
-from service import manifest as contract
-from service.manifest import ImageInput, Manifest, Precision
-from service.preprocess import image_to_pixels, pad, text_to_tokens
-from service.session import Session
+from contract import manifest as contract
+from contract.inputs import image_to_pixels
+from contract.manifest import ImageInput, Manifest, Precision
+from contract.session import Session
+from contract.text import pad, text_to_tokens
 
 Array = npt.NDArray[Any]
 Kind = Literal["digits", "photos", "reviews"]

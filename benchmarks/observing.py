@@ -15,17 +15,17 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()  # read when prometh
 
 import prometheus_client
 
-from service.log import RequestLog
-from service.metrics import Metrics
-from service.tally import Counter
+from service.telemetry.facts import RequestFacts
+from service.telemetry.log import RequestLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.tally import Counter
 
 RUNS, TIMES = 9, 5000
 MODEL = ("digits", "1")
-SCOPE = {
-    "method": "POST", "convoke.id": "6b1f0e0f9d5c4a0f8a7b0c9d8e7f6a5b", "convoke.route": "/classify/{model}",
-    "convoke.bytes": 428, "convoke.served": (*MODEL, 1),
-    "convoke.timing": {"read": 0.00012, "queue": 0.00003, "infer": 0.00008},
-}  # fmt: skip
+FACTS = RequestFacts(
+    "6b1f0e0f9d5c4a0f8a7b0c9d8e7f6a5b", "POST", route="/classify/{model}", model="digits", version="1", items=1,
+    body_bytes=428, timings_s={"read": 0.00012, "queue": 0.00003, "infer": 0.00008}, status=200, total_s=0.0021,
+)  # fmt: skip
 
 
 def microseconds(step: Callable[[], object]) -> float:
@@ -56,7 +56,7 @@ def ours() -> Callable[[], None]:
         compute.observe(0.0001)
         busy.inc(0.0001)
         items.inc()
-        metrics.answered("/classify/{model}", 200, 0.0021)
+        metrics.on_response(FACTS)
 
     return step
 
@@ -93,7 +93,7 @@ async def log_lines() -> float:
     for _ in range(RUNS):
         began = time.thread_time()
         for _ in range(TIMES):
-            log.answered(SCOPE, 200, 0.0021)
+            log.on_response(FACTS)
         best = min(best, time.thread_time() - began)
         await asyncio.sleep(0.3)  # until the lines are written
     log.close()

@@ -22,10 +22,10 @@ from statistics import median
 
 import onnxruntime as ort
 
-from service import batches
-from service import manifest as contract
-from service.manifest import Manifest
-from service.session import options
+from contract import batches
+from contract import manifest as contract
+from contract.manifest import Manifest
+from contract.session import options
 
 _SIZES = (1, 32, 256)
 _PACED = (50, 0.02)  # runs, and seconds between two of them

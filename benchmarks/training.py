@@ -28,13 +28,15 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from training import recipe as recipes
-from training.augment import augment
-from training.data import folder, photos
-from training.network import build, normalise
-from training.optimise import optimiser
-from training.precision import layout, prepare
-from training.recipe import Image, Recipe
+from training.data import photos
+from training.data.dataset import folder
+from training.data.schema import Image
+from training.fit.augment import augment
+from training.fit.optimise import optimiser
+from training.fit.precision import layout, prepare
+from training.network.build import build, normalise
+from training.recipe import schema as recipes
+from training.recipe.schema import Recipe
 
 Batch = tuple[Tensor, Tensor]
 
@@ -163,7 +165,7 @@ def _batches(recipe: Recipe, pictures: Tensor, labels: Tensor, *, channels_last:
 
 
 def _decode(photo: photos.Photo, spec: object) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    from service.preprocess import image_to_pixels  # noqa: PLC0415
+    from contract.inputs import image_to_pixels  # noqa: PLC0415
 
     return image_to_pixels(photo.path.read_bytes(), spec)  # type: ignore[arg-type]
 

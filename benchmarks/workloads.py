@@ -12,8 +12,8 @@ from benchmarks.ceiling import Work
 from benchmarks.contender import Batch, Form, Request
 from benchmarks.items import Kind, Model
 from benchmarks.server import BenchmarkError, Server
-from service import manifest as contract
-from service.errors import ManifestError
+from contract import manifest as contract
+from contract.errors import ManifestError
 
 MANY = 256
 _COUNTS = {"digits": 50, "photos": 24, "large": 4, "reviews": 64}

@@ -1,7 +1,7 @@
-"""Convoke's serving half: from HTTP to an ONNX Runtime session and back.
+"""From an HTTP request to an ONNX Runtime session and back.
 
-Read it in a request's order: `app`, `routes`, `predictor`, `preprocess`, `batching`, `session`.
-`repository` fills the shelf that the predictor takes models from; `manifest` is the contract with `training`.
+In: requests, and the versions in `models/`. Out: predictions. Read it in a request's order: `app.py`, then the folders
+`server`, `http`, `routes`, `inference`; `telemetry` reports on all of them. It never imports torch or `training`.
 """
 
 __version__ = "0.1.0"

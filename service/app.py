@@ -11,14 +11,20 @@ the caller's path.
 
 import gc
 import logging
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Literal
 
 import bentoml
-from bentoml.exceptions import BentoMLConfigException
+from bentoml.exceptions import BentoMLConfigException, BentoMLException
 from starlette.types import Receive, Scope, Send
 
-from service import asgi, connections, fleet, keys, log, providers, settings, tracing
-from service.errors import ProviderError
+from contract import providers
+from contract.errors import ConvokeError, ProviderError
+from service import settings
+from service.http import keys
+from service.server import connections, fleet
+from service.server.bypass import Bypass
+from service.telemetry import log, tracing
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -47,7 +53,7 @@ class Convoke:
     """Batched classification of pictures and texts over HTTP."""
 
     def __init__(self) -> None:
-        from service.worker import Worker  # noqa: PLC0415 -- the server is spared half a second
+        from service.server.worker import Worker  # noqa: PLC0415 -- the server is spared half a second
 
         self._worker = Worker(_settings(), bentoml.server_context.worker_index or 1)
         self.asgi = self._worker.asgi
@@ -77,12 +83,24 @@ class Convoke:
     @bentoml.api  # type: ignore[untyped-decorator]
     async def classify_texts(self, model: str, texts: list[str]) -> dict[str, Any]:
         """Classify texts, for BentoML's own clients; others find POST /classify/{model} faster."""
-        return await self._worker.classify_texts(model, texts)
+        return await self._call(model, "texts", texts)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def classify_images(self, model: str, images: list[str]) -> dict[str, Any]:
         """Classify pictures in base64, for BentoML's own clients; others find POST /classify/{model} faster."""
-        return await self._worker.classify_images(model, images)
+        return await self._call(model, "images", images)
+
+    async def _call(self, model: str, key: Literal["texts", "images"], items: list[str]) -> dict[str, Any]:
+        """A call of another BentoML service in this process; HTTP reaches the same code by `service/routes/native.py`.
+
+        Raises:
+            BentoMLException: the request failed; with the status that the HTTP routes answer.
+        """
+        try:
+            return await self._worker.call(model, key, items)
+        except ConvokeError as error:
+            status = HTTPStatus(error.status) if error.status in set(HTTPStatus) else HTTPStatus.BAD_REQUEST
+            raise BentoMLException(f"{error.code}: {error}", error_code=status) from error
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
@@ -100,4 +118,4 @@ class Convoke:
 
 
 Convoke.add_asgi_middleware(connections.Guard)  # type: ignore[attr-defined]
-Convoke.add_asgi_middleware(asgi.Bypass, ours=lambda: bentoml.get_current_service().asgi)  # type: ignore[attr-defined]
+Convoke.add_asgi_middleware(Bypass, ours=lambda: bentoml.get_current_service().asgi)  # type: ignore[attr-defined]

@@ -10,8 +10,8 @@ import onnx
 from onnx import parser
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from service import manifest as contract
-from service.manifest import Manifest, Metrics, TextInput
+from contract import manifest as contract
+from contract.manifest import Manifest, Metrics, TextInput
 
 LABELS = ["negative", "positive"]
 WORTH = {"[PAD]": 9, "[UNK]": 0, "film": 0.01, "good": 0.4, "fine": 0.1, "bad": -0.4, "awful": -0.7}

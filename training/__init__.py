@@ -1,4 +1,5 @@
-"""Convoke's training half: a recipe in, a published model version out.
+"""A recipe -> a published model version.
 
-Read it as the data flows: `data`, `recipe`, `shapes`, `network`, `fit`, `evaluate`, `publish`.
+In: a recipe and the data that it names. Out: a version in `models/`. Read the folders as the data flows: `data`,
+`recipe`, `network`, `evaluation`, `fit`, `runs`, `release`; `__main__.py` holds the commands.
 """

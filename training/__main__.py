@@ -24,13 +24,14 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING
 
-from training import compare, shapes
-from training import recipe as recipes
 from training.errors import TrainingError
+from training.recipe import schema as recipes
+from training.recipe import shapes
+from training.runs import compare
 
 if TYPE_CHECKING:
-    from training.parallel import Machine
-    from training.run import Result
+    from training.fit.parallel import Machine
+    from training.runs.run import Result
 
 
 def main(words: list[str] | None = None) -> int:
@@ -145,7 +146,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from training import inspection  # noqa: PLC0415
+    from training.runs import inspection  # noqa: PLC0415
 
     print(inspection.describe(arguments.path))
 
@@ -155,7 +156,8 @@ def _train(arguments: argparse.Namespace) -> None:
         arguments.parser.error("name a recipe to start with, or a run to --resume (which takes no --set), not both")
     import torch  # noqa: PLC0415 -- seconds of import that --help and shapes do without
 
-    from training import parallel, run  # noqa: PLC0415
+    from training.fit import parallel  # noqa: PLC0415
+    from training.runs import run  # noqa: PLC0415
 
     torch.set_num_threads(max(arguments.threads or 1, 1))
     on = run.machine(arguments.device)
@@ -166,7 +168,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _train_on(arguments: argparse.Namespace, on: "Machine") -> None:
-    from training import run  # noqa: PLC0415
+    from training.runs import run  # noqa: PLC0415
 
     def tell(text: str) -> None:
         if on.world.leads:
@@ -211,14 +213,14 @@ def summary(result: "Result") -> str:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from training.publish import publish  # noqa: PLC0415
+    from training.release.publish import publish  # noqa: PLC0415
 
     place = publish(arguments.run, arguments.models, force=arguments.force)
     print(f"published {place}; measure it with: python -m training evaluate {place}")
 
 
 def _quantise(arguments: argparse.Namespace) -> None:
-    from training.quantise import quantise  # noqa: PLC0415
+    from training.release.quantise import quantise  # noqa: PLC0415
 
     number = quantise(arguments.model, arguments.precision, force=arguments.force).name
     place = arguments.model.parent / number
@@ -226,11 +228,12 @@ def _quantise(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from service import manifest as contract  # noqa: PLC0415
-    from service.errors import ServiceError  # noqa: PLC0415
-    from service.session import Session  # noqa: PLC0415
-    from training import evaluate, gate  # noqa: PLC0415
-    from training.report import evaluation  # noqa: PLC0415
+    from contract import manifest as contract  # noqa: PLC0415
+    from contract.errors import ConvokeError  # noqa: PLC0415
+    from contract.session import Session  # noqa: PLC0415
+    from training.evaluation import metrics as evaluate  # noqa: PLC0415
+    from training.release import gate  # noqa: PLC0415
+    from training.release.card import evaluation  # noqa: PLC0415
 
     folder: Path = arguments.model
     try:
@@ -240,7 +243,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             Session(folder / manifest.graph(precision), manifest, threads=os.cpu_count() or 1, precision=precision)
             for precision in manifest.precisions
         ]
-    except ServiceError as error:
+    except ConvokeError as error:
         raise TrainingError(str(error)) from error
     recipe = manifest.recipe.get("name")
     print(f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters")

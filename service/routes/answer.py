@@ -6,8 +6,8 @@ It says the same as json.dumps over dictionaries would, in a third of the time, 
 import json
 from collections.abc import Sequence
 
-from service.errors import ServiceError
-from service.predictor import Answer, Row
+from contract.errors import ConvokeError
+from service.inference.predictor import Answer, Row
 
 
 def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) -> bytes:
@@ -20,12 +20,12 @@ def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) ->
     """
     names = answer.version.quoted_labels
     predictions = ",".join(
-        [_error(row) if isinstance(row, ServiceError) else _one(row, names, top, min_score) for row in answer.rows]
+        [_error(row) if isinstance(row, ConvokeError) else _one(row, names, top, min_score) for row in answer.rows]
     )
     return f'{answer.version.head}"predictions":[{predictions}]}}'.encode()
 
 
-def _error(error: ServiceError) -> str:
+def _error(error: ConvokeError) -> str:
     return json.dumps({"error": error.body()}, separators=(",", ":"))
 
 

@@ -5,29 +5,31 @@ import time
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from service.errors import InvalidRequest, ServiceError
-from service.predictor import Answer, Predictor
-from service.routes import body
+from contract.errors import ConvokeError
+from service.errors import InvalidRequest
+from service.http import body
+from service.http.route import Route
+from service.inference.predictor import Answer, Predictor
 from service.routes.answer import render
 from service.settings import Settings
+from service.telemetry.facts import of
 
 
 def routes(predictor: Predictor, settings: Settings) -> list[Route]:
     """The routes of this front end."""
 
     async def classify(request: Request) -> Response:
-        began = time.perf_counter()
+        facts, began = of(request.scope), time.perf_counter()
         top, min_score = _top(request), _min_score(request)
-        model = request.path_params["model"]
-        items = await body.read_items(request, predictor.kind(model), settings)
+        version = predictor.resolve(request.path_params["model"])
+        items = await body.read_items(request, version.manifest.input.kind, settings)
         read_s = time.perf_counter() - began
-        answer = await predictor.classify(model, items, is_gone=body.gone(request))
-        request.scope["convoke.served"] = (answer.version.name, answer.version.number, len(answer.rows))
+        answer = await predictor.classify(version, items, is_gone=body.gone(request))
+        facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
         _raise_if_alone(answer)
         read_s += answer.decode_s
-        request.scope["convoke.timing"] = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
+        facts.timings_s = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
         return Response(render(answer, top=top, min_score=min_score), media_type="application/json")
 
     return [Route("/classify/{model}", classify, methods=["POST"])]
@@ -53,5 +55,5 @@ def _min_score(request: Request) -> float:
 
 def _raise_if_alone(answer: Answer) -> None:
     """Where the only item failed, the request failed."""
-    if len(answer.rows) == 1 and isinstance(answer.rows[0], ServiceError):
+    if len(answer.rows) == 1 and isinstance(answer.rows[0], ConvokeError):
         raise answer.rows[0]

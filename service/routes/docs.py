@@ -4,9 +4,9 @@ import json
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
 
-from service import openapi
+from service.http.route import Route
+from service.routes import openapi
 from service.settings import Settings
 
 _HEADERS = {

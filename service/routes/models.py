@@ -4,9 +4,9 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
 
-from service.repository import Repository, Version
+from service.http.route import Route
+from service.inference.repository import Repository, Version
 
 
 def routes(repository: Repository) -> list[Route]:

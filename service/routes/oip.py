@@ -7,25 +7,25 @@ Clients that are made for it work unchanged, among them tritonclient and KServe'
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
+from contract.manifest import ImageInput
 from service import __version__
-from service.errors import InvalidRequest, NotReady, ServiceError, let_go
-from service.manifest import ImageInput
-from service.predictor import Predictor
-from service.repository import Repository, Version
-from service.routes import body, limited, tensors
+from service.errors import InvalidRequest, NotReady
+from service.http import body, limited
+from service.http.route import Endpoint, Route
+from service.inference.predictor import Predictor
+from service.inference.repository import Repository, Version
+from service.routes import tensors
 from service.settings import Settings
+from service.telemetry.facts import of
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository"]
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(
@@ -51,30 +51,30 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
         return JSONResponse({"ready": found}, 200 if found else NotReady.status)
 
     return [
-        Route("/v2", plainly(server), methods=["GET"]),
-        Route("/v2/health/live", plainly(live), methods=["GET"]),
-        Route("/v2/health/ready", plainly(ready), methods=["GET"]),
+        _route("/v2", server, "GET"),
+        _route("/v2/health/live", live, "GET"),
+        _route("/v2/health/ready", ready, "GET"),
     ]
 
 
 def _model_routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
     async def metadata(request: Request) -> Response:
-        return JSONResponse(_metadata(_version(repository, request), repository))
+        return JSONResponse(_metadata(_version(predictor, request), repository))
 
     async def ready(request: Request) -> Response:
-        version = _version(repository, request)
+        version = _version(predictor, request)
         return JSONResponse({"name": version.name, "version": version.number, "ready": True})
 
     async def infer(request: Request) -> Response:
         began = time.perf_counter()
-        version = _version(repository, request)
+        version = _version(predictor, request)
         length = request.headers.get(_HEADER_LENGTH)
         asked = tensors.parse(await body.read(request, settings), length, version.manifest, settings)
         read_s = time.perf_counter() - began
-        request.scope["convoke.served"] = (version.name, version.number, len(asked.items))
+        facts = of(request.scope)
+        facts.model, facts.version, facts.items = version.name, version.number, len(asked.items)
         found = await predictor.infer(version, asked.items, is_gone=body.gone(request))
-        timing = {"read": read_s + found.decode_s, "queue": found.queue_s, "infer": found.infer_s}
-        request.scope["convoke.timing"] = timing
+        facts.timings_s = {"read": read_s + found.decode_s, "queue": found.queue_s, "infer": found.infer_s}
         head, tail = tensors.answer(asked, version.manifest, found.rows)
         if not tail:
             return Response(head, media_type="application/json")
@@ -85,9 +85,9 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         route
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         for route in (
-            Route(path, plainly(metadata), methods=["GET"]),
-            Route(f"{path}/ready", plainly(ready), methods=["GET"]),
-            Route(f"{path}/infer", plainly(infer), methods=["POST"]),
+            _route(path, metadata, "GET"),
+            _route(f"{path}/ready", ready, "GET"),
+            _route(f"{path}/infer", infer, "POST"),
         )
     ]
 
@@ -108,35 +108,26 @@ def _repository_routes(repository: Repository, settings: Settings) -> list[Route
         return JSONResponse({})
 
     return [
-        Route("/v2/repository/index", plainly(index), methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", plainly(load), methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", plainly(unload), methods=["POST"]),
+        _route("/v2/repository/index", index, "POST"),
+        _route("/v2/repository/models/{model}/load", load, "POST"),
+        _route("/v2/repository/models/{model}/unload", unload, "POST"),
     ]
 
 
-def plainly(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose errors have the protocol's shape: the message alone."""
-
-    async def call(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except ServiceError as error:
-            request.scope["convoke.error"] = error.code
-            let_go(error)
-            return JSONResponse({"error": str(error)}, error.status, error.headers)
-
-    return call
+def _route(path: str, endpoint: Endpoint, method: str) -> Route:
+    """A route whose errors have the protocol's form: the message alone."""
+    return Route(path, endpoint, methods=[method], error_form=str)
 
 
-def _version(repository: Repository, request: Request) -> Version:
-    return repository.get(request.path_params["model"], request.path_params.get("version"))
+def _version(predictor: Predictor, request: Request) -> Version:
+    return predictor.resolve(request.path_params["model"], request.path_params.get("version"))
 
 
 async def _options(request: Request, settings: Settings) -> dict[str, Any]:
     """The JSON object of a request whose body may be empty.
 
     Raises:
-        ServiceError: it is something else, or beyond a limit.
+        ConvokeError: it is something else, or beyond a limit.
     """
     options = limited.loads(await body.read(request, settings, may_be_empty=True) or b"{}", settings)
     if not isinstance(options, dict):

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import InvalidRequest, TooLarge, Unreadable, UnsupportedKind
-from service.manifest import ImageInput, Manifest, TextInput
-from service.predictor import Item
-from service.preprocess import has_picture_signature
-from service.routes import limited
+from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
+from contract.manifest import ImageInput, Manifest, TextInput
+from contract.picture import has_image_signature
+from service.errors import InvalidRequest
+from service.http import limited
+from service.inference.predictor import Item
 from service.settings import Settings
 
 Array = npt.NDArray[Any]
@@ -263,8 +264,8 @@ def _utf8(place: int, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        if has_picture_signature(value):
-            raise UnsupportedKind(f"item {place}: this is a picture, but the model takes texts") from error
+        if has_image_signature(value):
+            raise UnsupportedMediaType(f"item {place}: this is a picture, but the model takes texts") from error
         found = f"byte 0x{value[error.start]:02x} at position {error.start}"
         raise Unreadable(f"item {place}: the text is not UTF-8: {found}") from error
 

@@ -19,7 +19,7 @@ from benchmarks.contenders import starlette_bare, work
 from benchmarks.items import Kind, Model, Runtime
 from benchmarks.workloads import CLOSED, MANY, Exam
 from tests import reviews
-from tests.service.conftest import ROOT, application
+from tests.serving import ROOT, application
 
 FORMS = [(contender, form) for contender in CONTENDERS for form in contender.forms]
 NAMES = [f"{contender.key}, {form.name}" for contender, form in FORMS]

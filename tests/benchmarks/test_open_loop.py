@@ -16,7 +16,7 @@ import pytest
 from benchmarks import open_loop
 from benchmarks.contender import Request
 from benchmarks.open_loop import Driver, arrivals, percentile_ms, summarise
-from tests.service.conftest import ROOT
+from tests.serving import ROOT
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from tests.service.conftest import Server
+from tests.serving import Server
 
 CALLERS = 16
 WAIT_S = 60.0

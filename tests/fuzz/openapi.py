@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from service import keys
-from service import manifest as contract
+from contract import manifest as contract
+from service.http import keys
 from tests.fuzz.hooks import SPARE
-from tests.service.conftest import ROOT, Server
+from tests.serving import ROOT, Server
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 

@@ -26,7 +26,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.drawing import draw, encode, mnist_like
 from tests.fuzz.faults import Outcome, drain, kill_a_worker
-from tests.service.conftest import ROOT, Server
+from tests.serving import ROOT, Server
 
 CALLERS = 16
 ANSWER_S = 20.0  # a request that has no answer by then is lost

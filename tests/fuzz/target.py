@@ -11,15 +11,16 @@ from typing import Literal, Self
 import httpx
 import numpy as np
 
-from service import asgi
-from service.errors import ServiceError
-from service.manifest import ImageInput
-from service.metrics import Metrics
-from service.predictor import Predictor
-from service.preprocess import image_to_pixels, text_to_tokens
-from service.repository import Repository, Version
+from contract.errors import ConvokeError
+from contract.inputs import image_to_pixels
+from contract.manifest import ImageInput
+from contract.text import text_to_tokens
+from service.http import asgi
+from service.inference.predictor import Predictor
+from service.inference.repository import Repository, Version
 from service.routes import classify
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests import reviews
 from tests.fuzz.measure import measured
 
@@ -179,7 +180,7 @@ class Target:
                 assert tokens.dtype == np.int64
                 assert 1 <= len(tokens) <= spec.length
                 assert 0 <= tokens.min() <= tokens.max() < spec.vocabulary
-        except ServiceError as error:
+        except ConvokeError as error:
             if error.status not in range(400, 500) or not str(error):
                 raise AssertionError(f"{error!r} is no fault of the caller's") from error
             return error.code

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.errors import InvalidRequest, ServiceError, TooLarge, Unreadable, UnsupportedKind
-from service.predictor import Item, Kind
-from service.routes import body
+from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
+from service.errors import InvalidRequest
+from service.http import body
+from service.inference.predictor import Item, Kind
 from service.settings import Settings
+from service.telemetry.facts import RequestFacts, attach
 from tests.fuzz.spoil import spoilt, values
 
 SETTINGS = Settings(max_items=8, max_body_bytes=4096)
-REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedKind)
+REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedMediaType)
 TYPES = st.one_of(
     st.sampled_from(
         [
@@ -54,6 +56,7 @@ def read(chunks: Sequence[bytes], kind: Kind, content_type: str, **headers: str)
         return next(waiting)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}
+    attach(scope, RequestFacts("x", "POST"))
     return asyncio.run(body.read_items(Request(scope, receive), kind, SETTINGS))
 
 
@@ -63,8 +66,8 @@ def check(content: bytes, kind: Kind, content_type: str, **headers: str) -> None
         items = read([content], kind, content_type, **headers)
         assert 1 <= len(items) <= SETTINGS.max_items
         for item in items:
-            assert isinstance(item, (bytes if kind == "image" else str, ServiceError))
-            assert not isinstance(item, ServiceError) or 400 <= item.status < 500
+            assert isinstance(item, (bytes if kind == "image" else str, ConvokeError))
+            assert not isinstance(item, ConvokeError) or 400 <= item.status < 500
 
 
 @given(st.binary(max_size=200), KINDS, TYPES, ENCODINGS, st.text(max_size=8))

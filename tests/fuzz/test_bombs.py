@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from service.errors import TooLarge, Unreadable
-from service.manifest import ImageInput
-from service.preprocess import image_to_pixels
+from contract.errors import TooLarge, Unreadable
+from contract.inputs import image_to_pixels
+from contract.manifest import ImageInput
 from tests.fuzz.bombs import animation, bombs, headers, scans, tiff
 from tests.fuzz.measure import measured
 from tests.fuzz.seeds import run_lengths

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from service.manifest import ImageInput
-from service.preprocess import image_to_pixels
+from contract.inputs import image_to_pixels
+from contract.manifest import ImageInput
 from tests.fuzz import seeds
 from tests.fuzz.corpus import Corpus, run
 from tests.fuzz.mutate import MUTATIONS, mended, mutated, pieces

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import manifest as contract
-from service.errors import ManifestError, ModelRefused
-from service.manifest import Manifest
+from contract import manifest as contract
+from contract.errors import ManifestError, ModelRefused
+from contract.manifest import Manifest
 from tests.fuzz.spoil import spoilt, values
 from tests.fuzz.target import ROOT
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import manifest as contract
-from service.errors import InvalidRequest, ServiceError, TooLarge, Unreadable, UnsupportedKind
-from service.manifest import Manifest
+from contract import manifest as contract
+from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
+from contract.manifest import Manifest
+from service.errors import InvalidRequest
 from service.routes import tensors
 from service.routes.tensors import Asked
 from service.settings import Settings
@@ -21,7 +22,7 @@ from tests.fuzz.spoil import numbers, spoilt, values
 from tests.fuzz.target import ROOT
 
 SETTINGS = Settings(max_items=8)
-REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedKind)
+REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedMediaType)
 BINARY = {"binary_data_size": 4}
 DIGITS = contract.read(ROOT / "models/digits/1")
 
@@ -134,5 +135,5 @@ def test_an_answer_says_what_it_was_given(count: int, label: bool, probabilities
 def test_refusals_are_the_callers_fault() -> None:
     """What the properties above let pass is below 500."""
     for refusal in REFUSALS:
-        assert issubclass(refusal, ServiceError)
+        assert issubclass(refusal, ConvokeError)
         assert 400 <= refusal.status < 500

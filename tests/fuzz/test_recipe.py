@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.spoil import numbers, spoilt, values
-from training import recipe as recipes
 from training.errors import RecipeError
-from training.recipe import RECIPES, Recipe, load, parse
-from training.shapes import trace
+from training.recipe import schema as recipes
+from training.recipe.schema import RECIPES, Recipe, load, parse
+from training.recipe.shapes import trace
 
 GOOD = [
     {"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))} for path in sorted(RECIPES.glob("*.toml"))

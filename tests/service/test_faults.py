@@ -16,13 +16,13 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from service import keys
-from service.metrics import Metrics
-from service.repository import Repository
+from service.http import keys
+from service.inference.repository import Repository
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.drawing import encode, mnist_like
 from tests.fuzz.faults import connections, workers
-from tests.service.conftest import ROOT, Server
+from tests.serving import ROOT, Server
 
 DIGIT = encode(mnist_like(7))
 Start = Callable[..., Server]

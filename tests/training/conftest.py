@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.data import Split, folder
-from training.recipe import Recipe, parse
+from training.data.dataset import Split, folder
+from training.recipe.schema import Recipe, parse
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from service import manifest as contract
-from training import run
+from contract import manifest as contract
 from training.__main__ import main
-from training.data import Dataset, Split
+from training.data.dataset import Dataset, Split
+from training.runs import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.shapes.table", interrupted)
+    monkeypatch.setattr("training.recipe.shapes.table", interrupted)
     assert main(["shapes", "lenet"]) == 130
     assert "stopped" in capsys.readouterr().err
 
@@ -135,7 +135,7 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
 ) -> None:
     """`train` prints the shapes, the folder and how to go on; `--resume` takes the finished run as it is."""
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
-    monkeypatch.setattr("training.run.load", lambda _recipe: data)
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
     words = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
     assert main(words) == 0
     output = capsys.readouterr()

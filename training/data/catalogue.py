@@ -1,9 +1,10 @@
 """A data set by its name in a recipe or a manifest."""
 
-from service import manifest as contract
-from training.data import Dataset, Split, mnist, photos, reviews
+from contract import manifest as contract
+from training.data import mnist, photos, reviews
+from training.data.dataset import Dataset, Split
+from training.data.schema import Data, Image, Input, Text
 from training.errors import RecipeError
-from training.recipe import Data, Image, Input, Recipe, Text
 
 PHOTOS = ("cats-vs-dogs", "oxford-pets")
 REVIEWS = (*reviews.SOURCES, "reviews")
@@ -55,14 +56,14 @@ def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: 
     return {}
 
 
-def sample(recipe: Recipe, spec: contract.ImageInput | contract.TextInput, count: int) -> tuple[Split, str]:
+def sample(data: Data, trained: Input, spec: contract.ImageInput | contract.TextInput, count: int) -> tuple[Split, str]:
     """Up to `count` examples to learn from, as a published model wants them, and the data set's fingerprint.
 
     Raises:
         DataError, RecipeError: as `load`.
     """
-    if recipe.data.name in PHOTOS and isinstance(spec, contract.ImageInput):
-        return photos.sample(recipe.data, spec, count)
-    data = load(recipe.data, recipe.input)
-    step = max(len(data.train) // count, 1)
-    return Split(data.train.inputs[::step], data.train.labels[::step]).first(count), data.fingerprint
+    if data.name in PHOTOS and isinstance(spec, contract.ImageInput):
+        return photos.sample(data, spec, count)
+    whole = load(data, trained)
+    step = max(len(whole.train) // count, 1)
+    return Split(whole.train.inputs[::step], whole.train.labels[::step]).first(count), whole.fingerprint

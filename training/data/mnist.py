@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets import MNIST
 
-from training.data import Dataset, Split, fingerprint, folder, hold_out
+from training.data.dataset import Dataset, Split, fingerprint, folder, hold_out
 from training.errors import DataError
 
 

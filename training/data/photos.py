@@ -4,7 +4,7 @@ Three layouts below `cats-vs-dogs/` of the data folder are read: `{train,test}/{
 `train/cat.N.jpg`, and Microsoft's `PetImages/{Cat,Dog}/N.jpg`; the last two have no test split of their own, so a tenth
 is held out by content. Oxford-IIIT Pet (Parkhi et al., 2012) comes through torchvision, in its binary categories.
 
-Every photo goes through `service.preprocess`, so that what is trained on is what will be served. A file that cannot be
+Every photo goes through `contract.inputs`, so that what is trained on is what will be served. A file that cannot be
 decoded is named and skipped.
 """
 
@@ -27,11 +27,11 @@ import torch
 from torchvision.datasets import OxfordIIITPet
 from tqdm import tqdm
 
-from service import manifest as contract
-from service.errors import ServiceError
-from service.preprocess import image_to_pixels
-from training import recipe as recipes
-from training.data import Dataset, Split, cache_folder, folder
+from contract import manifest as contract
+from contract.errors import ConvokeError
+from contract.inputs import image_to_pixels
+from training.data.dataset import Dataset, Split, cache_folder, folder
+from training.data.schema import Data, Image
 from training.errors import DataError
 from training.progress import say
 
@@ -60,7 +60,7 @@ class Files:
     test: list[Photo] | None
 
 
-def load(data: recipes.Data, spec: recipes.Image) -> Dataset:
+def load(data: Data, spec: Image) -> Dataset:
     """Cats and dogs: test and validation split uint8 (N, height, width, 3), training split (N, side, side, 3).
 
     The side is `data.stored_side`, or the input's. Splits are disjoint by the content of the files, duplicates removed.
@@ -89,7 +89,7 @@ def test_split(name: str, spec: contract.ImageInput) -> Split:
     return decode(_parted(name)[1], spec, "test")
 
 
-def sample(data: recipes.Data, spec: contract.ImageInput, count: int) -> tuple[Split, str]:
+def sample(data: Data, spec: contract.ImageInput, count: int) -> tuple[Split, str]:
     """`count` training photos at the size that is served, chosen by content, and the data set's fingerprint.
 
     Raises:
@@ -100,7 +100,7 @@ def sample(data: recipes.Data, spec: contract.ImageInput, count: int) -> tuple[S
     return decode(chosen, spec, "sampled"), _fingerprint(train + validation, test)
 
 
-def split(data: recipes.Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
+def split(data: Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
     """Training, validation and test photos, each content in one of them only; in the first two once.
 
     Raises:
@@ -191,7 +191,7 @@ def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Spl
     return Split(torch.from_numpy(pixels), torch.tensor([photo.label for photo in kept]))
 
 
-def contract_of(spec: recipes.Image, side: int | None = None) -> contract.ImageInput:
+def contract_of(spec: Image, side: int | None = None) -> contract.ImageInput:
     """The input of the served model, or the same at another side."""
     return contract.ImageInput(
         height=side or spec.height, width=side or spec.width, mode=spec.mode, framing=spec.framing
@@ -206,7 +206,7 @@ def broken(photos: Sequence[Photo], spec: contract.ImageInput) -> list[str]:
 def _fault(photo: Photo, spec: contract.ImageInput) -> str:
     try:
         image_to_pixels(photo.path.read_bytes(), spec)
-    except (ServiceError, OSError) as error:
+    except (ConvokeError, OSError) as error:
         return f"{photo.path}: {error}"
     return ""
 
@@ -224,7 +224,7 @@ def _fill(photos: Sequence[Photo], spec: contract.ImageInput, store: Path, index
         def one(place: int) -> str:
             try:
                 pixels[place] = image_to_pixels(photos[place].path.read_bytes(), spec)
-            except (ServiceError, OSError) as error:
+            except (ConvokeError, OSError) as error:
                 say(f"skipped {photos[place].path}: {error}")
                 return photos[place].digest
             return ""

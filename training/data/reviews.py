@@ -22,9 +22,10 @@ from typing import Literal, get_args
 
 import torch
 
-from service.manifest import TextInput
-from training import recipe
-from training.data import Dataset, Split, folder, vocabulary
+from contract.manifest import TextInput
+from training.data import vocabulary
+from training.data.dataset import Dataset, Split, folder
+from training.data.schema import Data, Text
 from training.errors import DataError
 
 Source = Literal["imdb", "mr", "sst2"]
@@ -74,7 +75,7 @@ class Corpus:
     test: list[Review]
 
 
-def load(data: recipe.Data, spec: recipe.Text) -> Dataset:
+def load(data: Data, spec: Text) -> Dataset:
     """The splits of imdb, mr, sst2, or of `reviews`: all three together, tested on each alone.
 
     `data.validation` texts are held out of those to learn from, of each source its share, chosen by content. Texts to
@@ -102,7 +103,7 @@ def tests(name: str, spec: TextInput, tokenizer: str) -> dict[str, Split]:
     return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
 
 
-def fold(data: recipe.Data, spec: recipe.Text, number: int, count: int = TENTHS) -> Dataset:
+def fold(data: Data, spec: Text, number: int, count: int = TENTHS) -> Dataset:
     """Fold `number`, from 0, of a cross-validation over the whole of MR, as Kim (2014, section 3) reports it.
 
     The `count` test splits part MR between them, as equal in size as copies of one text, kept together, allow. Each
@@ -135,7 +136,7 @@ def _sources(name: str) -> tuple[Source, ...]:
     return names
 
 
-def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: recipe.Data, spec: recipe.Text) -> Dataset:
+def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: Data, spec: Text) -> Dataset:
     tested = [review for test in tests.values() for review in test]
     kept = without(once(train), tested)
     rest, held_out = hold_out(kept, data.validation)
@@ -153,7 +154,7 @@ def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: recip
     )
 
 
-def _encode(reviews: list[Review], tokenizer: str, spec: recipe.Text | TextInput) -> Split:
+def _encode(reviews: list[Review], tokenizer: str, spec: Text | TextInput) -> Split:
     return Split(
         vocabulary.encode([review.text for review in reviews], tokenizer, spec),
         torch.tensor([review.label for review in reviews]),

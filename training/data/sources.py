@@ -16,8 +16,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from service.manifest import ImageInput
-from training.data import download, folder, reviews
+from contract.manifest import ImageInput
+from training.data import download, reviews
+from training.data.dataset import folder
 from training.errors import DataError
 
 Lines: TypeAlias = Iterator[str]

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from service.manifest import TextInput
+from contract.manifest import TextInput
+from training.data.schema import Text
 from training.errors import DataError
-from training.recipe import Text
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 """Ids 0 and 1. No text can spell them: the tokenizer lower-cases words and drops brackets."""
@@ -69,7 +69,7 @@ def build(texts: Iterable[str], spec: Text) -> str:
 def encode(texts: list[str], tokenizer_json: str, spec: Text | TextInput) -> Tensor:
     """The ids of each text's first `spec.length` tokens: int32 (N, L), L that of the longest, 0 behind the ends.
 
-    They are the ids that `service.preprocess.text_to_tokens` gives in serving.
+    They are the ids that `contract.inputs.text_to_tokens` gives in serving.
 
     Raises:
         DataError: a text holds no word.

@@ -1,0 +1,309 @@
+"""Who may call which route: keys, roles, and the origins of pages."""
+
+import hmac
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import httpx
+import pytest
+
+from service.http import access, keys
+from service.routes import oip
+from service.settings import Settings, SettingsError
+from tests.drawing import encode, mnist_like
+from tests.service.routes.test_docs import routes_of
+from tests.serving import ROOT, Call, Server, application, client, code, make_keys
+
+DIGIT = encode(mnist_like(7))
+LOAD = "/v2/repository/models/nothing/load"
+UNLOAD = "/v2/repository/models/nothing/unload"
+REQUESTS = {
+    "predict": [("POST", "/classify/digits"), ("POST", "/v2/models/digits/infer"), ("POST", "/classify_texts")],
+    "look": [("GET", "/models"), ("GET", "/models/digits"), ("GET", "/v2/models/digits"),
+             ("GET", "/v2/models/digits/versions/1/ready"), ("POST", "/v2/repository/index")],
+    "manage": [("POST", LOAD), ("POST", UNLOAD)],
+    "metrics": [("GET", "/metrics")],
+    "nothing": [("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/docs"),
+                ("GET", "/openapi.json")],
+}  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def statuses(call: Call, need: str, headers: dict[str, str]) -> set[int]:
+    """How the requests that need something are answered: 401, 403, or 0 for any other status."""
+    found = (call(method, path, headers=headers).status_code for method, path in REQUESTS[need])
+    return {status if status in {401, 403} else 0 for status in found}
+
+
+@pytest.mark.parametrize("public", ["metrics", "predict", "predict,metrics", "none"])
+@pytest.mark.parametrize("role", [None, *keys.ROLES])
+def test_each_role_opens_its_routes_and_no_others(file: Path, public: str, role: keys.Role | None) -> None:
+    """Every role against every kind of route, with each choice of what is public; health and docs are always open."""
+    tokens = dict(zip(keys.ROLES, make_keys(file, *keys.ROLES), strict=True))
+    call = client(load=False, api_keys_file=file, public=public)
+    headers = bearer(tokens[role]) if role else {}
+    open_to_all = {*public.split(","), "nothing", *(["look"] if "predict" in public else [])}
+    opened = {role, *(["look"] if role in {"predict", "manage"} else [])}
+    for need in REQUESTS:
+        expected = 0 if need in open_to_all | opened else 403 if role else 401
+        assert statuses(call, need, headers) == {expected}, (need, role, public)
+
+
+def test_without_a_file_all_is_open_but_management() -> None:
+    """Nobody needs a key; loading and unloading is refused, with what to do about it, whatever is shown."""
+    call = client()
+    for need in ("predict", "look", "metrics", "nothing"):
+        assert statuses(call, need, {}) == {0}
+    for headers in ({}, bearer("guess")):
+        response = call("POST", UNLOAD, json={}, headers=headers)
+        assert response.status_code == 403
+        assert "python -m service.keys NAME manage" in response.json()["error"]
+    assert call("GET", "/v2/models/digits/ready").status_code == 200
+
+
+def test_management_is_off_until_there_is_a_key_of_its_role(file: Path) -> None:
+    """Keys for predictions alone switch nothing on; a key that is added while it runs does, one taken away off."""
+    (token,) = make_keys(file, "predict")
+    call = client(api_keys_file=file)
+    assert call("POST", LOAD, json={}, headers=bearer(token)).status_code == 403
+    before = file.read_text()
+    manager = keys.add(file, "later", "manage")
+    assert call("POST", LOAD, json={}, headers=bearer(manager)).status_code == 404
+    assert call("POST", LOAD, json={}).status_code == 401
+    file.write_text(before)
+    assert call("POST", LOAD, json={}, headers=bearer(manager)).status_code == 403
+
+
+def test_both_headers_show_a_key(file: Path) -> None:
+    """`Authorization: Bearer` in any case, or `X-API-Key`, also beside another scheme that a proxy reads."""
+    (token,) = make_keys(file, "predict")
+    call = client(api_keys_file=file)
+    for headers in (
+        bearer(token),
+        {"authorization": f"bearer  {token}"},
+        {"X-API-Key": token},
+        {"Authorization": "Basic eDp5", "X-API-Key": token},
+    ):
+        assert call("POST", "/classify/digits", content=DIGIT, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"X-API-Key": ""},
+        {"X-API-Key": "guess"},
+        {"Authorization": "Bearer caf\u00e9".encode("latin-1")},
+        {"Authorization": b"Bearer \xff\xfe"},
+        {"Authorization": "Basic eDp5"},
+        {"Authorization": "Bearer " + "x" * 50_000},
+    ],
+)
+def test_what_is_no_key_is_a_401_that_says_how(file: Path, headers: dict[str, str]) -> None:
+    """No key, a wrong one and nonsense: 401 with WWW-Authenticate, in the one shape, before a body is read."""
+    make_keys(file, "predict")
+    response = client(load=False, api_keys_file=file)("POST", "/classify/digits", content=DIGIT, headers=headers)
+    assert code(response) == (401, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="convoke"'
+    assert response.headers["X-Request-ID"]
+
+
+def test_the_hash_is_no_key(file: Path) -> None:
+    """Who reads the file cannot come in with what stands in it."""
+    (token,) = make_keys(file, "predict")
+    assert token not in file.read_text()
+    name, role, digest = file.read_text().splitlines()[-1].split()
+    call = client(load=False, api_keys_file=file)
+    for shown in (digest, f"{name} {role} {digest}", name):
+        assert call("POST", "/classify/digits", content=DIGIT, headers=bearer(shown)).status_code == 401
+
+
+def test_every_key_is_compared_in_full(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of many keys takes as many comparisons as the last, or one that is unknown."""
+    tokens = [keys.add(file, f"key-{number}", "predict") for number in range(5)]
+    found, compared = keys.Keys(file), 0
+    real = hmac.compare_digest
+
+    def compare(one: bytes, other: bytes) -> bool:
+        nonlocal compared
+        compared += 1
+        assert len(one) == len(other) == 32
+        return real(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for token, name in ((tokens[0], "key-0"), (tokens[4], "key-4"), ("guess", None)):
+        compared = 0
+        key = found.find(token)
+        assert (key.name if key else None) == name
+        assert compared == 5
+
+
+def test_a_file_that_goes_bad_leaves_the_keys_as_they_were(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half written, damaged or gone: the keys stay in force, the log says so once and never holds the line."""
+    (token,) = make_keys(file, "predict")
+    whole = file.read_text()
+    found = keys.Keys(file)
+    for spoil in (lambda: file.write_text("someone predict convoke_secret\n"), file.unlink):
+        spoil()
+        for _ in range(3):
+            assert found.find(token)
+    assert sum("stay in force" in record.getMessage() for record in caplog.records) == 2
+    assert "convoke_secret" not in caplog.text
+    file.write_text(whole + "# more\n")
+    assert found.find(token)
+    file.write_text("")
+    assert found.find(token) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["alone", "name predict", f"name root {'0' * 64}", f"name predict {'0' * 63}", f"name predict {'G' * 64}", "\0"],
+)
+def test_a_faulty_file_ends_the_start(file: Path, text: str) -> None:
+    """A service whose keys cannot be read does not start open."""
+    file.write_text(f"# comment\n\n{text}\n")
+    with pytest.raises(SettingsError, match=r"CONVOKE_API_KEYS_FILE=.*: line 3"):
+        client(load=False, api_keys_file=file)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        client(load=False, api_keys_file=file.with_name("none"))
+
+
+def test_the_command_makes_a_key_that_works(file: Path) -> None:
+    """`python -m service.keys` prints a key once, keeps its hash in a file for its owner alone, and refuses doubles."""
+
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service.http.keys", *words]
+        environment = {**os.environ, "CONVOKE_API_KEYS_FILE": str(file)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    token = make("shop", "predict").stdout.strip()
+    assert len(token) > 50
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert client(api_keys_file=file)("POST", "/classify/digits", content=DIGIT, headers=bearer(token)).is_success
+    again = make("shop", "manage")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "already" in again.stderr
+    assert make("two words", "predict").returncode == 1
+    assert make("other", "root").returncode == 2
+    assert len(keys.read(file)) == 1
+
+
+def test_no_key_is_ever_logged(start_server: Callable[..., Server], file: Path) -> None:
+    """On a started server a good key opens, a wrong one does not, BentoML's APIs obey, and the log holds neither."""
+    predict, manage = make_keys(file, "predict", "manage")
+    server = start_server(CONVOKE_API_KEYS_FILE=str(file), CONVOKE_PUBLIC="none")
+    server.wait_until_ready()
+    texts = {"model": "digits", "texts": ["seven"]}
+
+    def status(path: str, key: str | None, **arguments: object) -> int:
+        headers = bearer(key) if key else {}
+        return httpx.post(server.url + path, headers=headers, **arguments).status_code  # type: ignore[arg-type]
+
+    for path, arguments in (("/classify/digits", {"content": DIGIT}), ("/classify_texts", {"json": texts})):
+        shown = [status(path, key, **arguments) for key in (None, "wrong-guess", manage, predict)]
+        assert shown == [401, 401, 403, 200]
+    assert [status(LOAD, key, json={}) for key in (None, "wrong-guess", predict, manage)] == [401, 401, 403, 404]
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
+    assert httpx.get(f"{server.url}/livez").status_code == httpx.get(f"{server.url}/readyz").status_code == 200
+    metrics = make_keys(file, "metrics")[0]
+    text = httpx.get(f"{server.url}/metrics", headers=bearer(metrics)).text
+    for secret in (predict, manage, metrics, "wrong-guess"):
+        assert secret not in server.log
+        assert secret not in text
+    assert server.stop() == 0
+
+
+def test_without_keys_nothing_is_on_the_way() -> None:
+    """Where a route needs no key its endpoint is the one that was given, itself."""
+    routes = oip.routes(None, None, Settings())  # type: ignore[arg-type]
+    protected = access.protect(routes, Settings())
+    assert [one for one in protected if one not in routes] == [
+        one for one in protected if access.need(one.path) == "manage"
+    ]
+
+
+def test_every_route_has_its_need(file: Path) -> None:
+    """A route that nobody thought of needs a key for predictions; those that need none are a short list."""
+    make_keys(file, "predict")
+    paths = {route.path for route in routes_of(application(load=False))}
+    assert {path for path in paths if access.need(path) is None} == {path for _, path in REQUESTS["nothing"]}
+    assert access.need("/brand-new") == "predict"
+    assert {access.need(path) for path in paths} == {None, "look", *get_args(keys.Role)}
+
+
+def test_the_document_says_what_needs_a_key(file: Path) -> None:
+    """With keys, the operations that need one name both ways to show it, and their refusals; without, management."""
+    make_keys(file, "predict")
+
+    def locked(**settings: object) -> set[str]:
+        paths = client(load=False, **settings)("GET", "/openapi.json").json()["paths"]
+        found = {path for path, operations in paths.items() for one in operations.values() if "security" in one}
+        for path in found:
+            for operation in paths[path].values():
+                assert {"401", "403"} <= set(operation["responses"])
+                assert {name for one in operation["security"] for name in one} == {"bearer", "header"}
+        return found
+
+    assert locked() == {path.replace("nothing", "{model}") for path in (LOAD, UNLOAD)}
+    assert {"/classify/{model}", "/models", "/classify_texts"} < locked(api_keys_file=file)
+    assert "/metrics" not in locked(api_keys_file=file)
+
+
+def test_pages_of_other_origins_are_kept_out_by_default() -> None:
+    """No answer names an origin, and a preflight is a 405."""
+    call = client(load=False)
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    response = call("OPTIONS", "/classify/digits", headers=asked)
+    assert response.status_code == 405
+    for one in (response, call("GET", "/v2", headers=asked)):
+        assert not [name for name in one.headers if name.startswith("access-control")]
+
+
+def test_pages_of_named_origins_may_call() -> None:
+    """Those that are named get a preflight and their answers; others get neither."""
+    call = client(cors_origins="https://shop.example,http://localhost:5173")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
+    for origin, status in (
+        ("https://shop.example", 200),
+        ("http://localhost:5173", 200),
+        ("https://evil.example", 400),
+    ):
+        response = call("OPTIONS", "/classify/digits", headers={"Origin": origin, **asked})
+        assert response.status_code == status
+        answer = call("POST", "/classify/digits", content=DIGIT, headers={"Origin": origin})
+        allowed = answer.headers.get("Access-Control-Allow-Origin")
+        assert allowed == (origin if status == 200 else None)
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("text", ["shop.example", "https://shop.example/", "https://a.example,", "null", "*,https://a"])
+def test_origins_are_checked(text: str) -> None:
+    """An origin is a scheme, a host and perhaps a port."""
+    with pytest.raises(ValueError, match="cors_origins"):
+        Settings(cors_origins=text)
+    assert Settings(cors_origins="*").cors_origins == "*"
+
+
+def test_pages_carry_headers_that_shut_them_in() -> None:
+    """The page of the routes loads nothing, is framed by nobody, is taken for nothing else, and tells nobody of it."""
+    headers = client(load=False)("GET", "/docs").headers
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert "script-src" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Frame-Options"] == "DENY"

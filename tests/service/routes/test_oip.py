@@ -1,0 +1,425 @@
+"""The Open Inference Protocol: by hand in one process, and through Triton's own client against a started server."""
+
+import asyncio
+import base64
+import gzip
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+from service import __version__
+from tests import reviews
+from tests.drawing import encode, mnist_like
+from tests.service.inference.test_repository import add_version
+from tests.serving import ROOT, Call, Server, client, make_keys
+
+DIGITS = list(range(10))
+INFER = "/v2/models/digits/infer"
+LENGTH = "Inference-Header-Content-Length"
+
+
+def pictures(count: int = 10) -> npt.NDArray[np.uint8]:
+    """Digits 0, 1, 2, ... as the graph takes them: uint8 (count, 28, 28, 1)."""
+    return np.stack([np.asarray(mnist_like(index % 10), np.uint8)[..., None] for index in range(count)])
+
+
+def tensor(values: Any, datatype: str = "UINT8", name: str = "image", **more: Any) -> dict[str, Any]:
+    """An input whose data stands in the JSON."""
+    shape = list(np.shape(values))
+    return {"name": name, "shape": shape, "datatype": datatype, "data": values, **more}
+
+
+def packed(*values: bytes) -> bytes:
+    """A BYTES tensor as the binary extension has it."""
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def binary(head: dict[str, Any], tail: bytes) -> dict[str, Any]:
+    """A request with binary tensors, as arguments for a call."""
+    text = json.dumps(head).encode()
+    return {"content": text + tail, "headers": {LENGTH: str(len(text))}}
+
+
+def output(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(one for one in answer["outputs"] if one["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def call() -> Call:
+    return client()
+
+
+def test_the_server_and_its_models_describe_themselves(call: Call) -> None:
+    """Metadata, liveness, readiness and the index, in the protocol's shapes."""
+    server = call("GET", "/v2").json()
+    assert server["name"] == "convoke"
+    assert server["version"] == __version__
+    assert "binary_tensor_data" in server["extensions"]
+    for path in (
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/digits/ready",
+        "/v2/models/digits/versions/1/ready",
+    ):
+        assert call("GET", path).status_code == 200, path
+    for path in ("/v2/models/digits", "/v2/models/digits/versions/1"):
+        assert call("GET", path).json() == {
+            "name": "digits",
+            "versions": ["1"],
+            "platform": "onnxruntime_onnx",
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]}],
+            "outputs": [
+                {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            ],
+        }
+    index = call("POST", "/v2/repository/index", content=b"").json()
+    assert {"name": "digits", "version": "1", "state": "READY", "reason": ""} in index
+
+
+def test_before_the_models_are_loaded_nothing_is_ready() -> None:
+    """Readiness is a 503 until the models are there."""
+    call = client(load=False)
+    assert call("GET", "/v2/health/live").status_code == 200
+    for path in ("/v2/health/ready", "/v2/models/digits/ready"):
+        assert call("GET", path).status_code == 503, path
+
+
+def forms() -> dict[str, dict[str, Any]]:
+    """Ten digits, in every form that the protocol has for them."""
+    values = pictures()
+    files = [encode(mnist_like(digit)) for digit in DIGITS]
+    flat = {"name": "image", "shape": [10, 28, 28, 1], "datatype": "UINT8", "data": values.ravel().tolist()}
+    return {
+        "nested": {"json": {"inputs": [tensor(values.tolist())]}},
+        "flat": {"json": {"inputs": [flat]}},
+        "binary": binary(
+            {"inputs": [{**flat, "data": None, "parameters": {"binary_data_size": 7840}}]}, values.tobytes()
+        ),
+        "base64": {"json": {"inputs": [tensor([base64.b64encode(file).decode() for file in files], "BYTES")]}},
+        "files": binary(
+            {
+                "inputs": [
+                    {
+                        "name": "image",
+                        "shape": [10],
+                        "datatype": "BYTES",
+                        "parameters": {"binary_data_size": len(packed(*files))},
+                    }
+                ]
+            },
+            packed(*files),
+        ),
+    }
+
+
+@pytest.mark.parametrize("form", ["nested", "flat", "binary", "base64", "files"])
+def test_every_form_of_input_gives_the_same_answer(call: Call, form: str) -> None:
+    """The graph's tensor or encoded files, in JSON or as bytes: labels and probabilities, one row an item."""
+    response = call("POST", INFER, **forms()[form])
+    answer = response.json()
+    assert (answer["model_name"], answer["model_version"]) == ("digits", "1")
+    assert output(answer, "label") == {
+        "name": "label", "datatype": "BYTES", "shape": [10], "data": [str(digit) for digit in DIGITS]
+    }  # fmt: skip
+    found = output(answer, "probabilities")
+    assert (found["datatype"], found["shape"]) == ("FP32", [10, 10])
+    files = [("f", ("x", encode(mnist_like(digit)))) for digit in DIGITS]
+    ours = call("POST", "/classify/digits", files=files).json()["predictions"]
+    expected = [[one["scores"][str(digit)] for digit in DIGITS] for one in ours]
+    assert np.reshape(found["data"], (10, 10)) == pytest.approx(np.array(expected), abs=2e-6)
+    assert [part.split(";")[0] for part in response.headers["Server-Timing"].split(", ")] == [
+        "read", "queue", "infer", "total",
+    ]  # fmt: skip
+
+
+def test_outputs_come_as_they_are_asked_for(call: Call) -> None:
+    """Names in the order asked for, each in JSON or as bytes; the caller's id comes back."""
+    head = {
+        "id": "abc",
+        "inputs": [tensor(pictures(2).tolist())],
+        "outputs": [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities"}],
+        "parameters": {"binary_data_output": False, "something": 1},
+    }
+    response = call("POST", INFER, json=head)
+    size = int(response.headers[LENGTH])
+    answer, tail = json.loads(response.content[:size]), response.content[size:]
+    assert answer["id"] == "abc"
+    assert [one["name"] for one in answer["outputs"]] == ["label", "probabilities"]
+    assert answer["outputs"][0]["parameters"] == {"binary_data_size": len(tail)}
+    assert tail == packed(b"0", b"1")
+    everything = call("POST", INFER, json={**head, "outputs": [], "parameters": {"binary_data_output": True}})
+    size = int(everything.headers[LENGTH])
+    rows = np.frombuffer(everything.content[size : size + 80], "<f4").reshape(2, 10)
+    assert rows.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert everything.content[size + 80 :] == packed(b"0", b"1")
+
+
+def test_texts_come_as_strings_or_as_token_ids(tmp_path: Path) -> None:
+    """`text` BYTES in UTF-8, or `tokens` INT64 with padding behind the ends: the reference's probabilities."""
+    reviews.publish(tmp_path)
+    call = client(models=tmp_path)
+    texts = ["good film", "bad bad film", "fine"]
+    expected = np.array(reviews.reference(texts))
+    plain = call("POST", "/v2/models/reviews/infer", json={"inputs": [tensor(texts, "BYTES", "text")]}).json()
+    ids = [[list(reviews.WORTH).index(word) for word in text.split()] for text in texts]
+    rows = [row + [0] * (5 - len(row)) for row in ids]
+    numbers = call("POST", "/v2/models/reviews/infer", json={"inputs": [tensor(rows, "INT64", "tokens")]}).json()
+    for answer in (plain, numbers):
+        assert np.reshape(output(answer, "probabilities")["data"], (3, -1)) == pytest.approx(expected, abs=1e-5)
+
+
+def replaced(**change: Any) -> dict[str, Any]:
+    """A request of one digit with something about its input changed."""
+    return {"json": {"inputs": [{**tensor(pictures(1).tolist()), **change}]}}
+
+
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no JSON": ({"content": b"nonsense"}, 400, "no JSON"),
+    "empty": ({"content": b""}, 400, "empty"),
+    "no inputs": ({"json": {"inputs": []}}, 400, "inputs"),
+    "two inputs": ({"json": {"inputs": [tensor([1]), tensor([1])]}}, 400, "inputs"),
+    "no name": ({"json": {"inputs": [{"shape": [1], "datatype": "UINT8", "data": [1]}]}}, 400, "inputs.0.name"),
+    "other name": (replaced(name="picture"), 400, "takes the input 'image' of UINT8 or 'image' of BYTES"),
+    "other type": (replaced(datatype="FP32"), 400, "takes the input"),
+    "other shape": (replaced(shape=[1, 1, 28, 28]), 400, "expected ['N', 28, 28, 1]"),
+    "too few values": (replaced(shape=[2, 28, 28, 1]), 400, "784 values"),
+    "no axis": (replaced(shape=[]), 400, "its first axis counts the items"),
+    "no items": (replaced(shape=[0, 28, 28, 1], data=[]), 400, "its first axis counts the items"),
+    "negative shape": (replaced(shape=[-1, 28, 28, 1]), 400, "inputs.0.shape.0"),
+    "too large a number": (replaced(data=[256] * 784), 400, "whole numbers that fit UINT8"),
+    "fractions": (replaced(data=[0.5] * 784), 400, "whole numbers"),
+    "strings": (replaced(data=["1"] * 784), 400, "whole numbers"),
+    "ragged": (replaced(data=[[1, 2], [3]]), 400, "no tensor"),
+    "no data": (replaced(data=None), 400, "neither data nor"),
+    "shared memory": (replaced(parameters={"shared_memory_region": "x"}), 400, "shared memory"),
+    "classification": (
+        {"json": {**replaced()["json"], "outputs": [{"name": "label", "parameters": {"classification": 2}}]}},
+        400,
+        "classification",
+    ),
+    "unknown output": ({"json": {**replaced()["json"], "outputs": [{"name": "logits"}]}}, 400, "outputs.0.name"),
+    "too many items": ({"json": {"inputs": [tensor(["AA=="] * 5, "BYTES")]}}, 413, "at most 4"),
+    "no base64": ({"json": {"inputs": [tensor(["%"], "BYTES")]}}, 422, "base64"),
+    "no picture": ({"json": {"inputs": [tensor(["AAAA"], "BYTES")]}}, 415, "item 0: this is no picture"),
+    "both": (
+        binary({"inputs": [{**tensor([1]), "parameters": {"binary_data_size": 1}}]}, b"x"), 400, "both data and"
+    ),
+    "wrong binary size": (
+        binary({"inputs": [{**tensor(None), "shape": [1], "parameters": {"binary_data_size": 9}}]}, b"x"),
+        400,
+        "binary_data_size is 9, but 1 bytes follow",
+    ),
+    "bytes left over": (binary(replaced()["json"], b"xyz"), 400, "3 bytes follow the JSON"),
+    "header too long": ({"content": b"{}", "headers": {LENGTH: "9"}}, 400, "only 2 bytes"),
+    "header no number": ({"content": b"{}", "headers": {LENGTH: "-1"}}, 400, "expected a number"),
+    "cut off": (
+        binary(
+            {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 6}}]},
+            b"\x09\0\0\0ab",
+        ),
+        400,
+        "cut off",
+    ),
+    "deep": ({"content": b'{"inputs":' + b"[" * 100_000}, 400, "nested too deep"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_what_is_wrong_is_said_in_the_protocol_s_shape(case: str) -> None:
+    """Every refusal is `{"error": "..."}` with a status below 500 and words that help."""
+    arguments, status, words = BAD[case]
+    response = client(max_items=4)("POST", INFER, **arguments)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    assert words in response.json()["error"]
+
+
+def test_unknown_models_and_versions_are_named(call: Call) -> None:
+    """404, with what there is."""
+    assert "served are: cats-vs-dogs, digits" in call("GET", "/v2/models/cats").json()["error"]
+    response = call("POST", "/v2/models/digits/versions/7/infer", json={})
+    assert response.status_code == 404
+    assert response.json()["error"] == "model 'digits' has no version '7' that is loaded; loaded are: 1"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_packed_bodies_are_unpacked(call: Call, encoding: str) -> None:
+    """Gzip and zlib, for this front end and the other."""
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    head = {"Content-Encoding": encoding}
+    body = json.dumps(replaced()["json"]).encode()
+    assert output(call("POST", INFER, content=pack(body), headers=head).json(), "label")["data"] == ["0"]
+    found = call("POST", "/classify/digits", content=pack(encode(mnist_like(3))), headers=head).json()
+    assert found["predictions"][0]["label"] == "3"
+
+
+def test_packed_bodies_are_bounded() -> None:
+    """A megabyte of zeros in a kilobyte is not unpacked beyond the limit; what is not packed as it says is refused."""
+    call = client(max_body_bytes=100_000)
+
+    def status(content: bytes, encoding: str) -> int:
+        return call("POST", "/classify/digits", content=content, headers={"Content-Encoding": encoding}).status_code
+
+    bomb = gzip.compress(bytes(10_000_000))
+    assert len(bomb) < 100_000
+    assert status(bomb, "gzip") == 413
+    assert status(b"nonsense", "gzip") == 422
+    assert status(gzip.compress(b"abc")[:-4], "gzip") == 422
+    assert status(gzip.compress(b"abc") + b"more", "gzip") == 422
+    assert status(b"abc", "br") == 415
+
+
+@pytest.fixture(scope="module")
+def managed(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Path, str]:
+    """A started server with a key that loads and unloads, its folder of models, digits 1 alone, and the key."""
+    folder = tmp_path_factory.mktemp("managed")
+    models, file = folder / "models", folder / "keys"
+    shutil.copytree(ROOT / "models/digits/1", models / "digits/1")
+    (key,) = make_keys(file, "manage")
+    server = start_server(
+        CONVOKE_MODELS=str(models), CONVOKE_POLL_S="0.2", CONVOKE_API_KEYS_FILE=str(file), CONVOKE_PUBLIC="predict"
+    )
+    server.wait_until_ready()
+    return server, models, key
+
+
+def asked(values: npt.NDArray[Any], *, as_bytes: bool = True) -> Any:
+    """Triton's client's input of the graph's tensor or of encoded files."""
+    kind = "UINT8" if values.dtype == np.uint8 else "BYTES"
+    found = triton.InferInput("image", list(values.shape), kind)
+    found.set_data_from_numpy(values, binary_data=as_bytes)
+    return found
+
+
+def test_triton_s_client_works_unchanged(managed: tuple[Server, Path, str]) -> None:
+    """Metadata, inference with binary and JSON tensors, compression, BYTES, and errors as its exceptions."""
+    server, _, _ = managed
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as session:
+        assert session.is_server_live()
+        assert session.is_server_ready()
+        assert session.is_model_ready("digits")
+        assert session.get_server_metadata()["name"] == "convoke"
+        assert session.get_model_metadata("digits", "1")["inputs"][0]["datatype"] == "UINT8"
+        assert [one["name"] for one in session.get_model_repository_index()] == ["digits"]
+        expected = [str(digit).encode() for digit in DIGITS]
+        for as_bytes in (True, False):
+            wanted = [triton.InferRequestedOutput(name, binary_data=as_bytes) for name in ("label", "probabilities")]
+            for packing in (None, "gzip", "deflate"):
+                answer = session.infer(
+                    "digits",
+                    [asked(pictures(), as_bytes=as_bytes)],
+                    outputs=wanted,
+                    request_id="7",
+                    request_compression_algorithm=packing,
+                    response_compression_algorithm=packing,
+                )
+                assert answer.get_response()["id"] == "7"
+                assert [str(label).strip("b'") for label in answer.as_numpy("label")] == [str(one) for one in DIGITS]
+                assert answer.as_numpy("probabilities").argmax(axis=1).tolist() == DIGITS
+        files = np.array([encode(mnist_like(digit)) for digit in DIGITS], object)
+        assert session.infer("digits", [asked(files)]).as_numpy("label").tolist() == expected
+        with pytest.raises(InferenceServerException, match="there is no model 'nothing'") as caught:
+            session.infer("nothing", [asked(pictures(1))])
+        assert caught.value.status() == "404"
+        with pytest.raises(InferenceServerException, match="expected"):
+            session.infer("digits", [asked(pictures(1)[:, :27])])
+
+
+def test_triton_s_asynchronous_client_works_unchanged(managed: tuple[Server, Path, str]) -> None:
+    """Many requests at once, each with its own answer."""
+    server, _, _ = managed
+
+    async def scenario() -> None:
+        async with triton_aio.InferenceServerClient(server.url.removeprefix("http://")) as session:
+            assert await session.is_server_ready()
+            answers = await asyncio.gather(
+                *(session.infer("digits", [asked(pictures()[digit : digit + 1])]) for digit in DIGITS * 5)
+            )
+            found = [int(answer.as_numpy("probabilities").argmax()) for answer in answers]
+            assert found == DIGITS * 5
+            with pytest.raises(InferenceServerException):
+                await session.infer("digits", [asked(pictures(1)[:, :27])])
+
+    asyncio.run(scenario())
+
+
+def test_a_version_is_rolled_back_and_forth(managed: tuple[Server, Path, str]) -> None:
+    """A new folder takes over by itself, `unload` goes back to the one before, `load` forth; a broken one stays out."""
+    server, models, key = managed
+    shown = {"Authorization": f"Bearer {key}"}
+
+    def served() -> str:
+        return str(httpx.get(f"{server.url}/models/digits").json()["version"])
+
+    add_version(models / "digits/1", 2)
+    server.wait(lambda: served() == "2")
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as session:
+        assert session.infer("digits", [asked(pictures(1))]).get_response()["model_version"] == "2"
+        assert session.infer("digits", [asked(pictures(1))], model_version="1").get_response()["model_version"] == "1"
+        session.unload_model("digits", headers=shown)
+        assert served() == "1"
+        assert json.loads((models / "digits/withdrawn.json").read_text()) == [2]
+        assert not session.is_model_ready("digits", "2")
+        session.load_model("digits", headers=shown)
+        assert served() == "2"
+        (add_version(models / "digits/1", 3) / "model.onnx").write_bytes(b"garbage")
+        with pytest.raises(InferenceServerException, match=r"model\.onnx"):
+            session.load_model("digits", headers=shown)
+        assert served() == "2"
+    refused = httpx.get(f"{server.url}/models").json()["refused"]
+    assert list(refused["digits"]) == ["3"]
+    shutil.rmtree(models / "digits/3")
+    server.wait(lambda: not httpx.get(f"{server.url}/models").json()["refused"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/digits/config", 404),
+        ("GET", "/v2/models/digits/stats", 404),
+        ("GET", "/v2/systemsharedmemory/status", 404),
+        ("GET", "/v2/models/digits/infer", 405),
+    ],
+)
+def test_routes_that_are_not_there_have_errors_that_clients_read(method: str, path: str, status: int) -> None:
+    """The message alone, as the protocol's clients want it for whatever they ask."""
+    answer = client()(method, path)
+    assert answer.status_code == status
+    assert isinstance(answer.json()["error"], str)
+
+
+def test_a_picture_in_the_place_of_a_text_is_named(tmp_path: Path) -> None:
+    """As /classify does: 415; bytes that are neither are a 422 that says where; half a pair is no character."""
+    reviews.publish(tmp_path)
+    call = client(models=tmp_path)
+
+    def ask(*items: bytes) -> httpx.Response:
+        packed = b"".join(struct.pack("<I", len(item)) + item for item in items)
+        described = {"name": "text", "datatype": "BYTES", "shape": [len(items)]}
+        head = json.dumps({"inputs": [{**described, "parameters": {"binary_data_size": len(packed)}}]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        return call("POST", "/v2/models/reviews/infer", content=head + packed, headers=headers)
+
+    picture = ask(b"good", b"\x89PNG\r\n\x1a\n")
+    assert picture.status_code == 415
+    assert picture.json()["error"] == "item 1: this is a picture, but the model takes texts"
+    neither = ask(b"good", b"bad \xff")
+    assert neither.status_code == 422
+    assert neither.json()["error"].startswith("item 1: the text is not UTF-8: byte 0xff at position 4")
+    half = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good \\ud83d"]}]}'
+    answer = call("POST", "/v2/models/reviews/infer", content=half)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "a text in the data holds half of a surrogate pair, which is no character"

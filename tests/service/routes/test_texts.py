@@ -1,0 +1,329 @@
+"""Models that take texts, and JSON bodies for both kinds, over the real application in one process."""
+
+import asyncio
+import base64
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.session import Session
+from contract.text import text_to_tokens
+from service.inference import predictor
+from service.inference.batching import Batcher
+from service.inference.repository import Repository
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests import reviews
+from tests.drawing import draw, encode, mnist_like
+from tests.serving import ROOT, Call, application, client, code
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of either kind: digits and reviews."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(ROOT / "models/digits/1", folder / "digits/1")
+    reviews.publish(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(models: Path) -> Call:
+    """An application that serves both, with the default settings."""
+    return client(models=models)
+
+
+def classify(call: Call, texts: list[str]) -> list[Any]:
+    """The predictions for texts, sent as JSON."""
+    response = call("POST", "/classify/reviews", json={"texts": texts})
+    assert response.status_code == 200
+    predictions: list[Any] = response.json()["predictions"]
+    return predictions
+
+
+def rows(predictions: list[Any]) -> npt.NDArray[np.float64]:
+    """The probabilities of predictions, (N, 2)."""
+    return np.array([[prediction["scores"][label] for label in reviews.LABELS] for prediction in predictions])
+
+
+def said(response: httpx.Response) -> str:
+    """The message of a refusal, on one line."""
+    message: str = response.json()["error"]["message"]
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": b"A Good film"},
+        {"content": b"A Good film", "headers": {"Content-Type": "text/plain"}},
+        {"content": b"A Good film", "headers": {"Content-Type": 'Text/Plain; Charset="UTF-8"'}},
+        {"content": b"A Good film", "headers": {"Content-Type": "application/octet-stream"}},
+        {"content": b"A Good film", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+        {"content": b"\xef\xbb\xbfGood film", "headers": {"Content-Type": "text/plain"}},
+        {"files": [("any", ("review.txt", b"A Good film"))]},
+        {"json": {"texts": ["A Good film"]}},
+        {"content": b'\xef\xbb\xbf{"texts": ["Good film"]}', "headers": {"Content-Type": "application/json; x=y"}},
+    ],
+)
+def test_a_text_may_come_in_any_form(call: Call, body: dict[str, Any]) -> None:
+    """As the body under any label, with a byte order mark, as a part, in JSON: the same answer, worked out by hand."""
+    response = call("POST", "/classify/reviews", **body)
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["model"], answer["version"]) == ("reviews", "1")
+    (prediction,) = answer["predictions"]
+    assert prediction["label"] == "positive"
+    assert rows([prediction]) == pytest.approx(reviews.reference(["good film"]), abs=1e-5)
+
+
+def test_many_texts_come_back_in_order(call: Call) -> None:
+    """One prediction a part or list entry, in their order, over several batches."""
+    texts = ["bad " * (index % 7) + "film " + "good " * (index % 5) for index in range(3 * reviews.MAX_BATCH + 1)]
+    parts = [("f", ("x.txt", text.encode())) for text in texts]
+    found = call("POST", "/classify/reviews", files=parts).json()["predictions"]
+    assert rows(found) == pytest.approx(reviews.reference(texts), abs=1e-5)
+    assert classify(call, texts) == found
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*reviews.WORDS, "unknown"]), min_size=1, max_size=reviews.LENGTH + 9).map(" ".join),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_an_answer_does_not_depend_on_neighbours(call: Call, texts: list[str]) -> None:
+    """A text has the same probabilities alone and among shorter and longer ones, and they are the reference's."""
+    together = rows(classify(call, texts))
+    alone = rows([classify(call, [text])[0] for text in texts])
+    assert together == pytest.approx(alone, abs=2e-6)
+    assert together == pytest.approx(reviews.reference(texts), abs=1e-5)
+
+
+def test_a_batch_is_bounded_in_tokens(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts leave in smaller batches, texts of like length run together, and every text gets its own answer."""
+    shapes = []
+    run = Session.run
+
+    def spy(self: Session, batch: Any) -> Any:
+        shapes.append(batch.shape)
+        return run(self, batch)
+
+    monkeypatch.setattr(predictor, "MAX_BATCH_TOKENS", 60)
+    call = client(models=models)
+    monkeypatch.setattr(Session, "run", spy)
+    texts = ["good " * 64, "bad " * 20, "fine", "film " * 20, "good", "bad", "film " * 30]
+    assert rows(classify(call, texts)) == pytest.approx(reviews.reference(texts), abs=1e-5)
+    assert shapes == [(1, 64), (1, 1), (2, 20), (2, 1), (1, 30)]
+
+
+def test_a_bad_text_does_not_hurt_its_neighbours(models: Path) -> None:
+    """Texts of no word, too long or of half characters, and parts that are none, have an error in their place."""
+    call = client(models=models, max_characters=20)
+    texts = ["good", "", " \n\t", "x" * 21, "half \ud83d", "film " * 4, "\0", "bad"]
+    content = json.dumps({"texts": texts})
+    predictions = call("POST", "/classify/reviews", content=content, headers=JSON).json()["predictions"]
+    assert [item.get("label") or item["error"]["code"] for item in predictions] == [
+        "positive", "unreadable", "unreadable", "too_large", "unreadable", "positive", "negative", "negative",
+    ]  # fmt: skip
+    assert "21 characters; at most 20" in predictions[3]["error"]["message"]
+    parts = [("f", ("x", part)) for part in (b"good", b"caf\xe9", encode(draw(1)), b"", b"bad")]
+    predictions = call("POST", "/classify/reviews", files=parts).json()["predictions"]
+    assert [item.get("label") or item["error"]["code"] for item in predictions] == [
+        "positive", "unreadable", "unsupported_kind", "unreadable", "negative",
+    ]  # fmt: skip
+    assert "byte 0xe9 at position 3" in predictions[1]["error"]["message"]
+
+
+def test_a_text_that_the_tokenizer_fails_on_stands_alone(tmp_path: Path) -> None:
+    """A tokenizer that knows no unknown word costs the texts that hold one, not their neighbours."""
+    reviews.publish(tmp_path, words=reviews.tokenizer(unknown="[NONE]").to_str())
+    predictions = classify(client(models=tmp_path), ["good", "strange", "bad"])
+    assert [item.get("label") or item["error"]["code"] for item in predictions] == [
+        "positive", "inference_failed", "negative",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "expected", "words"),
+    [
+        ("reviews", {"content": b""}, (400, "invalid_request"), "a picture or a text"),
+        ("reviews", {"content": b" "}, (422, "unreadable"), "no word"),
+        ("reviews", {"content": b"caf\xe9"}, (422, "unreadable"), "send it in UTF-8"),
+        ("reviews", {"content": encode(draw(1))}, (415, "unsupported_kind"), "the model takes texts"),
+        ("reviews", {"content": b"a", "headers": {"Content-Type": "text/plain; charset=latin-1"}},
+         (415, "unsupported_kind"), "charset 'latin-1'"),
+        ("reviews", {"content": b' {"texts": ["good"]}'}, (400, "invalid_request"), "send JSON as application/json"),
+        ("reviews", {"json": {"images": ["aGk="]}}, (415, "unsupported_kind"), 'not images; send {"texts"'),
+        ("digits", {"json": {"texts": ["good"]}}, (415, "unsupported_kind"), 'not texts; send {"images"'),
+        ("digits", {"content": b"good", "headers": {"Content-Type": "text/plain"}}, (415, "unsupported_kind"), "JPEG"),
+        ("digits", {"json": {"images": ["?"]}}, (422, "unreadable"), "no base64"),
+        ("digits", {"json": {"images": ["\u00e9"]}}, (422, "unreadable"), "no base64"),
+    ],
+)  # fmt: skip
+def test_a_wrong_text_or_picture_alone_is_a_refusal(
+    call: Call, model: str, body: dict[str, Any], expected: tuple[int, str], words: str
+) -> None:
+    """What cannot be read, or is of the other kind, is a 4xx that says what the model takes."""
+    response = call("POST", f"/classify/{model}", **body)
+    assert code(response) == expected
+    assert words in said(response)
+
+
+def test_json_under_the_label_of_a_text_is_a_text(call: Call) -> None:
+    """Who says text/plain means it, whatever the text begins with."""
+    response = call("POST", "/classify/reviews", content=b"{ good }", headers={"Content-Type": "text/plain"})
+    assert response.json()["predictions"][0]["label"] == "positive"
+
+
+@pytest.mark.parametrize("model", ["digits", "reviews"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is no JSON"),
+        ('{"KEY": ["a"]} x', "is no JSON"),
+        ('["a"]', "the JSON is a list; expected"),
+        ("null", "the JSON is null"),
+        ("7", "the JSON is a number"),
+        ("{}", "KEY is missing"),
+        ('{"KEY": []}', "KEY is empty"),
+        ('{"KEY": "a"}', "KEY is a string"),
+        ('{"KEY": {}}', "KEY is an object"),
+        ('{"KEY": ["a", 1]}', "KEY[1] is a number; expected a string"),
+        ('{"KEY": [true]}', "KEY[0] is a boolean"),
+        ('{"KEY": ["a"], "to\\np": 1}', "a key 'to\\\\np' that is not known"),
+        ('{"texts": ["a"], "images": ["a"]}', "that is not known"),
+        ("[" * 200_000, "nested too deep"),
+        ('{"KEY": [' + "9" * 5000 + "]}", "is no JSON"),
+    ],
+)
+def test_json_of_another_form_is_malformed(call: Call, model: str, content: str, words: str) -> None:
+    """JSON that is none, too deep, or not exactly the form, is a 400 that says what was expected."""
+    key = "images" if model == "digits" else "texts"
+    response = call("POST", f"/classify/{model}", content=content.replace("KEY", key), headers=JSON)
+    assert code(response) == (400, "invalid_request")
+    message = said(response)
+    assert words.replace("KEY", key).replace("\\\\", "\\") in message
+    assert f'{{"{key}": [' in message or "expected a string" in message
+
+
+def test_json_that_is_not_utf8_is_unreadable(call: Call) -> None:
+    """Bytes that are no UTF-8 are a 422, in JSON as anywhere; what was expected is of the model's kind."""
+    for model, content, form in (
+        ("reviews", '{"texts": ["caf\u00e9"]}'.encode("latin-1"), '{"texts": ['),
+        ("digits", encode(draw(1)), '{"images": ['),
+    ):
+        response = call("POST", f"/classify/{model}", content=content, headers=JSON)
+        assert code(response) == (422, "unreadable")
+        assert form in said(response)
+
+
+@pytest.mark.parametrize("model", ["digits", "reviews"])
+def test_too_many_items_in_json_are_refused(models: Path, model: str) -> None:
+    """The bound on items holds for JSON too, and is told."""
+    call = client(models=models, max_items=3)
+    key, item = ("images", base64.b64encode(encode(mnist_like(1))).decode()) if model == "digits" else ("texts", "good")
+    response = call("POST", f"/classify/{model}", json={key: [item] * 4})
+    assert code(response) == (413, "too_large")
+    assert "more than 3 items" in said(response)
+    assert call("POST", f"/classify/{model}", json={key: [item] * 3}).status_code == 200
+
+
+def test_pictures_in_json_are_classified(call: Call) -> None:
+    """Base64 pictures come back in order, those that are none have an error in their place, also in a large body."""
+    good = [base64.b64encode(encode(draw(digit), "BMP")).decode() for digit in (4, 2)]
+    images = [good[0], "data:image/png;base64," + good[0], good[1][:-1], base64.b64encode(b"hi").decode(), "", good[1]]
+    assert sum(map(len, images)) > 1 << 16
+    predictions = call("POST", "/classify/digits", json={"images": images}).json()["predictions"]
+    assert [item.get("label") or item["error"]["code"] for item in predictions] == [
+        "4", "unreadable", "unreadable", "unsupported_kind", "unsupported_kind", "2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "on_the_loop"), [("good " * 400, True), ("good " * 401, False)])
+def test_a_large_text_is_tokenized_off_the_event_loop(
+    models: Path, monkeypatch: pytest.MonkeyPatch, text: str, on_the_loop: bool
+) -> None:
+    """A text of up to 2,000 characters stays on the loop's thread, a longer one leaves it."""
+    threads = []
+
+    def spy(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return text_to_tokens(*arguments)
+
+    monkeypatch.setattr(predictor, "text_to_tokens", spy)
+    assert client(models=models)("POST", "/classify/reviews", content=text).status_code == 200
+    assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
+
+
+def test_a_text_that_grows_is_refused_by_what_it_becomes(models: Path) -> None:
+    """One character can stand for eighteen, each of which would be read; neither is one of them too many."""
+    call = client(models=models, max_characters=1800)
+    for count, expected in ((100, 200), (101, 413)):
+        text = ("\ufdfa" * count).encode()
+        answer = call("POST", "/classify/reviews", content=text, headers={"Content-Type": "text/plain"})
+        assert answer.status_code in {expected, 422}, answer.text
+        assert (answer.status_code == 413) is (expected == 413)
+    assert "once its ligatures are written out" in answer.json()["error"]["message"]
+
+
+def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its items come into the queue, a request has let go of what they were decoded from."""
+    chosen, metrics = Settings(models=models, provider="cpu"), Metrics()
+    repository = Repository(chosen, metrics)
+    repository.load()
+    items: list[predictor.Item] = ["good " * 500, "bad"]
+    left: list[int] = []
+    submit = Batcher.submit
+
+    def spy(self: Batcher, *words: Any, **named: Any) -> Any:
+        left.append(len(items))
+        return submit(self, *words, **named)
+
+    monkeypatch.setattr(Batcher, "submit", spy)
+    served = predictor.Predictor(repository, chosen, metrics)
+    answer = asyncio.run(served.classify(served.resolve("reviews"), items))
+    assert len(answer.rows) == 2
+    assert left == [0]
+
+
+def test_callers_of_both_kinds_get_their_own_answers(models: Path) -> None:
+    """Concurrent requests with pictures and texts of all lengths are never swapped."""
+    app = application(models=models)
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
+            texts = [f"{'film ' * (index % 50)} {'good' if index % 3 else 'awful'}" for index in range(120)]
+            pictures = [encode(mnist_like(index % 10)) for index in range(40)]
+            answers = await asyncio.gather(
+                *(session.post("/classify/reviews", content=text) for text in texts),
+                *(session.post("/classify/digits", content=picture) for picture in pictures),
+            )
+        found = [answer.json()["predictions"][0] for answer in answers]
+        assert rows(found[:120]) == pytest.approx(reviews.reference(texts), abs=1e-5)
+        assert [item["label"] for item in found[120:]] == [str(index % 10) for index in range(40)]
+
+    asyncio.run(scenario())
+
+
+def test_models_tells_what_a_model_takes(call: Call) -> None:
+    """GET /models says of each model whether it takes pictures or texts, and within what bounds."""
+    served = {model["name"]: model["input"] for model in call("GET", "/models").json()["models"]}
+    assert served["digits"]["kind"] == "image"
+    assert served["reviews"] == {
+        "kind": "text", "length": reviews.LENGTH, "vocabulary": len(reviews.WORTH), "tokenizer": "tokenizer.json",
+    }  # fmt: skip

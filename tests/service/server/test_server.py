@@ -1,0 +1,220 @@
+"""The service over a really started server: as `make serve` runs it, and as a built Bento."""
+
+import asyncio
+import base64
+import gzip
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from contract import manifest as contract
+from contract.session import Session
+from tests.drawing import draw, encode, mnist_like
+from tests.serving import ROOT, Server
+
+EXAMPLE = ROOT / "examples/seven.png"
+
+
+def test_the_example_of_the_readme_is_a_seven(server: Server) -> None:
+    """The README's picture, sent as the README sends it, gives the label that it prints."""
+    response = httpx.post(
+        f"{server.url}/classify/digits", content=EXAMPLE.read_bytes(), headers={"Content-Type": "image/png"}
+    )
+    assert response.status_code == 200
+    assert response.json()["predictions"][0]["label"] == "7"
+
+
+def test_health_and_metrics_answer(server: Server) -> None:
+    """/livez and /readyz are 200, and /metrics counts items, not requests."""
+
+    def items() -> float:
+        text = httpx.get(f"{server.url}/metrics").text
+        found = re.search(r'^convoke_items_total\{model="digits",version="1"\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = items()
+    files = [("f", ("x", encode(mnist_like(digit)))) for digit in range(10)]
+    assert httpx.post(f"{server.url}/classify/digits", files=files).status_code == 200
+    assert items() == before + 10
+    for path in ("/livez", "/readyz"):
+        assert httpx.get(server.url + path).status_code == 200
+
+
+def test_paths_never_become_metric_labels(server: Server) -> None:
+    """A caller who asks for random paths adds no time series."""
+    for path in ("/surprise-1", "/models/surprise-2", "/classify/surprise-3"):
+        httpx.get(server.url + path)
+        httpx.post(server.url + path, content=b"x")
+    assert "surprise" not in httpx.get(f"{server.url}/metrics").text
+
+
+def test_many_callers_at_once_get_their_own_answers(server: Server) -> None:
+    """Concurrent requests over many connections are batched and never swapped."""
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(base_url=server.url, limits=httpx.Limits(max_connections=32)) as session:
+            bodies = {digit: encode(mnist_like(digit)) for digit in range(10)}
+            order = [digit for _ in range(40) for digit in range(10)]
+            answers = await asyncio.gather(
+                *(session.post("/classify/digits", content=bodies[digit], timeout=60) for digit in order)
+            )
+            assert [answer.json()["predictions"][0]["label"] for answer in answers] == [str(digit) for digit in order]
+
+    asyncio.run(scenario())
+
+
+NATIVE = """
+import json, sys
+import bentoml
+from bentoml.exceptions import BentoMLException
+
+url, *pictures = sys.argv[1:]
+with bentoml.SyncHTTPClient(url) as session:
+    many = session.classify_images(model="digits", images=pictures)
+    mixed = session.classify_images(model="digits", images=[pictures[3], "%", "http://localhost/x.png"])
+    texts = session.classify_texts(model="digits", texts=["seven"])
+    try:
+        refusal = session.classify_images(model="nothing", images=pictures)
+    except BentoMLException as error:
+        refusal = str(error)
+print(json.dumps([many, mixed, texts, refusal]))
+"""
+
+
+def test_bentoml_s_own_client_works(server: Server) -> None:
+    """Pictures in base64 through bentoml.SyncHTTPClient give the labels of the other front ends; errors are its own.
+
+    In a process of its own: the client warns, and leaves things behind, at which pytest would stumble.
+    """
+    pictures = [base64.b64encode(encode(mnist_like(digit))).decode() for digit in range(10)]
+    command = [sys.executable, "-W", "ignore", "-c", NATIVE, server.url, *pictures]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    many, mixed, texts, refusal = json.loads(done.stdout.splitlines()[-1])
+    assert [one["label"] for one in many["predictions"]] == [str(digit) for digit in range(10)]
+    assert [one.get("label") for one in mixed["predictions"]] == ["3", None, None]
+    assert texts["predictions"][0]["error"]["code"] == "unsupported_kind"
+    assert "there is no model 'nothing'" in refusal
+
+
+def test_a_connection_outlives_a_refusal(server: Server) -> None:
+    """After an error the same connection serves the next request."""
+    with httpx.Client(base_url=server.url) as session:
+        for _ in range(3):
+            assert session.post("/classify/digits", content=b"nonsense").status_code == 415
+            assert session.post("/classify/digits", content=encode(draw(6))).status_code == 200
+
+
+def test_a_version_that_is_refused_is_told(start_server: Callable[..., Server], version: Path) -> None:
+    """With a spoilt graph the server lives, is never ready, and says why in /models and its log."""
+    (version / contract.GRAPH).write_bytes(b"garbage")
+    server = start_server(CONVOKE_MODELS=str(version.parents[1]))
+    server.wait(lambda: bool(httpx.get(f"{server.url}/models").json()["refused"]))
+    assert "SHA-256" in httpx.get(f"{server.url}/models").json()["refused"]["digits"]["1"]
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    assert httpx.post(f"{server.url}/classify/digits", content=b"x").status_code == 503
+    assert "is refused" in server.log
+    assert server.stop() == 0
+
+
+def test_what_cannot_start_says_why(server: Server) -> None:
+    """A taken port and a wrong setting end the start with one line, before anything runs."""
+    for words, environment, said in (
+        (["--port", str(server.port)], {}, "cannot listen on"),
+        (["--port", "0"], {"CONVOKE_THREADS": "many"}, "CONVOKE_THREADS='many'"),
+        (["--host", "no.such.host.invalid", "--port", "0"], {}, "cannot listen on"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "service", *words],
+            cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 1
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_serving_needs_no_torch() -> None:
+    """Everything that the service imports loads where torch, torchvision and training cannot be imported."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'training'): sys.modules[name] = None\n"
+        "import service.app, service.__main__\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_built_bento_answers_the_same_elsewhere(
+    server: Server, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """`bentoml build`, then `bentoml serve` of it elsewhere, by two workers, gives the checkout's answer."""
+    environment = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    bentoml = [sys.executable, "-m", "bentoml"]
+    built = subprocess.run(
+        [*bentoml, "build", "--output", "tag"],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (tag,) = re.findall(r"convoke:\w+", built.stdout)
+    folder = tmp_path / "home/bentos" / tag.replace(":", "/")
+    assert not any("torch" in line for line in (folder / "env/python/requirements.txt").read_text().splitlines())
+    inside = {path.relative_to(folder / "src").parts[0] for path in (folder / "src").rglob("*") if path.is_file()}
+    assert inside <= {"service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bento = start_server(
+        [*bentoml, "serve", tag, "--host", "127.0.0.1"],
+        cwd=elsewhere, PYTHONPATH="", CONVOKE_WORKERS="2", **environment,
+    )  # fmt: skip
+    bento.wait_until_ready()
+    assert "\nconvoke_workers_ready 2.0\n" in httpx.get(f"{bento.url}/metrics").text
+    asked = {"content": EXAMPLE.read_bytes(), "headers": {"Content-Type": "image/png"}}
+    answers = [httpx.post(f"{each.url}/classify/digits", **asked).json() for each in (server, bento)]  # type: ignore[arg-type]
+    assert answers[0] == answers[1]
+    assert bento.stop() == 0
+
+
+def mnist_test_split() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """MNIST's 10,000 test pictures (N, 28, 28) and labels, read by the format's description; skips without them."""
+    raw = Path(os.environ.get("CONVOKE_DATA") or ROOT / "data") / "mnist/MNIST/raw"
+    arrays = []
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        if not (raw / name).exists():
+            pytest.skip(f"MNIST is not there: no {name} in the folder that CONVOKE_DATA names")
+        data = gzip.decompress((raw / name).read_bytes())
+        shape = struct.unpack_from(f">{data[3]}I", data, 4)
+        arrays.append(np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape))
+    return arrays[0], arrays[1]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_all_of_mnist_over_http_is_the_offline_evaluation(server: Server) -> None:
+    """10,000 PNGs in multipart batches: the labels of the offline run, probabilities within 1e-4, and its accuracy."""
+    pictures, labels = mnist_test_split()
+    folder = ROOT / "models/digits/1"
+    manifest = contract.read(folder)
+    offline = Session(folder / contract.GRAPH, manifest, provider="cpu", threads=2).run(pictures[..., None])
+    online = np.empty_like(offline)
+    with httpx.Client(base_url=server.url, timeout=60) as session:
+        for start in range(0, len(pictures), 500):
+            batch = pictures[start : start + 500]
+            files = [("f", ("x.png", encode(Image.fromarray(picture)))) for picture in batch]
+            predictions = session.post("/classify/digits", files=files).json()["predictions"]
+            for row, prediction in enumerate(predictions):
+                online[start + row] = [prediction["scores"][label] for label in manifest.labels]
+                assert prediction["label"] == manifest.labels[offline[start + row].argmax()]
+    assert np.abs(online - offline).max() < 1e-4
+    assert (online.argmax(axis=1) == labels).mean() == manifest.test_metrics["mnist"].accuracy >= 0.993
+    assert json.dumps(manifest.model_dump())

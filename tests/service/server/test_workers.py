@@ -1,0 +1,185 @@
+"""A really started server with two workers: what they answer together."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from tests.drawing import encode, mnist_like
+from tests.service.inference.test_repository import add_version
+from tests.serving import ROOT, Server, make_keys
+
+SEVEN = encode(mnist_like(7))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server's models lie, and its temporary files."""
+    place = tmp_path_factory.mktemp("workers")
+    shutil.copytree(ROOT / "models/digits/1", place / "models/digits/1")
+    return place
+
+
+@pytest.fixture(scope="module")
+def manager(place: Path) -> dict[str, str]:
+    """Headers of who may load and unload."""
+    (key,) = make_keys(place / "keys", "manage")
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture(scope="module")
+def pair(place: Path, manager: dict[str, str], start_server: Callable[..., Server]) -> Server:  # noqa: ARG001 -- its file
+    """A server of two workers, ready."""
+    environment = {"CONVOKE_WORKERS": "2", "CONVOKE_POLL_S": "0.1", "CONVOKE_PUBLIC": "predict,metrics"}
+    environment["CONVOKE_API_KEYS_FILE"] = str(place / "keys")
+    server = start_server(CONVOKE_MODELS=str(place / "models"), TMPDIR=str(place), **environment)
+    server.wait_until_ready()
+    return server
+
+
+def worker_of(response: httpx.Response) -> str:
+    """Which worker answered: request ids begin with what tells it from others."""
+    return response.headers["x-request-id"][:20]
+
+
+def metric(server: Server, name: str) -> float:
+    """The number under a metric's name and labels."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+class Load:
+    """Clients who ask all the time, each over a new connection, so that they meet both workers."""
+
+    def __init__(self, server: Server) -> None:
+        self.answers = 0
+        self.failures: list[str] = []
+        self.versions: dict[str, str] = {}
+        """Worker -> the version that it answered with last."""
+        self._url = f"{server.url}/classify/digits"
+        self._stop = threading.Event()
+        self._clients = [threading.Thread(target=self._ask) for _ in range(4)]
+
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for client in self._clients:
+            client.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=30, headers={"Connection": "close"}) as session:
+            while not self._stop.is_set():
+                response = session.post(self._url, content=SEVEN)
+                if response.status_code != 200:
+                    self.failures.append(response.text)
+                else:
+                    self.answers += 1
+                    self.versions[worker_of(response)] = response.json()["version"]
+
+
+def lines(server: Server) -> Iterator[dict[str, Any]]:
+    """What the server and its workers have logged, once they are there."""
+    return (json.loads(line) for line in server.log.splitlines() if line.startswith("{"))
+
+
+def test_counts_of_both_workers_add_up(pair: Server) -> None:
+    """After many requests over both, whoever is asked tells the sum of them, of items, batches and requests."""
+    name = 'convoke_items_total{model="digits",version="1"}'
+    before = metric(pair, name)
+    with Load(pair) as load:
+        pair.wait(lambda: len(load.versions) == 2 and load.answers > 200)
+    expected = before + load.answers
+    pair.wait(lambda: metric(pair, name) == expected)
+    assert metric(pair, 'convoke_queue_seconds_count{model="digits",version="1"}') == expected
+    assert metric(pair, 'convoke_requests_total{route="/classify/{model}",status="200"}') == expected
+    assert metric(pair, 'convoke_queue_items{model="digits",version="1"}') == 0
+    assert metric(pair, 'convoke_model_loads_total{model="digits",outcome="loaded"}') == 2
+    assert metric(pair, "convoke_workers_ready") == 2
+    assert load.failures == []
+
+
+def test_a_new_version_and_a_roll_back_reach_both_workers(pair: Server, place: Path, manager: dict[str, str]) -> None:
+    """No request fails while version 2 comes, is unloaded by whichever worker is asked, and is loaded again."""
+    with Load(pair) as load:
+        pair.wait(lambda: len(load.versions) == 2)
+        add_version(place / "models/digits/1", 2)
+        pair.wait(lambda: set(load.versions.values()) == {"2"})
+        for verb, number in (("unload", "1"), ("load", "2")):
+            url = f"{pair.url}/v2/repository/models/digits/{verb}"
+            assert httpx.post(url, json={}, headers=manager).status_code == 200
+            pair.wait(lambda wanted=number: set(load.versions.values()) == {wanted})  # type: ignore[misc]
+    assert load.failures == []
+    pair.wait(lambda: metric(pair, 'convoke_model_served{model="digits",version="2"}') == 2)
+    assert metric(pair, 'convoke_model_served{model="digits",version="1"}') == 0
+
+
+def test_the_log_is_json_and_tells_nothing_of_callers(pair: Server) -> None:
+    """One line a request with where its time went; settings once; never a body, a header, a path or a query."""
+    secret = "hunter2"
+    headers = {"Authorization": f"Bearer {secret}", "X-Request-ID": "mine-1"}
+    assert httpx.post(f"{pair.url}/classify/digits?top={secret}", content=secret, headers=headers).status_code == 400
+    assert httpx.get(f"{pair.url}/{secret}", headers={**headers, "X-Request-ID": "mine-2"}).status_code == 404
+    fine = {**headers, "X-Request-ID": "mine-3"}
+    assert httpx.post(f"{pair.url}/classify/digits?top=1", content=SEVEN, headers=fine).status_code == 200
+    pair.wait(lambda: {"mine-1", "mine-2", "mine-3"} <= {line.get("request_id") for line in lines(pair)})
+    assert secret not in pair.log
+    (line,) = [line for line in lines(pair) if line.get("request_id") == "mine-3"]
+    assert {"read", "queue", "infer", "total"} == set(line.pop("ms"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line.pop("version") in {"1", "2"}
+    assert line == {
+        "level": "info", "logger": "convoke.request", "request_id": "mine-3", "method": "POST",
+        "route": "/classify/{model}", "status": 200, "bytes": len(SEVEN), "model": "digits", "items": 1,
+    }  # fmt: skip
+    assert [line["error"] for line in lines(pair) if line.get("request_id") == "mine-2"] == ["not_found"]
+    assert pair.log.count("settings: ") == 1
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process runs no more, also where nobody has taken note of its end."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return state.stdout[:1] in {"", "Z"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_missed_by_nobody(pair: Server, place: Path) -> None:
+    """After kill -9 the other answers everything, /readyz too, until the new one is ready; counts are kept."""
+    name = 'convoke_items_total{model="digits",version="1"}'
+    (report,) = place.glob("convoke-*/2.json")
+    process = json.loads(report.read_text())["process"]
+    before = metric(pair, name)
+    os.kill(process, signal.SIGKILL)
+    pair.wait(lambda: has_ended(process))
+    seen = set[int]()
+
+    def is_replaced() -> bool:
+        seen.add(httpx.get(f"{pair.url}/readyz").status_code)
+        return bool(json.loads(report.read_text())["process"] != process)
+
+    with Load(pair) as load:
+        pair.wait(is_replaced)
+        assert metric(pair, name) >= before
+        pair.wait(lambda: metric(pair, "convoke_workers_ready") == 2)
+        pair.wait(lambda: len(load.versions) == 2)
+    assert load.failures == []
+    assert seen == {200}
+
+
+def test_the_folder_of_a_server_goes_with_it(pair: Server, place: Path) -> None:
+    """Stopped as an orchestrator stops it, a server leaves nothing behind."""
+    assert list(place.glob("convoke-*"))
+    assert pair.stop() == 0
+    assert not list(place.glob("convoke-*"))

@@ -1,0 +1,680 @@
+"""The loop on made-up pictures: it learns, counts its steps, goes on where it stopped and stops when it must."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
+from torch import Tensor, nn, optim
+
+from training.data.dataset import Split
+from training.errors import RunError
+from training.evaluation import metrics as evaluate
+from training.fit import augment, checkpoint
+from training.fit.batch import batches, resolution
+from training.fit.loop import fit
+from training.fit.optimise import loss_of, optimiser
+from training.fit.state import Epoch, best_epoch, seconds, trained
+from training.network.build import BoundedLinear, build, normalise
+from training.recipe.schema import Loss, Recipe
+
+LINEAR = [{"flatten": True}, {"dense": 3, "activation": "none"}]
+EVERYTHING: dict[str, Any] = {
+    "layers": [
+        {"conv": 4, "kernel": 3, "batch_norm": True},
+        {"flatten": True},
+        {"dropout": 0.3},
+        {"dense": 3, "activation": "none"},
+    ],
+    "epochs": 4,
+    "average_decay": 0.9,
+    "optimiser": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+    "schedule": {"name": "one-cycle"},
+    "augment": {"rotate_deg": 10, "shift_px": 1},
+}
+
+
+TEXTS: dict[str, Any] = {
+    "labels": ["down", "up"],
+    "input": {"kind": "text", "length": 12, "vocabulary": 30},
+    "layers": [
+        {"embedding": 6},
+        {"dropout": 0.2},
+        {"windows": [2, 3], "filters": 4},
+        {"dense": 2, "activation": "none", "max_norm": 1.0},
+    ],
+    "epochs": 4,
+    "batch_size": 16,
+    "average_decay": 0.5,
+    "augment": {"word_dropout": 0.1},
+    "optimiser": {"name": "adam", "learning_rate": 0.02},
+    "data": {"name": "mr", "validation": 100},
+}
+
+
+class Stop(Exception):
+    """A kill at some step of a training."""
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Nested dicts and lists of tensors and values are the same, bit for bit, but for times."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - {"seconds", "images_per_s"}:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_equal(one, other)
+    elif isinstance(ours, Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    state = checkpoint.load(path)
+    assert state is not None
+    epochs: list[dict[str, Any]] = state["history"]
+    return epochs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an optimiser: its learning rate, and the first layer's weights after it."""
+
+    rate: float
+    weights: Tensor
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """The steps that the optimisers take, as they take them."""
+    taken: list[Step] = []
+
+    def record(own: optim.Optimizer, *_: Any) -> None:
+        (group,) = own.param_groups
+        taken.append(Step(group["lr"], group["params"][0].detach().clone()))
+
+    def recorded(*arguments: Any) -> optim.Optimizer:
+        made = optimiser(*arguments)
+        made.register_step_post_hook(record)
+        return made
+
+    monkeypatch.setattr("training.fit.state.optimiser", recorded)
+    return taken
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_learns(
+    precision: str, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Three epochs on stripes: the loss falls, and stripes that were not seen are told apart."""
+    recipe = recipe_with(precision=precision)
+    network = fit(recipe, stripes(200), stripes(60, seed=1), tmp_path / "fit.pt")
+    epochs = history(tmp_path / "fit.pt")
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert epochs[-1]["loss"] < epochs[0]["loss"] / 2
+    assert epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
+    assert epochs[-1]["validation_accuracy"] > 0.95
+    unseen = stripes(60, seed=2)
+    found = network(normalise(recipe)(unseen.inputs)).argmax(dim=1)
+    assert float((found == unseen.labels).float().mean()) > 0.95
+    assert not network.training
+
+
+@pytest.mark.parametrize("stop", [1, 9, 21, 27])
+def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    stop: int,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped in any of the 4 epochs of 7 steps and continued: the same weights, averages, moments and history."""
+    recipe, train, validation = recipe_with(**EVERYTHING), stripes(200), stripes(30, seed=1)
+    whole = fit(recipe, train, validation, tmp_path / "whole.pt")
+    calls, whole_augment = 0, augment.augment
+
+    def stopping(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise Stop
+        return whole_augment(*arguments)
+
+    monkeypatch.setattr("training.fit.augment.augment", stopping)
+    with pytest.raises(Stop):
+        fit(recipe, train, validation, tmp_path / "stopped.pt")
+    before = history(tmp_path / "stopped.pt") if stop > 7 else []
+    assert len(before) == (stop - 1) // 7
+    torch.manual_seed(999)  # another process has drawn other numbers
+    continued = fit(recipe, train, validation, tmp_path / "stopped.pt")
+    assert_equal(dict(continued.state_dict()), dict(whole.state_dict()))
+    assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
+
+
+def test_a_finished_training_is_not_repeated(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path, steps: list[Step]
+) -> None:
+    """Fitting once more takes no step and leaves the checkpoint as it is; `trained` gives the same network."""
+    recipe, path = recipe_with(epochs=1), tmp_path / "fit.pt"
+    first = fit(recipe, stripes(40), None, path)
+    before, taken = path.read_bytes(), len(steps)
+    again = fit(recipe, stripes(40), None, path)
+    assert taken == len(steps) == 2
+    assert path.read_bytes() == before
+    for network in (again, trained(recipe, path)):
+        assert_equal(dict(network.state_dict()), dict(first.state_dict()))
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [("full", 1), (1, 19), (4, 5), (6, 3), (19, 1), (64, 1)])
+def test_an_epoch_has_as_many_steps_as_batches(
+    batch_size: Any,
+    expected: int,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    steps: list[Step],
+) -> None:
+    """19 examples: one step in full, 19 one by one, 5 of 4; a last batch of a single one, as of 6, is left out."""
+    fit(recipe_with(layers=LINEAR, batch_size=batch_size, epochs=2), stripes(19), None, tmp_path / "fit.pt")
+    assert len(steps) == 2 * expected
+
+
+def test_a_full_batch_is_one_step_down_the_gradient_of_all_examples(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """W - rate * gradient of the mean loss over the whole split, the loss smoothed as the recipe says."""
+    recipe = recipe_with(
+        layers=LINEAR,
+        batch_size="full",
+        epochs=1,
+        optimiser={"name": "sgd", "learning_rate": 0.5},
+        loss={"label_smoothing": 0.1},
+    )
+    split = stripes(19)
+    torch.manual_seed(recipe.seed)
+    start = build(recipe)
+    target = F.one_hot(split.labels, 3) * 0.9 + 0.1 / 3
+    loss = -(target * F.log_softmax(start(normalise(recipe)(split.inputs)), dim=1)).sum(dim=1).mean()
+    slopes = torch.autograd.grad(loss, list(start.parameters()))
+    found = fit(recipe, split, None, tmp_path / "fit.pt")
+    for weight, slope, ours in zip(start.parameters(), slopes, found.parameters(), strict=True):
+        np.testing.assert_allclose(ours.detach(), (weight - 0.5 * slope).detach(), rtol=1e-4, atol=1e-6)
+    assert history(tmp_path / "fit.pt")[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_learning_rate_follows_the_schedule_over_all_epochs(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path, steps: list[Step]
+) -> None:
+    """Two epochs of five steps go down one cosine from the recipe's rate to 0."""
+    recipe = recipe_with(layers=LINEAR, batch_size=4, epochs=2, schedule={"name": "cosine"})
+    fit(recipe, stripes(20), None, tmp_path / "fit.pt")
+    expected = [0.05 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(10)]
+    assert [step.rate for step in steps] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.8])
+def test_the_network_that_is_given_is_the_moving_average_of_the_weights(
+    decay: float,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    steps: list[Step],
+) -> None:
+    """A = decay * a + (1 - decay) * w after each step, from the first step's weights on; a decay of 0 is w itself."""
+    recipe = recipe_with(layers=LINEAR, epochs=2, average_decay=decay)
+    found = fit(recipe, stripes(100), None, tmp_path / "fit.pt")
+    expected = steps[0].weights
+    for step in steps[1:]:
+        expected = decay * expected + (1 - decay) * step.weights
+    assert len(steps) == 8
+    np.testing.assert_allclose(next(found.parameters()).detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_validation_is_of_the_weights_that_are_given(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The last epoch's validation figures are those of the averaged network, without smoothing or dropout."""
+    recipe, validation = recipe_with(**EVERYTHING, loss={"label_smoothing": 0.1}), stripes(30, seed=1)
+    network = fit(recipe, stripes(100), validation, tmp_path / "fit.pt")
+    with torch.inference_mode():
+        outputs = network(normalise(recipe)(validation.inputs))
+    last = history(tmp_path / "fit.pt")[-1]
+    assert last["validation_loss"] == pytest.approx(F.cross_entropy(outputs, validation.labels).item(), rel=1e-5)
+    assert last["validation_accuracy"] == (outputs.argmax(dim=1) == validation.labels).float().mean().item()
+
+
+def test_the_validation_split_changes_nothing(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """With and without validation, and whatever is in it, the trained weights are the same."""
+    recipe = recipe_with(**{**EVERYTHING, "epochs": 2})
+    networks = [
+        fit(recipe, stripes(60), validation, tmp_path / f"{number}.pt")
+        for number, validation in enumerate([None, stripes(30, seed=1), stripes(9, seed=2)])
+    ]
+    for network in networks[1:]:
+        assert_equal(dict(network.state_dict()), dict(networks[0].state_dict()))
+    assert history(tmp_path / "0.pt")[0]["validation_accuracy"] is None
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The message names epoch, rate and a way out; the last good checkpoint stays as it is and can be continued."""
+    path = tmp_path / "fit.pt"
+    fit(recipe_with(epochs=1), stripes(100), None, path)
+    before = path.read_bytes()
+    hot = recipe_with(epochs=3, optimiser={"name": "sgd", "learning_rate": 1e38})
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch 2, step \d+, .* 1e\+38.* is of epoch 1\."):
+        fit(hot, stripes(100), None, path)
+    assert path.read_bytes() == before
+    fit(recipe_with(epochs=2), stripes(100), None, path)
+    assert len(history(path)) == 2
+
+
+def test_weights_that_the_last_step_made_infinite_are_no_good_checkpoint(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """A loss that was finite before the one step of an epoch says nothing of the weights after it."""
+    recipe = recipe_with(batch_size="full", epochs=1, optimiser={"name": "sgd", "learning_rate": 1e38})
+    with pytest.raises(RunError):
+        fit(recipe, stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert not (tmp_path / "fit.pt").exists()
+
+
+def test_an_unfinished_training_has_no_network(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """`trained` refuses a checkpoint of 1 of 3 epochs, and the absence of one."""
+    path = tmp_path / "fit.pt"
+    with pytest.raises(RunError, match="0 of 3 epochs are trained"):
+        trained(recipe_with(), path)
+    fit(recipe_with(epochs=1), stripes(40), None, path)
+    with pytest.raises(RunError, match="1 of 3 epochs are trained"):
+        trained(recipe_with(), path)
+
+
+@pytest.mark.parametrize("state", [{"network": {}}, {"no": "network"}, []])
+def test_a_checkpoint_of_something_else_is_refused(
+    state: Any, recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """A readable file without this network's weights is a RunError that names it."""
+    checkpoint.save(tmp_path / "fit.pt", state)
+    with pytest.raises(RunError, match=r"fit\.pt: this checkpoint is not of this recipe"):
+        trained(recipe_with(), tmp_path / "fit.pt")
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Weights of other layers do not fit, and are not written over."""
+    path = tmp_path / "fit.pt"
+    fit(recipe_with(epochs=1), stripes(40), None, path)
+    before = path.read_bytes()
+    with pytest.raises(RunError, match="not of this recipe"):
+        fit(recipe_with(layers=LINEAR), stripes(40), None, path)
+    assert path.read_bytes() == before
+
+
+def test_the_seed_decides_the_training(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The same seed gives the same network bit for bit, another one another."""
+    found: list[nn.Sequential] = []
+    for number, seed in enumerate([0, 0, 1]):
+        torch.manual_seed(number)
+        recipe = recipe_with(**{**EVERYTHING, "epochs": 1}, seed=seed)
+        found.append(fit(recipe, stripes(40), None, tmp_path / f"{number}.pt"))
+    assert_equal(dict(found[0].state_dict()), dict(found[1].state_dict()))
+    assert not torch.equal(next(found[0].parameters()), next(found[2].parameters()))
+
+
+def test_the_seconds_of_a_training_are_the_sum_of_its_epochs(tmp_path: Path) -> None:
+    """Over all sittings; 0 where there is no checkpoint."""
+    epochs = [vars(Epoch(number, 1.0, 0.5, None, None, 10.0, number + 0.5)) for number in (1, 2)]
+    checkpoint.save(tmp_path / "fit.pt", {"history": epochs})
+    assert seconds(tmp_path / "fit.pt") == 4.0
+    assert seconds(tmp_path / "other.pt") == 0.0
+
+
+def sentences(count: int, seed: int = 0) -> Split:
+    """Texts of 1 to 12 words, of the lower or the upper half of the vocabulary: int32 (count, 12)."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    tokens = torch.randint(2, 16, (count, 12), generator=draw, dtype=torch.int32) + 14 * labels.int().unsqueeze(1)
+    lengths = torch.randint(1, 13, (count, 1), generator=draw)
+    return Split(tokens * (torch.arange(12) < lengths), labels)
+
+
+def worsening(stripes: Callable[..., Split]) -> Split:
+    """A validation split whose labels are all wrong: the better the network, the higher its loss."""
+    split = stripes(30, seed=1)
+    return Split(split.inputs, (split.labels + 1) % 3)
+
+
+def stop_after(epochs: int) -> Callable[[list[Epoch]], None]:
+    """A watcher that kills a training once it has so many epochs behind it."""
+
+    def watch(history: list[Epoch]) -> None:
+        if len(history) == epochs:
+            raise Stop
+
+    return watch
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_training_without_gain_stops_early_with_the_best_weights(
+    patience: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Where every epoch makes validation worse, it ends `patience` epochs after the first, with the first's weights."""
+    recipe = recipe_with(epochs=9, early_stopping=patience, average_decay=0.5)
+    found = fit(recipe, stripes(100), worsening(stripes), tmp_path / "fit.pt")
+    losses = [epoch["validation_loss"] for epoch in history(tmp_path / "fit.pt")]
+    assert losses == sorted(losses)
+    assert len(losses) == 1 + patience
+    first = fit(recipe_with(epochs=1, average_decay=0.5), stripes(100), None, tmp_path / "first.pt")
+    for network in (found, trained(recipe, tmp_path / "fit.pt")):
+        assert_equal(dict(network.state_dict()), dict(first.state_dict()))
+
+
+def test_a_training_that_gains_does_not_stop_early(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Where every epoch is better than the one before, all are trained and the last is kept."""
+    recipe = recipe_with(epochs=5, early_stopping=1)
+    found = fit(recipe, stripes(100), stripes(30, seed=1), tmp_path / "fit.pt")
+    whole = fit(recipe_with(epochs=5), stripes(100), None, tmp_path / "whole.pt")
+    assert len(history(tmp_path / "fit.pt")) == 5
+    assert_equal(dict(found.state_dict()), dict(whole.state_dict()))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_early_stopping_goes_on_as_if_it_had_not_been_killed(
+    epochs: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """Killed after any epoch and continued: the best weights, and the epoch to stop at, are those of a whole run."""
+    recipe = recipe_with(**{**EVERYTHING, "epochs": 9}, early_stopping=2)
+    data = (stripes(100), worsening(stripes))
+    whole = fit(recipe, *data, tmp_path / "whole.pt")
+    assert len(history(tmp_path / "whole.pt")) >= 3
+    with pytest.raises(Stop):
+        fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
+    continued = fit(recipe, *data, tmp_path / "stopped.pt")
+    assert_equal(dict(continued.state_dict()), dict(whole.state_dict()))
+    assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([], 0), ([None, None], 2), ([3, 2, 1], 3), ([3, 1, 2], 2), ([1, 1, 1], 1), ([2, None, 1], 3)]
+)
+def test_among_equal_accuracies_the_best_epoch_is_the_first_of_the_lowest_loss(
+    losses: list[float | None], best: int
+) -> None:
+    """Counted from 1; equal losses are no gain; without a validation split it is the last."""
+    epochs = [
+        Epoch(number, 1.0, 0.5, loss, None if loss is None else 0.5, 10.0, 1.0) for number, loss in enumerate(losses, 1)
+    ]
+    assert best_epoch(epochs) == best
+
+
+def test_the_best_epoch_has_the_highest_accuracy_whatever_its_loss() -> None:
+    """Loss rises while accuracy still grows: the later epoch is the better one."""
+    epochs = [
+        Epoch(number, 1.0, 0.5, loss, accuracy, 10.0, 1.0) for number, loss, accuracy in [(1, 1, 0.7), (2, 3, 0.8)]
+    ]
+    assert best_epoch(epochs) == 2
+
+
+def test_the_pictures_grow_over_the_epochs(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sides 4, 6 and 8 over 7 epochs: each for its share, in the history as in what the network is given."""
+    recipe = recipe_with(
+        layers=[{"conv": 2, "kernel": 3}, {"pool": "average", "size": "global"}, {"flatten": True}, LINEAR[1]],
+        input={"height": 8, "width": 8, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]},
+        resolutions=[4, 6, 8],
+        epochs=7,
+    )
+    pictures = torch.randint(0, 256, (20, 8, 8, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, ...]] = []
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_pre_hook(lambda module, given: seen.append((*given[0].shape, module.training)))
+        return network
+
+    monkeypatch.setattr("training.fit.state.build", recorded)
+    fit(recipe, Split(pictures, torch.arange(20) % 3), None, tmp_path / "fit.pt")
+    expected = [4, 4, 4, 6, 6, 8, 8]
+    assert [resolution(recipe, number) for number in range(1, 8)] == expected
+    assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == expected
+    assert [shape[:4] for shape in seen if shape[4]] == [(20, 1, side, side) for side in expected]
+    assert {shape[2] for shape in seen if not shape[4]} == {8}  # validation is at the full size
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mean_squared_error_is_of_the_probabilities(smoothing: float) -> None:
+    """The mean over examples of sum_k (p_k - y_k)^2, y one-hot, smoothed to (1 - s) y + s / K."""
+    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 3, 0, 1])
+    scores = np.exp(logits.double().numpy())
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    goal = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
+    found = loss_of(Loss(name="mean-squared-error", label_smoothing=smoothing), logits, labels)
+    assert found.item() == pytest.approx(((probabilities - goal) ** 2).sum(axis=1).mean(), rel=1e-6)
+
+
+def test_mean_squared_error_is_learnt_from(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The loss that a recipe names is the one in its history: at the start, of a guess, about (K - 1) / K."""
+    fit(recipe_with(loss={"name": "mean-squared-error"}), stripes(200), stripes(60, seed=1), tmp_path / "fit.pt")
+    epochs = history(tmp_path / "fit.pt")
+    assert epochs[-1]["loss"] < epochs[0]["loss"] / 2 < 1 / 3
+    assert epochs[-1]["validation_accuracy"] > 0.95
+
+
+def test_bounded_rows_are_never_longer_than_their_bound(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After each step of a high learning rate the rows are at most 0.3 long, and the bound was needed."""
+    lengths: list[tuple[float, float]] = []
+    bound = BoundedLinear.bound
+
+    def longest(layer: nn.Linear) -> float:
+        return float(layer.weight.detach().norm(dim=1).max())
+
+    def recorded(layer: BoundedLinear) -> None:
+        before = longest(layer)
+        bound(layer)
+        lengths.append((before, longest(layer)))
+
+    monkeypatch.setattr(BoundedLinear, "bound", recorded)
+    layers = [{"flatten": True}, {"dense": 3, "activation": "none", "max_norm": 0.3}]
+    found = fit(recipe_with(layers=layers), stripes(100), None, tmp_path / "fit.pt")
+    assert len(lengths) == 3 * 4
+    assert max(before for before, _ in lengths) > 0.31
+    assert max(after for _, after in lengths) < 0.3001
+    last = found[-1]
+    assert isinstance(last, nn.Linear)
+    assert longest(last) == pytest.approx(0.3, abs=1e-4)
+
+
+def test_texts_come_once_an_epoch_beside_others_of_their_length() -> None:
+    """2,000 texts in batches of 8, sorted within 50 batches each: each text once, beside others of about its length."""
+    split = sentences(2000)
+    assert split.lengths is not None
+    torch.manual_seed(0)
+    found = list(batches(split, 8))
+    assert sorted(torch.cat(found).tolist()) == list(range(2000))
+    assert {len(batch) for batch in found} == {8}
+    spans = [int(split.lengths[batch].max() - split.lengths[batch].min()) for batch in found]
+    assert max(spans) <= 2
+    longest = [int(split.lengths[batch].max()) for batch in found]
+    assert longest != sorted(longest)  # the batches come in a drawn order
+    torch.manual_seed(0)
+    assert_equal(list(batches(split, 8)), found)
+    torch.manual_seed(1)
+    assert not torch.equal(torch.cat(list(batches(split, 8))), torch.cat(found))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(17, 16), (18, 18)])
+def test_a_last_text_alone_is_left_out(count: int, expected: int) -> None:
+    """As with pictures: batch norm has no variance over a single one."""
+    torch.manual_seed(0)
+    assert sum(len(batch) for batch in batches(sentences(count), 8)) == expected
+
+
+def test_words_are_dropped_in_training_only(
+    recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About 3 of 10 words become the unknown one while training, padding stays; validation sees every word."""
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0].clone()))
+        return network
+
+    monkeypatch.setattr("training.fit.state.build", recorded)
+    recipe = recipe_with(**{**TEXTS, "augment": {"word_dropout": 0.3}, "epochs": 2})
+    train = sentences(300)
+    fit(recipe, train, sentences(20, seed=1), tmp_path / "fit.pt")
+    words = torch.cat([tokens[tokens != 0] for tokens in seen[True]])
+    assert len(words) == 2 * int((train.inputs != 0).sum())
+    assert float((words == 1).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert all(bool((tokens != 1).all()) for tokens in seen[False])
+
+
+def test_a_text_recipe_learns(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Words of two halves of a vocabulary are told apart in texts that were not seen."""
+    recipe = recipe_with(**TEXTS)
+    network = fit(recipe, sentences(300), sentences(60, seed=1), tmp_path / "fit.pt")
+    epochs = history(tmp_path / "fit.pt")
+    assert epochs[-1]["validation_accuracy"] > 0.95
+    assert epochs[-1]["resolution"] == 0
+    unseen = sentences(60, seed=2)
+    found = evaluate.logits(network, normalise(recipe), unseen).argmax(dim=1)
+    assert float((found == unseen.labels).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_text_recipe_goes_on_bit_for_bit(epochs: int, recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """With dropped words, dropout, averages and bounded rows: killed and continued ends as never killed."""
+    recipe, data = recipe_with(**TEXTS), (sentences(100), sentences(20, seed=1))
+    fit(recipe, *data, tmp_path / "whole.pt")
+    with pytest.raises(Stop):
+        fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
+    torch.manual_seed(999)  # another process has drawn other numbers
+    fit(recipe, *data, tmp_path / "stopped.pt")
+    assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_too_small_a_memory_is_told_with_a_way_out(
+    error: Exception,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message names the batch size, half of it, and the last good checkpoint, which stays as it is."""
+    path = tmp_path / "fit.pt"
+    fit(recipe_with(epochs=1), stripes(100), None, path)
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("training.fit.epoch.loss_of", fail)
+    said = r"for epoch 2 with batches of 32\. The last good checkpoint is of epoch 1\. .* --set batch_size=16"
+    with pytest.raises(RunError, match=said):
+        fit(recipe_with(), stripes(100), None, path)
+    assert path.read_bytes() == before
+
+
+def test_another_error_is_not_taken_for_a_small_memory(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our own mistakes come through as they are."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("training.fit.epoch.loss_of", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit(recipe_with(), stripes(100), None, tmp_path / "fit.pt")
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second epoch cannot be saved: a RunError, the first epoch's checkpoint, and the run can go on from it."""
+    path, recipe = tmp_path / "fit.pt", recipe_with()
+    whole = fit(recipe, stripes(100), None, tmp_path / "whole.pt")
+    fit(recipe_with(epochs=1), stripes(100), None, path)
+    before = path.read_bytes()
+
+    def full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.checkpoint.os.fsync", full)
+        with pytest.raises(
+            RunError, match=r"cannot be written: .*No space left on device.* The one before it is intact"
+        ):
+            fit(recipe, stripes(100), None, path)
+    assert path.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"fit.pt", "whole.pt"}
+    assert_equal(dict(fit(recipe, stripes(100), None, path).state_dict()), dict(whole.state_dict()))
+
+
+def test_bfloat16_computes_in_halves_and_keeps_whole_weights(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers give bfloat16 while training and float32 while validating; weights, and the loss, stay float32."""
+    given: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    losses: set[torch.dtype] = set()
+
+    def recorded(*arguments: Any) -> nn.Sequential:
+        network = build(*arguments)
+        network.register_forward_hook(lambda module, _, output: given[module.training].add(output.dtype))
+        return network
+
+    def watched(how: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+        losses.add(outputs.dtype)
+        return loss_of(how, outputs, labels)
+
+    monkeypatch.setattr("training.fit.state.build", recorded)
+    monkeypatch.setattr("training.fit.epoch.loss_of", watched)
+    found = fit(recipe_with(precision="bfloat16"), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert given == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert losses == {torch.float32}
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}

@@ -1,0 +1,303 @@
+"""Publication of a small run: what a version holds, that it computes what torch does, that it is whole or absent."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from contract import manifest as contract
+from contract.session import Session
+from training.data.dataset import Dataset, Split
+from training.errors import PublishError, RunError
+from training.evaluation import metrics as evaluate
+from training.fit import checkpoint
+from training.network.build import Served, build
+from training.network.calibrated import Calibration
+from training.recipe.schema import Recipe
+from training.release.publish import check_parity, export, publish
+from training.runs import run
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run on stripes, its data, and its first version."""
+
+    run: Path
+    data: Dataset
+    version: Path
+
+    def served(self, temperature: float | None = None) -> Served:
+        network, result = run.finished(self.run)
+        return Served(run.recipe_of(self.run), network, Calibration(temperature) if temperature else result.calibration)
+
+    def session(self) -> Session:
+        return Session(self.version / contract.GRAPH, contract.read(self.version), provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def published(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Published]:
+    """One export, which takes seconds, for all tests here."""
+    place = tmp_path_factory.mktemp("published")
+    data = Dataset(stripes(120), stripes(45, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
+    recipe = recipe_with(data={"name": "mnist", "validation": 100, "refit": True}, average_decay=0.9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.runs.run.load", lambda _recipe: data)
+        patch.setattr("training.release.gate.tests_of", lambda _manifest, _folder: data.tests)
+        folder = run.start(recipe, place / "runs")
+        run.train(folder)
+        yield Published(folder, data, publish(folder, place / "models"))
+
+
+@pytest.fixture
+def _exported_before(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the graph of the first version in place of exporting the same network again."""
+
+    def copy(_served: Served, _recipe: Recipe, path: Path) -> None:
+        shutil.copyfile(published.version / contract.GRAPH, path)
+
+    monkeypatch.setattr("training.release.publish.export", copy)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_version_is_whole_and_nothing_else(published: Published) -> None:
+    """The first version is 1; it holds the graph, golden file, card and manifest, all weights inside of the graph."""
+    assert published.version.parts[-2:] == ("stripes", "1")
+    assert names(published.version) == {"model.onnx", "golden.npz", "card.md", "manifest.json"}
+    assert names(published.version.parent) == {"1"}
+    weights = onnx.load(published.version / "model.onnx", load_external_data=False).graph.initializer
+    assert len(weights) > 0
+    assert all(weight.data_location != onnx.TensorProto.EXTERNAL for weight in weights)
+
+
+def test_the_manifest_verifies_and_says_what_was_measured(published: Published) -> None:
+    """Hashes hold, and parameters, temperature, labels and metrics are those of the run and the exported graph."""
+    manifest = contract.read(published.version)
+    contract.verify(published.version, manifest)
+    recipe, (network, result) = run.recipe_of(published.run), run.finished(published.run)
+    assert set(manifest.files) == {"model.onnx", "golden.npz", "card.md"}
+    assert (manifest.model, manifest.version, manifest.labels) == ("stripes", 1, recipe.labels)
+    assert manifest.input == contract.ImageInput(height=6, width=9, mode="L", framing="squash")
+    assert manifest.parameters == sum(weight.numel() for weight in network.parameters())
+    assert manifest.temperature == result.temperature
+    assert manifest.dataset_fingerprint == "sha256:stripes"
+    assert Recipe.model_validate(manifest.recipe) == recipe
+    test = published.data.tests["stripes"]
+    probabilities = evaluate.probabilities(published.session(), test)
+    assert manifest.test_metrics["stripes"] == evaluate.metrics(probabilities, test.labels)
+    assert manifest.test_metrics["stripes"].n == 30
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_onnx_runtime_gives_what_torch_gives(batch_size: int, published: Published) -> None:
+    """At any batch size the exported graph's probabilities are torch's within 1e-5, and sum to 1."""
+    pictures = torch.randint(
+        0, 256, (batch_size, 6, 9, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(batch_size)
+    )
+    with torch.inference_mode():
+        expected = published.served()(pictures).numpy()
+    found = published.session().run(pictures.numpy())
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), np.ones(batch_size), atol=1e-6)
+
+
+def test_the_golden_file_replays_and_holds_no_example(published: Published) -> None:
+    """The service's check passes on the machine that published; the stored inputs are generated noise."""
+    published.session().replay(published.version)
+    with np.load(published.version / contract.GOLDEN) as golden:
+        inputs = golden["inputs"]
+    assert inputs.shape[1:] == (6, 9, 1)
+    data = published.data
+    whole = data.train + data.validation + data.tests["stripes"]
+    examples = {picture.numpy().tobytes() for picture in whole.inputs}
+    assert not examples & {picture.tobytes() for picture in inputs}
+
+
+def test_the_card_carries_the_manifest_s_figures(published: Published) -> None:
+    """Accuracy, n, fingerprint and the network's table stand in the card."""
+    card = (published.version / contract.CARD).read_text(encoding="utf-8")
+    metrics = contract.read(published.version).test_metrics["stripes"]
+    assert f"| test: stripes | 30 | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |" in card
+    assert "sha256:stripes" in card
+    assert "dense 3" in card
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_the_next_version_is_one_above_the_highest(published: Published, tmp_path: Path) -> None:
+    """2 comes after 1, 8 after 7, and folders without a number do not count."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    (home / "notes").mkdir()
+    second = publish(published.run, tmp_path)
+    assert second == home / "2"
+    manifest = contract.read(second)
+    assert manifest.version == 2
+    contract.verify(second, manifest)
+    second.rename(home / "7")
+    assert publish(published.run, tmp_path) == home / "8"
+    assert names(home) == {"1", "notes", "7", "8"}
+
+
+@pytest.mark.usefixtures("_exported_before")
+@pytest.mark.parametrize("where", ["export", "check_parity", "pass_gate", "card", "place"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_publication_that_fails_leaves_nothing(
+    failure: BaseException, where: str, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or Ctrl-C at any step: the version before is left, no number is taken and no rest stays."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(f"training.publish.{where}", fail)
+    with pytest.raises(PublishError if isinstance(failure, OSError) else KeyboardInterrupt):
+        publish(published.run, tmp_path)
+    assert names(home) == {"1"}
+    contract.verify(home / "1", contract.read(home / "1"))
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_models_that_cannot_be_written_are_refused(published: Published, tmp_path: Path) -> None:
+    """Where the folder of models is a file, the refusal names it."""
+    (tmp_path / "models").write_text("in the way")
+    with pytest.raises(PublishError, match="models/stripes: the version cannot be written"):
+        publish(published.run, tmp_path / "models")
+
+
+def test_another_data_set_than_the_run_s_is_refused(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is not measured on other data than it was trained on: both fingerprints are named, nothing is made."""
+    other = replace(published.data, fingerprint="sha256:other")
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: other)
+    with pytest.raises(PublishError, match="was trained on sha256:stripes, the data set here is sha256:other"):
+        publish(published.run, tmp_path / "models")
+    assert names(tmp_path) == set()
+
+
+def test_a_run_that_is_not_finished_is_refused(published: Published, tmp_path: Path) -> None:
+    """Without a result, and with a result but without its last epochs, there is nothing to publish."""
+    folder = tmp_path / "run"
+    shutil.copytree(published.run, folder)
+    (folder / "refit.pt").unlink()
+    with pytest.raises(RunError, match="0 of 3 epochs are trained"):
+        publish(folder, tmp_path / "models")
+    (folder / run.RESULT).unlink()
+    with pytest.raises(RunError, match="not finished"):
+        publish(folder, tmp_path / "models")
+    assert names(tmp_path) == {"run"}
+
+
+@pytest.fixture(scope="module")
+def worse(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network names the first class for every picture, its graph exported beside it."""
+    folder = tmp_path_factory.mktemp("worse") / "run"
+    shutil.copytree(published.run, folder)
+    state = checkpoint.load(folder / "refit.pt")
+    assert state is not None
+    for name, value in state["average"].items():
+        if name.startswith("module.5."):  # the last layer
+            value.copy_(torch.tensor([1.0, 0.0, 0.0]) if value.ndim == 1 else torch.zeros_like(value))
+    checkpoint.save(folder / "refit.pt", state)
+    network, result = run.finished(folder)
+    recipe = run.recipe_of(folder)
+    export(Served(recipe, network, result.calibration), recipe, folder / contract.GRAPH)
+    return folder
+
+
+@pytest.fixture
+def _exported_worse(worse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(_served: Served, _recipe: Recipe, path: Path) -> None:
+        shutil.copyfile(worse / contract.GRAPH, path)
+
+    monkeypatch.setattr("training.release.publish.export", copy)
+
+
+@pytest.mark.usefixtures("_exported_worse")
+def test_a_worse_model_is_refused_and_leaves_nothing(published: Published, worse: Path, tmp_path: Path) -> None:
+    """The refusal names both accuracies and the way to insist; the version in service stays alone."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    with pytest.raises(PublishError, match=r"worse .* stripes: 33\.33% beside 100\.00% of version 1 .*--force"):
+        publish(worse, tmp_path)
+    assert names(home) == {"1"}
+    contract.verify(home / "1", contract.read(home / "1"))
+
+
+@pytest.mark.usefixtures("_exported_worse")
+def test_a_worse_model_is_published_by_force_and_its_card_says_so(
+    published: Published, worse: Path, tmp_path: Path
+) -> None:
+    """Forced, it becomes the next version, with the comparison in its card."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    second = publish(worse, tmp_path, force=True)
+    assert second == home / "2"
+    contract.verify(second, contract.read(second))
+    card = (second / contract.CARD).read_text(encoding="utf-8")
+    assert "Published by force, although worse beyond noise. Beside version 1 in service: stripes: 33.33%" in card
+
+
+@pytest.mark.usefixtures("_exported_before")
+def test_a_better_model_needs_no_force(published: Published, tmp_path: Path) -> None:
+    """Beside an equal one nothing is lost; force changes nothing then, and the card carries the comparison alone."""
+    home = tmp_path / "stripes"
+    shutil.copytree(published.version, home / "1")
+    for number, force in ((2, False), (3, True)):
+        card = (publish(published.run, tmp_path, force=force) / contract.CARD).read_text(encoding="utf-8")
+        assert "by force" not in card
+        assert f"100.00% beside 100.00% of version {number - 1} (0 examples gained, 0 lost, chance 1)" in card
+    assert "There was no version in service to compare with." in (published.version / contract.CARD).read_text("utf-8")
+
+
+def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> None:
+    """Parity gives the graph's probabilities where torch agrees, and refuses a network of another temperature."""
+    test, session = published.data.tests["stripes"], published.session()
+    found = check_parity(published.served(), session, test)
+    np.testing.assert_array_equal(found, evaluate.probabilities(session, test))
+    with pytest.raises(PublishError, match="torch and ONNX Runtime disagree: 0 of 30 labels differ"):
+        check_parity(published.served(temperature=9.0), session, test)
+
+
+def test_the_recipe_in_the_manifest_is_plain_json(published: Published) -> None:
+    """What a version says of its recipe is what the run's folder says."""
+    written = json.loads((published.version / contract.MANIFEST).read_text(encoding="utf-8"))
+    assert written["recipe"] == json.loads((published.run / run.RECIPE).read_text(encoding="utf-8"))
+
+
+def test_wide_windows_and_dropout_scaled_in_evaluation_are_exported(
+    recipe_with: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """ONNX Runtime's probabilities of texts of any number and length are torch's within 1e-5."""
+    recipe = recipe_with(
+        input={"kind": "text", "length": 9, "vocabulary": 30},
+        layers=[
+            {"embedding": 6},
+            {"windows": [2, 4], "filters": 5, "over_time": "both", "wide": True},
+            {"dropout": 0.5, "scale_in": "evaluation"},
+            {"dense": 3, "activation": "softmax"},
+        ],
+    )
+    torch.manual_seed(0)
+    served = Served(recipe, build(recipe), Calibration(0.5))
+    export(served, recipe, tmp_path / contract.GRAPH)
+    session = onnxruntime.InferenceSession(tmp_path / contract.GRAPH, providers=["CPUExecutionProvider"])
+    for tokens in ([[3, 7, 0], [5, 1, 4]], [[2]], [[9, 8, 7, 6, 5, 4, 3, 2, 1]]):
+        (found,) = session.run(None, {"tokens": np.array(tokens)})
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, served(torch.tensor(tokens)), rtol=0, atol=1e-5)

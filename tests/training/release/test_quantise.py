@@ -1,0 +1,186 @@
+"""Quantisation of a published version: what the next one holds, what is refused, and that nothing is left behind."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from contract import manifest as contract
+from contract.session import Session
+from tests import reviews
+from training.data import mnist
+from training.data.dataset import Split
+from training.errors import PublishError
+from training.release import quantise as module
+from training.release.quantise import quantise
+
+DIGITS = Path(__file__).resolve().parents[2] / "models/digits/1"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Split:
+    """Blots that `models/digits/1` is sure about, labelled with what it says of them: it reads them all right."""
+    draw = torch.Generator().manual_seed(0)
+    rough = torch.rand(2000, 1, 7, 7, generator=draw) * torch.rand(2000, 1, 1, 1, generator=draw)
+    smooth = torch.nn.functional.interpolate(rough, size=(28, 28), mode="bilinear")
+    inputs = (smooth.permute(0, 2, 3, 1) * 255).to(torch.uint8).contiguous()  # (N, 28, 28, 1)
+    rows = Session(DIGITS / contract.GRAPH, contract.read(DIGITS), provider="cpu").run(inputs.numpy())
+    sure = torch.from_numpy(rows.max(axis=1) > 0.9)
+    assert int(sure.sum()) > 100
+    return Split(inputs[sure], torch.from_numpy(rows.argmax(axis=1))[sure])
+
+
+@pytest.fixture
+def home(tmp_path: Path, pictures: Split, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """models/digits with its version 1, and the pictures in place of MNIST."""
+    fingerprint = contract.read(DIGITS).dataset_fingerprint
+    monkeypatch.setattr("training.release.gate.catalogue.tests", lambda *_: {"blots": pictures})
+    monkeypatch.setattr("training.release.quantise.catalogue.sample", lambda *_: (pictures.first(60), fingerprint))
+    return shutil.copytree(DIGITS, tmp_path / "digits/1").parent
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def contents(split: Split) -> set[bytes]:
+    return {picture.numpy().tobytes() for picture in split.inputs}
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_the_next_version_holds_the_network_twice(home: Path, precision: contract.Precision, pictures: Split) -> None:
+    """The graph in float32 to the byte, the variant, and both hashed, measured, replayed and told on the card."""
+    folder = quantise(home / "1", precision)  # type: ignore[arg-type]
+    old, new = contract.read(home / "1"), contract.read(folder)
+    contract.verify(folder, new)
+    assert (folder, new.version, new.precisions) == (home / "2", 2, ["float32", precision])
+    assert names(folder) == {*new.files, contract.MANIFEST}
+    assert new.files[contract.GRAPH] == old.files[contract.GRAPH]
+    assert new.test_metrics == old.test_metrics
+    assert new.metrics(precision)["blots"].n == len(pictures)
+    session = Session(folder / new.graph(precision), new, provider="cpu", precision=precision)
+    session.replay(folder)
+    card = (folder / contract.CARD).read_text(encoding="utf-8")
+    assert card.startswith("# digits, version 2\n")
+    assert "models/digits/1`" not in card
+    assert f"| blots, {precision} | {len(pictures):,} |" in card
+    assert ("times as many" in card) == (precision == "int8")
+
+
+def test_weights_are_in_eight_bits_without_the_last(home: Path) -> None:
+    """Convolutions hold int8 within 7 bits, which no processor's products overflow; ends and batch axis stay."""
+    folder = quantise(home / "1", "int8")
+    graph = onnx.load(folder / "model.int8.onnx").graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    filters = [values for values in stored.values() if values.dtype == np.int8 and values.ndim == 4]
+    assert len(filters) == 2
+    assert all(np.abs(values.astype(int)).max() <= 64 for values in filters)
+
+
+def test_a_variant_gives_nearly_what_float32_gives(home: Path, pictures: Split) -> None:
+    """Probabilities move by less than 0.1 on pictures that it was not calibrated on."""
+    folder = quantise(home / "1", "int8")
+    manifest = contract.read(folder)
+    rest = pictures.inputs[60:].numpy()
+    exact, rough = (
+        Session(folder / manifest.graph(precision), manifest, provider="cpu", precision=precision).run(rest)
+        for precision in manifest.precisions
+    )
+    assert 0 < np.abs(exact - rough).max() < 0.1
+
+
+def test_a_variant_that_loses_too_much_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both accuracies are named, and no version and no rest is left."""
+
+    def spoil(source: Path, target: Path, _examples: Split) -> None:
+        graph = onnx.load(source)
+        bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "network.12.bias")
+        bias.CopyFrom(numpy_helper.from_array(np.eye(10, dtype=np.float32)[0] * 1e3, bias.name))
+        onnx.save(graph, target)
+
+    monkeypatch.setattr(module, "write_int8", spoil)
+    with pytest.raises(PublishError, match=r"in int8 .* of blots right, in float32 100\.00%; at most 0\.3%"):
+        quantise(home / "1", "int8")
+    assert names(home) == {"1"}
+
+
+def test_another_data_set_is_refused(home: Path, pictures: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges are not taken from data that might hold test examples: both fingerprints are named."""
+    monkeypatch.setattr("training.release.quantise.catalogue.sample", lambda *_: (pictures, "sha256:other"))
+    with pytest.raises(PublishError, match=r"was trained on sha256:.*, the data set here is sha256:other"):
+        quantise(home / "1", "int8")
+    assert names(home) == {"1"}
+
+
+def test_what_cannot_be_used_is_refused(home: Path) -> None:
+    """A precision that is there already, a spoilt file, a network that computes something else than was published."""
+    second = quantise(home / "1", "int8")
+    with pytest.raises(PublishError, match="holds a variant in int8 already"):
+        quantise(second, "int8")
+    (second / contract.CARD).write_text("other")
+    with pytest.raises(PublishError, match="has SHA-256"):
+        quantise(second, "float16")
+    with np.load(home / "1" / contract.GOLDEN) as golden:
+        np.savez(home / "1" / contract.GOLDEN, inputs=golden["inputs"], probabilities=golden["probabilities"][:, ::-1])
+    manifest = contract.read(home / "1")
+    hashes = {**manifest.files, contract.GOLDEN: contract.sha256(home / "1" / contract.GOLDEN)}
+    manifest.model_copy(update={"files": hashes}).write(home / "1")
+    with pytest.raises(PublishError, match="golden probabilities differ"):
+        quantise(home / "1", "int8")
+    assert names(home) == {"1", "2"}
+
+
+def test_a_table_of_runs_is_not_put_into_float16() -> None:
+    """Its fingerprints need 24 bits: refused before anything is made."""
+    with pytest.raises(PublishError, match="float16 cannot hold the fingerprints"):
+        quantise(DIGITS.parents[1] / "reviews/1", "float16")
+
+
+@pytest.mark.parametrize("where", ["write_int8", "pass_gate", "race", "place"])
+def test_a_quantisation_that_fails_leaves_nothing(home: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at any step: the version before is whole, no number is taken and no rest stays."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, where, fail)
+    with pytest.raises(PublishError, match="No space left on device"):
+        quantise(home / "1", "int8")
+    assert names(home) == {"1"}
+    contract.verify(home / "1", contract.read(home / "1"))
+
+
+def test_a_second_variant_stands_beside_the_first(home: Path) -> None:
+    """int8 and float16 of one network fit into one version, each with golden outputs of its own."""
+    third = quantise(quantise(home / "1", "int8"), "float16")
+    manifest = contract.read(third)
+    assert manifest.precisions == ["float32", "int8", "float16"]
+    for precision in manifest.precisions:
+        Session(third / manifest.graph(precision), manifest, provider="cpu", precision=precision).replay(third)
+    assert (third / contract.CARD).read_text(encoding="utf-8").count("## In ") == 2
+
+
+def test_texts_are_calibrated_at_their_own_lengths(tmp_path: Path) -> None:
+    """A text goes in alone, without padding, as int64; one without a word as one token."""
+    tokens = torch.tensor([[3, 4, 0, 0], [5, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.int32)
+    fed = [feed["tokens"] for feed in module.feeds(Split(tokens, torch.zeros(3, dtype=torch.int64)))]
+    assert [feed.tolist() for feed in fed] == [[[3, 4]], [[5]], [[0]]]
+    version = reviews.publish(tmp_path)
+    session = Session(version / contract.GRAPH, contract.read(version), provider="cpu")
+    assert all(session.run(feed).shape == (1, 2) for feed in fed)
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("mnist_folder")
+def test_calibration_takes_training_examples_only() -> None:
+    """So many pictures, all of the training split, none that stands in the test split."""
+    examples = module.examples_of(contract.read(DIGITS), DIGITS)
+    assert len(examples) == module.EXAMPLES
+    data = mnist.load(int(contract.read(DIGITS).recipe["data"]["validation"]))
+    assert contents(examples) <= contents(data.train)
+    assert not contents(examples) & contents(data.tests["mnist"])

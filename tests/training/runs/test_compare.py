@@ -1,0 +1,174 @@
+"""Runs side by side: their figures, and what differs between their recipes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from training.errors import RunError
+from training.recipe.schema import Recipe
+from training.runs import compare, record
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture
+def made(recipe_with: Callable[..., Recipe], tmp_path: Path) -> Maker:
+    """Makes a run's folder: its epochs, its result or None, and changes to the small recipe."""
+
+    def make(name: str, epochs: int = 3, result: dict[str, Any] | None = None, **changes: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / record.RECIPE).write_text(recipe_with(**changes).model_dump_json())
+        lines = [
+            {"epoch": number, "validation_accuracy": 0.25 * number, "seconds": 20.0} for number in range(1, epochs + 1)
+        ]
+        (folder / record.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if result is not None:
+            (folder / record.RESULT).write_text(json.dumps(result))
+        return folder
+
+    return make
+
+
+def result(accuracy: float = 0.9712) -> dict[str, Any]:
+    validation = {"n": 45, "accuracy": accuracy, "nll": 0.12345, "ece": 0.0123}
+    return {"temperature": 1.5, "validation": validation, "seconds": 1234.4, "fingerprint": "sha256:0"}
+
+
+def row(text: str, number: int) -> list[str]:
+    return text.splitlines()[number].split()
+
+
+def test_a_finished_run_is_told_by_its_result(made: Maker) -> None:
+    """Recipe, seed, epochs, parameters (9*4 + 2*4 + 48*3 + 3), calibrated metrics and seconds stand in a row."""
+    folder = made("a", result=result(), seed=7)
+    text = compare.table([folder], width=400)
+    assert row(text, 1) == ["1", str(folder), "small", "7", "3/3", "191", "97.12%", "0.1235", "0.0123", "1,234"]
+    assert "differ" not in text
+
+
+def test_an_unfinished_run_is_told_by_its_last_epoch(made: Maker) -> None:
+    """Its accuracy is marked and the mark explained; what only a finished run knows is left open."""
+    text = compare.table([made("a", epochs=2)], width=400)
+    assert row(text, 1)[4:] == ["2/3", "191", "50.00%", "*", "-", "-", "40"]
+    assert "* not finished" in text
+    assert row(compare.table([made("b", epochs=0)], width=400), 1)[4:] == ["0/3", "191", "-", "*", "-", "-", "0"]
+
+
+def test_a_cross_validated_run_is_told_by_mean_and_deviation(made: Maker) -> None:
+    """The accuracy is the folds' mean +- their sample deviation; figures that the folds lack are left open."""
+    accuracies = [0.75, 0.8, 0.79]
+    folds = [{"fold": number, "accuracy": value} for number, value in enumerate(accuracies, start=1)]
+    text = compare.table([made("a", result={"folds": folds, "seconds": 5}, data={"name": "mr", "validation": 100})])
+    assert f"{mean(accuracies):.2%} +- {stdev(accuracies):.2%}  " in text
+    assert row(text, 1)[-3:] == ["-", "-", "5"]
+    alone = compare.table([made("b", result={"folds": folds[:1]})])
+    assert "75.00%" in alone
+    assert "+-" not in alone
+
+
+def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
+    """Keys inside sections and layers are named by their place; seed and equal keys are left out."""
+    layers: list[dict[str, Any]] = [
+        {"conv": 4, "kernel": 3, "padding": 1, "batch_norm": True},
+        {"pool": "max", "size": 2},
+        {"flatten": True},
+        {"dropout": 0.5},
+        {"dense": 3, "activation": "none"},
+    ]
+    wider = [{**layers[0], "conv": 8}, *layers[1:3], layers[4]]
+    text = compare.table(
+        [
+            made("a", layers=layers, optimiser={"name": "adam", "learning_rate": 0.001}),
+            made("b", layers=wider, seed=3),
+        ]
+    )
+    block = [line.split(maxsplit=1) for line in text.split("\n\n")[1].splitlines()[1:]]
+    keys = [words[0] for words in block]
+    assert sorted(keys) == sorted(
+        [
+            "layers[1].conv",
+            "layers[4]",
+            "layers[5]",
+            "optimiser.name",
+            "optimiser.learning_rate",
+            "optimiser.beta1",
+            "optimiser.beta2",
+            "optimiser.momentum",
+            "optimiser.nesterov",
+        ]
+    )
+    cells = {words[0]: words[1].split() for words in block}
+    assert cells["layers[1].conv"] == ["4", "8"]
+    assert cells["layers[4]"] == ["dropout=0.5", "scale_in=training", "dense=3", "activation=none"]
+    assert cells["layers[5]"] == ["dense=3", "activation=none", "-"]
+    assert cells["optimiser.name"] == ["adam", "sgd"]
+    assert cells["optimiser.momentum"] == ["-", "0.9"]
+
+
+def test_recipes_that_agree_are_said_to(made: Maker) -> None:
+    """Two runs of one recipe with different seeds have no second block."""
+    assert compare.table([made("a"), made("b", seed=1)]).endswith("\n\nthe recipes do not differ")
+
+
+def test_a_key_that_is_missing_equals_one_without_a_value() -> None:
+    """A recipe from before a key came up does not differ by the key's being null."""
+    assert compare.differences([{"epochs": 1}, {"epochs": 1, "resolutions": None}]) == {}
+    assert compare.differences([{"augment": {"flip": True}}, {}]) == {"augment.flip": [True, None]}
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_no_line_is_wider_than_asked(width: int, made: Maker) -> None:
+    """Long paths lose their front, long values their end, and many runs are put below one another."""
+    folders = [
+        made(
+            f"{'long/' * 12}run-{number}",
+            result=result(),
+            epochs=3,
+            seed=number,
+            description="x" * 200,
+            batch_size=number + 1,
+            resolutions=None,
+            labels=[f"{letter}{number}" * 20 for letter in "abc"],
+        )
+        for number in range(12)
+    ]
+    text = compare.table(folders, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(f"run-{number}" in text for number in range(12))
+    numbers = [
+        int(word) for line in text.splitlines() if line.startswith("recipes differ in") for word in line.split()[3:]
+    ]
+    assert numbers == list(range(1, 13))
+
+
+def test_a_long_value_is_wrapped_and_never_cut(made: Maker) -> None:
+    """Values that differ at their end only are seen to differ."""
+    names = [["left", "middle", f"{'wide ' * 30}{side}"] for side in ("right", "left")]
+    text = compare.table([made("a", labels=names[0]), made("b", labels=names[1])])
+    assert "right]" in text
+    assert text.count("wide") == 60
+
+
+def test_a_recipe_of_another_version_is_shown_without_its_parameters(made: Maker) -> None:
+    """A run whose recipe no longer passes the checks is compared all the same."""
+    folder = made("a", result=result())
+    recipe = json.loads((folder / record.RECIPE).read_text())
+    (folder / record.RECIPE).write_text(json.dumps({**recipe, "withdrawn": 1}))
+    assert row(compare.table([folder], width=400), 1)[5:7] == ["-", "97.12%"]
+
+
+def test_a_figure_that_is_no_number_is_refused(made: Maker) -> None:
+    """A result that somebody edited is named, with the key and what stands there."""
+    with pytest.raises(RunError, match=r"result\.json: accuracy: expected a number, found 'high'"):
+        compare.table([made("a", result={"validation": {"accuracy": "high"}})])
+
+
+def test_a_path_that_is_no_run_is_named(made: Maker, tmp_path: Path) -> None:
+    """One bad path among good ones is refused by its name."""
+    with pytest.raises(RunError, match=f"{tmp_path / 'none'}: this is no run's folder"):
+        compare.table([made("a"), tmp_path / "none"])
