@@ -186,7 +186,7 @@ def test_the_command_makes_a_key_that_works(file: Path) -> None:
     """`python -m service.keys` prints a key once, keeps its hash in a file for its owner alone, and refuses doubles."""
 
     def make(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.http.keys", *words]
+        command = [sys.executable, "-m", "service.keys", *words]
         environment = {**os.environ, "CONVOKE_API_KEYS_FILE": str(file)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
