@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract import inputs as preprocess
+from contract import picture
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.inputs import _ready_made, image_to_pixels, is_tiny
 from contract.manifest import ImageInput, TextInput
@@ -93,7 +93,7 @@ def test_converting_band_by_band_changes_no_pixel(name: str, spec: ImageInput, m
     data = seeds.pictures()[name]
     whole = image_to_pixels(data, spec)
     for pixels in (1, 150):
-        monkeypatch.setattr(preprocess, "_BAND", pixels)
+        monkeypatch.setattr(picture, "_BAND", pixels)
         assert (image_to_pixels(data, spec) == whole).all()
 
 
