@@ -88,12 +88,12 @@ def test_run_lengths_of_a_bmp_are_bounded() -> None:
 def test_a_damaged_fax_does_not_fill_the_log() -> None:
     """Libtiff would write a line for each bad row of a TIFF, as many as its header says; the service has it silent."""
     program = (
-        "from service import preprocess\n"
-        "from service.manifest import ImageInput\n"
+        "from contract import inputs\n"
+        "from contract.manifest import ImageInput\n"
         "from tests.fuzz.bombs import damaged_fax\n"
-        "preprocess.warm_up()\n"
+        "inputs.warm_up()\n"
         "spec = ImageInput(height=96, width=96, mode='RGB', framing='squash')\n"
-        "preprocess.image_to_pixels(damaged_fax(20_000), spec)\n"
+        "inputs.image_to_pixels(damaged_fax(20_000), spec)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60, check=True)
     assert ended.stderr == b""
