@@ -170,7 +170,7 @@ def test_a_built_bento_answers_the_same_elsewhere(
     folder = tmp_path / "home/bentos" / tag.replace(":", "/")
     assert not any("torch" in line for line in (folder / "env/python/requirements.txt").read_text().splitlines())
     inside = {path.relative_to(folder / "src").parts[0] for path in (folder / "src").rglob("*") if path.is_file()}
-    assert inside <= {"service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
+    assert inside <= {"contract", "service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     bento = start_server(
