@@ -1,18 +1,15 @@
-"""API keys: a file of hashes, and `python -m service.keys NAME ROLE`, which makes a key and adds its hash.
+"""API keys: a file with a name, a role and the SHA-256 of a key on each line; `service/keys.py` adds a line.
 
-A line is a name, a role and the SHA-256 of the key. Keys are 256 random bits, so a plain, fast hash is right: there is
-nothing to guess that a slow one would protect, as it would a password, and each request is checked. The key itself is
-printed once and stored nowhere.
+A key is 256 random bits. Nobody can guess it, so it does not need a slow hash as a password does, and each request can
+be checked quickly. The key itself is not stored anywhere.
 """
 
-import argparse
 import hashlib
 import hmac
 import logging
 import os
 import re
 import secrets
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -132,24 +129,3 @@ def add(path: Path, name: str, role: Role) -> str:
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
     return token
-
-
-def main() -> None:
-    """Make a key."""
-    parser = argparse.ArgumentParser(
-        prog="python -m service.keys", description="Make an API key: it is printed once, its hash goes into the file."
-    )
-    parser.add_argument("name", help="whose key it is")
-    parser.add_argument("role", choices=ROLES, help="what it opens: predictions, load and unload, or /metrics")
-    parser.add_argument("--file", type=Path, default=os.environ.get(VARIABLE), help=f"default: what {VARIABLE} names")
-    arguments = parser.parse_args()
-    if arguments.file is None:
-        parser.error(f"no file: name one with --file, or set {VARIABLE}")
-    try:
-        print(add(arguments.file, arguments.name, arguments.role))
-    except SettingsError as error:
-        sys.exit(f"no key was made: {error}")
-
-
-if __name__ == "__main__":
-    main()
