@@ -66,7 +66,7 @@ class Convoke:
         log.set_up(chosen.log_format)
         logger.info("settings: %s", settings.described(chosen))
         for name, _ in settings.unknown():
-            logger.warning("%s is no setting, and is ignored", name)
+            logger.warning("unknown setting %s is ignored", name)
         try:
             providers.check(chosen.provider, chosen.precision)
             if chosen.api_keys_file is not None:

@@ -1,6 +1,6 @@
-"""The service's settings. The environment is read here, once, when a worker starts.
+"""The service's settings, read from the environment once, when a process starts.
 
-Each field is the environment variable CONVOKE_<FIELD> in capitals; its description gives unit and meaning.
+Each field is the environment variable CONVOKE_FIELD, in capitals; its description gives unit and meaning.
 """
 
 import difflib
@@ -8,23 +8,22 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PREFIX = "CONVOKE_"
 
 _OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR"}  # training's
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
-"""What Kubernetes puts into the environment of every pod beside a Service whose name begins with `convoke`."""
+"""Variables that Kubernetes sets in every pod for a Service whose name begins with `convoke`."""
 
 _ORIGIN = r"https?://[A-Za-z0-9.\[\]:-]+"
 _ORIGINS = rf"^(|\*|{_ORIGIN}(,{_ORIGIN})*)$"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used, named as the user set it."""
+    """An invalid setting; the message names it as the user set it."""
 
 
 class Settings(BaseModel):
@@ -34,54 +33,54 @@ class Settings(BaseModel):
 
     models: Path = Field(
         default=Path(__file__).resolve().parent.parent / "models",
-        description="the folder that holds models/NAME/VERSION",
+        description="folder of the models, laid out as NAME/VERSION",
     )
     versions: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=2, description="versions of each model that are kept loaded; the highest is served"
+        default=2, description="versions of each model that stay loaded; the highest is served"
     )
     poll_s: Annotated[float, Field(ge=0, le=3600)] = Field(
-        default=2.0, description="seconds between two looks for new versions; 0 for never"
+        default=2.0, description="seconds between two scans for new versions; 0 turns scanning off"
     )
     api_keys_file: Path | None = Field(
-        default=None, description="the file of API keys, see Keys; without it all is open, but loading and unloading"
+        default=None, description="file of API keys; without it every route is open, except load and unload"
     )
     public: Literal["metrics", "predict", "predict,metrics", "none"] = Field(
-        default="metrics", description="what needs no key although there is a file of keys; or none"
+        default="metrics", description="routes that need no key although a file of keys is set"
     )
     cors_origins: Annotated[str, Field(pattern=_ORIGINS)] = Field(
-        default="", description="origins, parted by commas, whose pages may call the service; * for all"
+        default="", description="comma-separated origins whose pages may call the service; * allows every origin"
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
-        default="auto", description="execution provider; auto takes CUDA where an NVIDIA driver is installed"
+        default="auto", description="execution provider; auto uses CUDA if an NVIDIA driver is installed"
     )
     precision: Literal["auto", "float32", "int8", "float16"] = Field(
-        default="auto", description="what models that come in several precisions compute in; auto takes the fastest"
+        default="auto", description="precision of models that are published in several; auto uses the fastest"
     )
     engine_cache: Path = Field(
-        default=Path("~/.cache/convoke/tensorrt"), description="the folder in which TensorRT keeps its engines"
+        default=Path("~/.cache/convoke/tensorrt"), description="folder in which TensorRT stores its engines"
     )
     cuda_graphs: bool = Field(
-        default=False, description="whether CUDA pads batches of pictures to fixed sizes and replays each as a graph"
+        default=False, description="whether CUDA pads image batches to fixed sizes and replays each size as a graph"
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="processes that serve; each loads the models and has queues of its own"
+        default=1, description="worker processes; each loads the models and has its own queues"
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="processor threads for one run of a model; as many runs at once as processors allow"
+        default=1, description="CPU threads of one run of a model; several runs share the CPUs"
     )
     decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=os.cpu_count() or 1, description="threads that decode pictures and texts"
+        default=os.cpu_count() or 1, description="threads that decode images and texts"
     )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
-        default=32 << 20, description="bytes of a request's body, also once it is unpacked"
+        default=32 << 20, description="bytes of a request body, before and after decompression"
     )
     max_pending_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = Field(
         default=256 << 20,
-        description="bytes of all bodies read or worked on at once; what comes on top is answered 429",
+        description="bytes of all request bodies in memory; requests above it are answered 429",
     )
     max_items: Annotated[int, Field(ge=1, le=65536)] = Field(default=1024, description="items in one request")
     max_pixels: Annotated[int, Field(ge=784, le=178_000_000)] = Field(
-        default=50_000_000, description="pixels of one picture, before it is decoded"
+        default=50_000_000, description="pixels of one image, checked before it is decoded"
     )
     max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         default=100_000, description="characters of one text"
@@ -90,50 +89,47 @@ class Settings(BaseModel):
         default=1_000_000, description="values in the JSON of one request: numbers, strings, lists and objects"
     )
     max_json_depth: Annotated[int, Field(ge=8, le=500)] = Field(
-        default=32, description="lists and objects inside of each other in the JSON of one request"
+        default=32, description="nested lists and objects in the JSON of one request"
     )
     max_part_head_bytes: Annotated[int, Field(ge=256, le=1 << 20)] = Field(
         default=8192, description="bytes of one header of a multipart part"
     )
     max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = Field(
-        default=64 << 10, description="bytes of a request's line and headers"
+        default=64 << 10, description="bytes of the request line and headers of a request"
     )
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=900, description="open connections of one worker; what comes on top is answered 429"
+        default=900, description="open connections of one worker; requests on further connections are answered 429"
     )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
-        default=4096, description="items waiting for one model; what comes on top is answered 429"
+        default=4096, description="items that wait for one model; requests above it are answered 429"
     )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        default=10.0, description="seconds to send a request's line and headers in, and until a new connection is used"
+        default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
     )
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        default=30.0, description="seconds to send a body in"
+        default=30.0, description="seconds to receive a request body"
     )
     request_timeout_s: Annotated[float, Field(gt=0, le=55)] = Field(
-        default=30.0, description="seconds from a read body to its answer"
+        default=30.0, description="seconds from the end of the request body to the response"
     )
-    access_log: bool = Field(default=True, description="whether each request is a line of the log (true or false)")
+    access_log: bool = Field(default=True, description="whether the log has a line for each request")
     log_format: Literal["auto", "json", "text"] = Field(
-        default="auto", description="form of the log's lines; auto is text on a terminal, else JSON"
+        default="auto", description="format of log lines; auto is text on a terminal and JSON elsewhere"
     )
     drain_s: Annotated[float, Field(ge=0, le=600)] = Field(
         default=2.0,
-        description="seconds for which requests are still taken after SIGTERM, /readyz being 503; 0 for none",
+        description="seconds after SIGTERM in which requests are still accepted and /readyz is 503; 0 stops at once",
     )
 
     @model_validator(mode="after")
-    def _one_request_fits(self) -> "Settings":
-        if self.max_body_bytes > self.max_pending_bytes:
-            raise ValueError(
-                f"{PREFIX}MAX_BODY_BYTES={self.max_body_bytes} is above {PREFIX}MAX_PENDING_BYTES="
-                f"{self.max_pending_bytes}: the largest body would never be accepted"
-            )
-        if self.max_items > self.max_queue_items:
-            raise ValueError(
-                f"{PREFIX}MAX_ITEMS={self.max_items} is above {PREFIX}MAX_QUEUE_ITEMS={self.max_queue_items}: "
-                "the largest request would never be accepted"
-            )
+    def _largest_request_fits(self) -> "Settings":
+        for largest, limit in (("max_body_bytes", "max_pending_bytes"), ("max_items", "max_queue_items")):
+            values = getattr(self, largest), getattr(self, limit)
+            if values[0] > values[1]:
+                raise ValueError(
+                    f"{_variable(largest)}={values[0]} is above {_variable(limit)}={values[1]}: "
+                    "the largest request would never be accepted"
+                )
         return self
 
 
@@ -141,62 +137,62 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings of an environment, by default this process's; an empty variable counts as not set.
 
     Raises:
-        SettingsError: a value that cannot be used, with the variable's name and what is allowed; or a name that is
-            nearly that of a setting.
+        SettingsError: a variable has an invalid value, or its name is close to that of a setting.
     """
     environment = os.environ if environment is None else environment
-    misspelt = [f"{name} is no setting; did you mean {near}?" for name, near in unknown(environment) if near]
+    misspelt = [f"unknown setting {name}; did you mean {near}?" for name, near in unknown(environment) if near]
     if misspelt:
         raise SettingsError("\n".join(misspelt))
-    given = {field: value for field in Settings.model_fields if (value := environment.get(PREFIX + field.upper()))}
+    values = {field: value for field in Settings.model_fields if (value := environment.get(_variable(field)))}
     try:
-        return Settings.model_validate(given)
+        return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from error
 
 
 def unknown(environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, str | None]]:
-    """The variables that look like settings and are none, each with the setting that it nearly is."""
+    """The variables with our prefix that are not settings, each with the setting whose name is close, or None."""
     environment = os.environ if environment is None else environment
     known = [field.upper() for field in Settings.model_fields]
     for variable in sorted(environment):
         name = variable.removeprefix(PREFIX)
         if variable in {name, *_OTHERS} or name in known or _SERVICE_LINK.search(variable):
             continue
-        near = difflib.get_close_matches(name, known, 1, 0.8)
-        yield variable, PREFIX + near[0] if near else None
+        matches = difflib.get_close_matches(name, known, 1, 0.8)
+        yield variable, PREFIX + matches[0] if matches else None
 
 
 def described(settings: Settings) -> str:
-    """All settings as they would be set, for the log. A secret's value is not shown."""
-    return " ".join(f"{PREFIX}{field.upper()}={'' if value is None else value}" for field, value in settings)
+    """All settings as they would be set, for the log. No setting holds a secret, only the path of the file of keys."""
+    return " ".join(f"{_variable(field)}={'' if value is None else value}" for field, value in settings)
 
 
 def allowed(field: str) -> str:
-    """The values that a setting may have, in words."""
-    info = Settings.model_fields[field]
-    if info.annotation is bool:
-        return "`true`, `false`"
-    if get_origin(info.annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(info.annotation))
-    if info.annotation is str:
-        return "text"
-    low = high = None
-    for bound in info.metadata:
-        match bound:
-            case annotated_types.Ge(ge=least):
-                low = f"{least}"
-            case annotated_types.Gt(gt=least):
-                low = f"above {least}"
-            case annotated_types.Le(le=most):
-                high = f"{most}"
-    return "a path" if low is None else f"{low} to {high}"
+    """The values that a setting can have, in words."""
+    schema = Settings.model_json_schema()["properties"][field]
+    match schema:
+        case {"type": "boolean"}:
+            return "`true`, `false`"
+        case {"enum": values}:
+            return ", ".join(f"`{value}`" for value in values)
+        case {"minimum": low, "maximum": high}:
+            return f"{low} to {high}"
+        case {"exclusiveMinimum": low, "maximum": high}:
+            return f"above {low} to {high}"
+        case {"pattern": _}:
+            return "text"
+        case _:
+            return "a path"
 
 
-def _explain(fault: object) -> str:
-    assert isinstance(fault, dict)
+def _variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _explain(fault: Any) -> str:
+    """One fault that pydantic reports, as a sentence about the environment variable."""
     if not fault["loc"]:
         return str(fault["ctx"]["error"])
     field = str(fault["loc"][0])
-    description = Settings.model_fields[field].description
-    return f"{PREFIX}{field.upper()}={fault['input']!r}: {fault['msg']} ({description})"
+    return f"{_variable(field)}={fault['input']!r}: {fault['msg']} ({Settings.model_fields[field].description})"
