@@ -228,8 +228,9 @@ def _quantise(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from contract import manifest as contract  # noqa: PLC0415
     from contract.errors import ConvokeError  # noqa: PLC0415
+    from contract.manifest import read as read_manifest  # noqa: PLC0415
+    from contract.manifest import verify  # noqa: PLC0415
     from contract.session import Session  # noqa: PLC0415
     from training.evaluation import metrics as evaluate  # noqa: PLC0415
     from training.release import gate  # noqa: PLC0415
@@ -237,8 +238,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     folder: Path = arguments.model
     try:
-        manifest = contract.read(folder)
-        contract.verify(folder, manifest)
+        manifest = read_manifest(folder)
+        verify(folder, manifest)
         sessions = [
             Session(folder / manifest.graph(precision), manifest, threads=os.cpu_count() or 1, precision=precision)
             for precision in manifest.precisions

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract import manifest as contract
+from contract.manifest import read as read_manifest
 from training.__main__ import main
 from training.data.dataset import Dataset, Split
 from training.runs import run
@@ -165,4 +165,4 @@ def test_the_published_digits_read_mnist_as_well_as_they_say(capsys: pytest.Capt
     assert int(parameters.replace(",", "")) <= 70_000
     accuracy = 1 - int(mistakes) / 10_000
     assert accuracy >= 0.993
-    assert accuracy == pytest.approx(contract.read(folder).test_metrics["mnist"].accuracy, abs=2e-4)
+    assert accuracy == pytest.approx(read_manifest(folder).test_metrics["mnist"].accuracy, abs=2e-4)

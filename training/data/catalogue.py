@@ -1,6 +1,6 @@
 """A data set by its name in a recipe or a manifest."""
 
-from contract import manifest as contract
+from contract.manifest import ImageInput, TextInput
 from training.data import mnist, photos, reviews
 from training.data.dataset import Dataset, Split
 from training.data.schema import Data, Image, Input, Text
@@ -40,29 +40,29 @@ def fold(data: Data, spec: Input, number: int) -> Dataset:
     return reviews.fold(data, spec, number, data.folds)
 
 
-def tests(name: str, spec: contract.ImageInput | contract.TextInput, tokenizer: str | None) -> dict[str, Split]:
+def tests(name: str, spec: ImageInput | TextInput, tokenizer: str | None) -> dict[str, Split]:
     """The test splits of a data set as a published model wants them; none where the name is not known.
 
     Raises:
         DataError: the data set is not there, or damaged.
     """
     match spec:
-        case contract.ImageInput() if name == "mnist":
+        case ImageInput() if name == "mnist":
             return {name: mnist.test_split()}
-        case contract.ImageInput() if name in PHOTOS:
+        case ImageInput() if name in PHOTOS:
             return {name: photos.test_split(name, spec)}
-        case contract.TextInput() if name in REVIEWS and tokenizer is not None:
+        case TextInput() if name in REVIEWS and tokenizer is not None:
             return reviews.tests(name, spec, tokenizer)
     return {}
 
 
-def sample(data: Data, trained: Input, spec: contract.ImageInput | contract.TextInput, count: int) -> tuple[Split, str]:
+def sample(data: Data, trained: Input, spec: ImageInput | TextInput, count: int) -> tuple[Split, str]:
     """Up to `count` examples to learn from, as a published model wants them, and the data set's fingerprint.
 
     Raises:
         DataError, RecipeError: as `load`.
     """
-    if data.name in PHOTOS and isinstance(spec, contract.ImageInput):
+    if data.name in PHOTOS and isinstance(spec, ImageInput):
         return photos.sample(data, spec, count)
     whole = load(data, trained)
     step = max(len(whole.train) // count, 1)

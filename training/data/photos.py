@@ -27,9 +27,9 @@ import torch
 from torchvision.datasets import OxfordIIITPet
 from tqdm import tqdm
 
-from contract import manifest as contract
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
+from contract.manifest import PREPROCESSING_VERSION, ImageInput
 from training.data.dataset import Dataset, Split, cache_folder, folder
 from training.data.schema import Data, Image
 from training.errors import DataError
@@ -80,7 +80,7 @@ def load(data: Data, spec: Image) -> Dataset:
     )
 
 
-def test_split(name: str, spec: contract.ImageInput) -> Split:
+def test_split(name: str, spec: ImageInput) -> Split:
     """The test photos alone, uint8 (N, height, width, 3).
 
     Raises:
@@ -89,7 +89,7 @@ def test_split(name: str, spec: contract.ImageInput) -> Split:
     return decode(_parted(name)[1], spec, "test")
 
 
-def sample(data: Data, spec: contract.ImageInput, count: int) -> tuple[Split, str]:
+def sample(data: Data, spec: ImageInput, count: int) -> tuple[Split, str]:
     """`count` training photos at the size that is served, chosen by content, and the data set's fingerprint.
 
     Raises:
@@ -167,7 +167,7 @@ def oxford_pets() -> Files:
     return Files(train, test)
 
 
-def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Split:
+def decode(photos: Sequence[Photo], spec: ImageInput, what: str) -> Split:
     """Decode photos as the service does: uint8 (N, height, width, 3), from the cache where they were decoded before.
 
     Raises:
@@ -191,19 +191,17 @@ def decode(photos: Sequence[Photo], spec: contract.ImageInput, what: str) -> Spl
     return Split(torch.from_numpy(pixels), torch.tensor([photo.label for photo in kept]))
 
 
-def contract_of(spec: Image, side: int | None = None) -> contract.ImageInput:
+def contract_of(spec: Image, side: int | None = None) -> ImageInput:
     """The input of the served model, or the same at another side."""
-    return contract.ImageInput(
-        height=side or spec.height, width=side or spec.width, mode=spec.mode, framing=spec.framing
-    )
+    return ImageInput(height=side or spec.height, width=side or spec.width, mode=spec.mode, framing=spec.framing)
 
 
-def broken(photos: Sequence[Photo], spec: contract.ImageInput) -> list[str]:
+def broken(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
     """One line for each photo that cannot be decoded."""
     return [line for line in _parallel(lambda photo: _fault(photo, spec), photos, "checking") if line]
 
 
-def _fault(photo: Photo, spec: contract.ImageInput) -> str:
+def _fault(photo: Photo, spec: ImageInput) -> str:
     try:
         image_to_pixels(photo.path.read_bytes(), spec)
     except (ConvokeError, OSError) as error:
@@ -211,7 +209,7 @@ def _fault(photo: Photo, spec: contract.ImageInput) -> str:
     return ""
 
 
-def _fill(photos: Sequence[Photo], spec: contract.ImageInput, store: Path, index: Path, what: str) -> None:
+def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, what: str) -> None:
     """Decode into a new file beside the cache's place, then move it there: a killed run leaves no half cache."""
     partial = store.with_name(f".{os.getpid()}-{store.name}")
     kept_only = partial.with_suffix(".kept.npy")
@@ -262,9 +260,9 @@ def _parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]
         return list(tqdm(pool.map(work, items), title, len(items), unit="img", disable=quiet, leave=False))
 
 
-def _key(photos: Sequence[Photo], spec: contract.ImageInput) -> str:
+def _key(photos: Sequence[Photo], spec: ImageInput) -> str:
     """Names a cache by all that its pixels depend on: the files' content, the frame, and the preprocessing."""
-    digest = hashlib.sha256(f"{contract.PREPROCESSING_VERSION} {spec.model_dump_json()}".encode())
+    digest = hashlib.sha256(f"{PREPROCESSING_VERSION} {spec.model_dump_json()}".encode())
     for photo in photos:
         digest.update(photo.digest.encode())
     return digest.hexdigest()[:32]

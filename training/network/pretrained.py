@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from contract import manifest as contract
+from contract.manifest import sha256
 from training.data import download
 from training.data.dataset import cache_folder
 from training.errors import RunError
@@ -65,6 +65,6 @@ def fetch(how: Initialise) -> Path:
     assert how.sha256 is not None
     name = Path(urlsplit(how.url).path).name or "weights.pth"
     path = cache_folder() / f"{how.sha256[:16]}-{name}"
-    if not path.exists() or not contract.sha256(path).startswith(how.sha256):
+    if not path.exists() or not sha256(path).startswith(how.sha256):
         download.fetch(how.url, path, sha256=how.sha256)
     return path

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from contract import manifest as contract
 from contract.errors import ConvokeError
-from contract.manifest import Manifest
+from contract.manifest import GRAPH, Manifest, TextInput, verify
+from contract.manifest import read as read_manifest
 from contract.session import Session
 from training.data import catalogue
 from training.data.dataset import Split
@@ -78,9 +78,9 @@ def compare(answers: dict[str, Answers], manifest: Manifest, home: Path) -> tupl
     for number in reversed(numbers):
         folder = home / str(number)
         try:
-            other = contract.read(folder)
-            contract.verify(folder, other)
-            session = Session(folder / contract.GRAPH, other, provider="cpu", threads=os.cpu_count() or 1)
+            other = read_manifest(folder)
+            verify(folder, other)
+            session = Session(folder / GRAPH, other, provider="cpu", threads=os.cpu_count() or 1)
         except (ConvokeError, OSError):
             continue  # the service does not serve it either
         if other.labels != manifest.labels:
@@ -112,7 +112,7 @@ def tests_of(manifest: Manifest, folder: Path) -> dict[str, Split]:
         TrainingError: the manifest names data that is not known here.
     """
     tokenizer = None
-    if isinstance(manifest.input, contract.TextInput):
+    if isinstance(manifest.input, TextInput):
         tokenizer = (folder / manifest.input.tokenizer).read_text(encoding="utf-8")
     tests = catalogue.tests(manifest.dataset, manifest.input, tokenizer)
     if not tests:

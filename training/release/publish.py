@@ -21,8 +21,20 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from contract import manifest as contract
-from contract.manifest import ImageInput, Manifest, Metrics, TextInput
+from contract.manifest import (
+    CARD,
+    GOLDEN,
+    GRAPH,
+    PREPROCESSING_VERSION,
+    TOKENIZER,
+    ImageInput,
+    Manifest,
+    Metrics,
+    TextInput,
+    sha256,
+    verify,
+)
+from contract.manifest import read as read_manifest
 from contract.session import Session
 from training.data.dataset import Split
 from training.data.schema import Image, Text
@@ -65,9 +77,9 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     served = Served(recipe, network, result.calibration)
     home = models / recipe.task
     with building(home) as partial:
-        export(served, recipe, partial / contract.GRAPH)
+        export(served, recipe, partial / GRAPH)
         if data.tokenizer is not None:
-            (partial / contract.TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
+            (partial / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
         manifest = _describe(recipe, served, result, data.tests, partial, home, force=force)
         return place(partial, home, manifest)
 
@@ -162,13 +174,13 @@ def _describe(
     force: bool,
 ) -> Manifest:
     """Check the exported graph over the test splits and write golden file, card and manifest beside it."""
-    files = [contract.GRAPH, *([contract.TOKENIZER] if isinstance(recipe.input, Text) else [])]
+    files = [GRAPH, *([TOKENIZER] if isinstance(recipe.input, Text) else [])]
     draft = Manifest(
         model=recipe.task,
         version=next_version(home),
         input=_input(recipe),
         labels=recipe.labels,
-        preprocessing_version=contract.PREPROCESSING_VERSION,
+        preprocessing_version=PREPROCESSING_VERSION,
         max_batch=MAX_BATCH,
         temperature=result.temperature,
         length_exponent=result.length_exponent,
@@ -179,20 +191,20 @@ def _describe(
         parameters=sum(step.parameters for step in trace(recipe)),
         commit=commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files={name: contract.sha256(partial / name) for name in files},
+        files={name: sha256(partial / name) for name in files},
     )
-    session = Session(partial / contract.GRAPH, draft, provider="cpu", threads=os.cpu_count() or 1)
+    session = Session(partial / GRAPH, draft, provider="cpu", threads=os.cpu_count() or 1)
     probabilities = {name: check_parity(served, session, split) for name, split in tests.items()}
     metrics = {name: evaluate.metrics(probabilities[name], tests[name].labels) for name in tests}
     answers = {name: gate.right(probabilities[name], tests[name]) for name in tests}
     verdict = pass_gate(answers, draft, home, force=force)
     noise = _noise(recipe, _GOLDEN)
-    np.savez_compressed(partial / contract.GOLDEN, inputs=noise, probabilities=session.run(noise))
+    np.savez_compressed(partial / GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
     text = card(measured, recipe, result, verdict)
-    (partial / contract.CARD).write_text(text, encoding="utf-8")
-    files += [contract.GOLDEN, contract.CARD]
-    manifest = measured.model_copy(update={"files": {name: contract.sha256(partial / name) for name in files}})
+    (partial / CARD).write_text(text, encoding="utf-8")
+    files += [GOLDEN, CARD]
+    manifest = measured.model_copy(update={"files": {name: sha256(partial / name) for name in files}})
     manifest.write(partial)
     return manifest
 
@@ -241,7 +253,7 @@ def next_version(home: Path) -> int:
 
 def place(partial: Path, home: Path, manifest: Manifest) -> Path:
     """Rename a whole version into its place: its bytes are on the disk before its name is."""
-    contract.verify(partial, contract.read(partial))
+    verify(partial, read_manifest(partial))
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -23,9 +23,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from pydantic import ValidationError
 
 from contract import golden
-from contract import manifest as contract
 from contract.errors import ConvokeError
-from contract.manifest import Manifest, Metrics, Variant
+from contract.manifest import CARD, GOLDEN, GRAPH, Manifest, Metrics, Variant, sha256, verify
+from contract.manifest import read as read_manifest
 from contract.session import Session, race
 from training.data import catalogue
 from training.data.dataset import Split
@@ -71,9 +71,9 @@ def quantise(folder: Path, precision: Bits, *, force: bool = False) -> Path:
             shutil.copyfile(folder / name, partial / name)
         graph = partial / f"model.{precision}.onnx"
         if precision == "int8":
-            write_int8(partial / contract.GRAPH, graph, examples_of(old, folder))
+            write_int8(partial / GRAPH, graph, examples_of(old, folder))
         else:
-            write_float16(partial / contract.GRAPH, graph)
+            write_float16(partial / GRAPH, graph)
         new = _describe(old, precision, partial, folder.resolve().parent, force=force)
         return place(partial, folder.resolve().parent, new)
 
@@ -140,8 +140,8 @@ def feeds(examples: Split) -> Iterator[dict[str, npt.NDArray[Any]]]:
 
 def _read(folder: Path) -> Manifest:
     try:
-        manifest = contract.read(folder)
-        contract.verify(folder, manifest)
+        manifest = read_manifest(folder)
+        verify(folder, manifest)
     except ConvokeError as error:
         raise PublishError(str(error)) from error
     return manifest
@@ -171,7 +171,7 @@ def _describe(old: Manifest, precision: Bits, partial: Path, home: Path, *, forc
     draft = old.model_copy(
         update={
             "version": next_version(home),
-            "files": {**old.files, graph: contract.sha256(partial / graph)},
+            "files": {**old.files, graph: sha256(partial / graph)},
             "variants": [*old.variants, Variant(precision=precision, graph=graph, test_metrics=old.test_metrics)],
             "commit": commit(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -187,13 +187,13 @@ def _describe(old: Manifest, precision: Bits, partial: Path, home: Path, *, forc
     exact = {name: evaluate.metrics(found[name][0], tests[name].labels) for name in tests}
     rough = {name: evaluate.metrics(found[name][1], tests[name].labels) for name in tests}
     _insist_on_accuracy(exact, rough, precision)
-    _add_golden(partial / contract.GOLDEN, variant)
+    _add_golden(partial / GOLDEN, variant)
     described = Variant(precision=precision, graph=graph, test_metrics=rough)
     measured = draft.model_copy(update={"variants": [*old.variants, described]})
     speeds = {} if precision == "float16" else {size: race([plain, variant], size) for size in _TIMED}
     section = variant_section(described, exact, speeds, _machine(), verdict)
-    _renumber_card(partial / contract.CARD, old, measured, section)
-    manifest = measured.model_copy(update={"files": {name: contract.sha256(partial / name) for name in draft.files}})
+    _renumber_card(partial / CARD, old, measured, section)
+    manifest = measured.model_copy(update={"files": {name: sha256(partial / name) for name in draft.files}})
     manifest.write(partial)
     return manifest
 
@@ -205,7 +205,7 @@ def _sessions(partial: Path, draft: Manifest, precision: Bits) -> tuple[Session,
         PublishError: one of them cannot be loaded, or float32 gives something else.
     """
     try:
-        plain = Session(partial / contract.GRAPH, draft, provider="cpu")
+        plain = Session(partial / GRAPH, draft, provider="cpu")
         plain.replay(partial)
         return plain, Session(partial / draft.graph(precision), draft, provider="cpu", precision=precision)
     except ConvokeError as error:

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from contract import manifest as contract
 from contract.errors import ManifestError, ModelRefused
-from contract.manifest import ImageInput, Manifest
+from contract.manifest import GRAPH, MANIFEST, ImageInput, Manifest, verify
+from contract.manifest import read as read_manifest
 from training.errors import PublishError, RunError
 from training.runs import record
 from training.runs.record import Record
@@ -43,7 +43,7 @@ def describe(path: Path) -> str:
         RunError: the folder is neither, or a file of the run is damaged.
         PublishError: the version's manifest cannot be read.
     """
-    if (path / contract.MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         return "\n".join(_version(path))
     if (path / record.RECIPE).is_file():
         return "\n".join(_run(record.read(path)))
@@ -129,13 +129,13 @@ def _checkpoint(path: Path) -> str:
 
 def _version(folder: Path) -> Iterator[str]:
     try:
-        manifest = contract.read(folder)
+        manifest = read_manifest(folder)
     except ManifestError as error:
         raise PublishError(str(error)) from error
     yield f"version {folder}: {manifest.model}, version {manifest.version}"
     yield from _section("manifest", _facts(manifest))
     yield from _section("files", [_hashes(folder, manifest), *_files(folder)])
-    yield from _graph(folder / contract.GRAPH)
+    yield from _graph(folder / GRAPH)
 
 
 def _facts(manifest: Manifest) -> Iterator[str]:
@@ -168,7 +168,7 @@ def _facts(manifest: Manifest) -> Iterator[str]:
 
 def _hashes(folder: Path, manifest: Manifest) -> str:
     try:
-        contract.verify(folder, manifest)
+        verify(folder, manifest)
     except ModelRefused as error:
         return f"SHA-256: REFUSED: {error}"
     return f"SHA-256: all {len(manifest.files)} files are as the manifest says"

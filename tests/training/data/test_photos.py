@@ -286,7 +286,7 @@ def test_what_changes_pixels_is_decoded_anew(
     photos.decode(few[::-1], FRAME, "some")
     assert len(decoded) == 3 * 4 + 2 + 4
     decoded.clear()
-    monkeypatch.setattr("contract.manifest.PREPROCESSING_VERSION", 2)
+    monkeypatch.setattr("training.data.photos.PREPROCESSING_VERSION", 2)
     photos.decode(few, FRAME, "some")
     assert len(decoded) == 4
 

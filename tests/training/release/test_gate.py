@@ -9,15 +9,24 @@ import pytest
 import torch
 from onnx import parser
 
-from contract import manifest as contract
-from contract.manifest import ImageInput, Manifest, Metrics
+from contract.manifest import (
+    CARD,
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    PREPROCESSING_VERSION,
+    ImageInput,
+    Manifest,
+    Metrics,
+    sha256,
+)
 from contract.session import Session
 from training.data.dataset import Split
 from training.errors import TrainingError
 from training.release import gate
 from training.release.gate import Comparison, compare
 
-GRAPH = """
+GRAPH_TEXT = """
     <ir_version: 10, opset_import: ["" : 21]>
     pictures (uint8[N, 1, 1, 1] image) => (float[N, 2] probabilities)
     <float[1, 1] edge = {EDGE}, float[1, 2] sides = {-1, 1}, int64[2] flat = {-1, 1}> {
@@ -45,15 +54,15 @@ def publish(home: Path, number: int, edge: float, labels: tuple[str, str] = ("da
     """A version that calls a picture light from the level `edge` on: wrong on all between it and the truth."""
     folder = home / str(number)
     folder.mkdir(parents=True)
-    onnx.save(parser.parse_model(GRAPH.replace("EDGE", str(edge))), folder / contract.GRAPH)
-    for name in (contract.CARD, contract.GOLDEN):
+    onnx.save(parser.parse_model(GRAPH_TEXT.replace("EDGE", str(edge))), folder / GRAPH)
+    for name in (CARD, GOLDEN):
         (folder / name).write_bytes(b"")
     manifest = Manifest(
         model="levels",
         version=number,
         input=ImageInput(height=1, width=1, mode="L", framing="squash"),
         labels=list(labels),
-        preprocessing_version=contract.PREPROCESSING_VERSION,
+        preprocessing_version=PREPROCESSING_VERSION,
         max_batch=8,
         temperature=1.0,
         test_metrics={"levels": Metrics(n=1, accuracy=1, nll=0, ece=0)},
@@ -63,7 +72,7 @@ def publish(home: Path, number: int, edge: float, labels: tuple[str, str] = ("da
         parameters=1,
         commit="none",
         created="2026-01-01T00:00:00+00:00",
-        files={name: contract.sha256(folder / name) for name in (contract.GRAPH, contract.CARD, contract.GOLDEN)},
+        files={name: sha256(folder / name) for name in (GRAPH, CARD, GOLDEN)},
     )
     manifest.write(folder)
     return manifest
@@ -131,9 +140,9 @@ def test_the_highest_version_that_can_be_read_is_in_service(tmp_path: Path) -> N
         return found.version, found.gained
 
     assert in_service() == (10, 10)
-    (tmp_path / "10" / contract.GRAPH).write_bytes(b"spoilt")
+    (tmp_path / "10" / GRAPH).write_bytes(b"spoilt")
     assert in_service() == (9, 20)
-    (tmp_path / "9" / contract.MANIFEST).unlink()
+    (tmp_path / "9" / MANIFEST).unlink()
     (tmp_path / "11").write_text("no folder")
     assert in_service() == (2, 50)
 
@@ -142,8 +151,8 @@ def test_a_graph_that_cannot_be_loaded_is_passed_over(tmp_path: Path) -> None:
     """Garbage whose hash is right is no version in service either."""
     publish(tmp_path, 1, 109.5)
     second = publish(tmp_path, 2, 119.5)
-    (tmp_path / "2" / contract.GRAPH).write_bytes(b"garbage")
-    files = {**second.files, contract.GRAPH: contract.sha256(tmp_path / "2" / contract.GRAPH)}
+    (tmp_path / "2" / GRAPH).write_bytes(b"garbage")
+    files = {**second.files, GRAPH: sha256(tmp_path / "2" / GRAPH)}
     second.model_copy(update={"files": files}).write(tmp_path / "2")
     (found,), _ = compare(answers(TRUTH), second, tmp_path)
     assert found.version == 1
@@ -181,7 +190,7 @@ def test_without_a_version_in_service_there_is_nothing_to_compare(tmp_path: Path
 def test_answers_of_a_published_model_are_its_graph_s(tmp_path: Path) -> None:
     """Each example's answer, in the split's order, is whether the graph names its label."""
     manifest = publish(tmp_path, 1, 129.5)
-    session = Session(tmp_path / "1" / contract.GRAPH, manifest, provider="cpu")
+    session = Session(tmp_path / "1" / GRAPH, manifest, provider="cpu")
     found = gate.answers_of(session, manifest, tmp_path / "1")
     assert found.keys() == {"levels"}
     np.testing.assert_array_equal(found["levels"], answers(130)["levels"])

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
-from contract import manifest as contract
+from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, ImageInput, verify
+from contract.manifest import read as read_manifest
 from contract.session import Session
 from training.data.dataset import Dataset, Split
 from training.errors import PublishError, RunError
@@ -39,7 +40,7 @@ class Published:
         return Served(run.recipe_of(self.run), network, Calibration(temperature) if temperature else result.calibration)
 
     def session(self) -> Session:
-        return Session(self.version / contract.GRAPH, contract.read(self.version), provider="cpu")
+        return Session(self.version / GRAPH, read_manifest(self.version), provider="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def _exported_before(published: Published, monkeypatch: pytest.MonkeyPatch) -> N
     """Takes the graph of the first version in place of exporting the same network again."""
 
     def copy(_served: Served, _recipe: Recipe, path: Path) -> None:
-        shutil.copyfile(published.version / contract.GRAPH, path)
+        shutil.copyfile(published.version / GRAPH, path)
 
     monkeypatch.setattr("training.release.publish.export", copy)
 
@@ -84,12 +85,12 @@ def test_a_version_is_whole_and_nothing_else(published: Published) -> None:
 
 def test_the_manifest_verifies_and_says_what_was_measured(published: Published) -> None:
     """Hashes hold, and parameters, temperature, labels and metrics are those of the run and the exported graph."""
-    manifest = contract.read(published.version)
-    contract.verify(published.version, manifest)
+    manifest = read_manifest(published.version)
+    verify(published.version, manifest)
     recipe, (network, result) = run.recipe_of(published.run), run.finished(published.run)
     assert set(manifest.files) == {"model.onnx", "golden.npz", "card.md"}
     assert (manifest.model, manifest.version, manifest.labels) == ("stripes", 1, recipe.labels)
-    assert manifest.input == contract.ImageInput(height=6, width=9, mode="L", framing="squash")
+    assert manifest.input == ImageInput(height=6, width=9, mode="L", framing="squash")
     assert manifest.parameters == sum(weight.numel() for weight in network.parameters())
     assert manifest.temperature == result.temperature
     assert manifest.dataset_fingerprint == "sha256:stripes"
@@ -117,7 +118,7 @@ def test_onnx_runtime_gives_what_torch_gives(batch_size: int, published: Publish
 def test_the_golden_file_replays_and_holds_no_example(published: Published) -> None:
     """The service's check passes on the machine that published; the stored inputs are generated noise."""
     published.session().replay(published.version)
-    with np.load(published.version / contract.GOLDEN) as golden:
+    with np.load(published.version / GOLDEN) as golden:
         inputs = golden["inputs"]
     assert inputs.shape[1:] == (6, 9, 1)
     data = published.data
@@ -128,8 +129,8 @@ def test_the_golden_file_replays_and_holds_no_example(published: Published) -> N
 
 def test_the_card_carries_the_manifest_s_figures(published: Published) -> None:
     """Accuracy, n, fingerprint and the network's table stand in the card."""
-    card = (published.version / contract.CARD).read_text(encoding="utf-8")
-    metrics = contract.read(published.version).test_metrics["stripes"]
+    card = (published.version / CARD).read_text(encoding="utf-8")
+    metrics = read_manifest(published.version).test_metrics["stripes"]
     assert f"| test: stripes | 30 | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |" in card
     assert "sha256:stripes" in card
     assert "dense 3" in card
@@ -143,9 +144,9 @@ def test_the_next_version_is_one_above_the_highest(published: Published, tmp_pat
     (home / "notes").mkdir()
     second = publish(published.run, tmp_path)
     assert second == home / "2"
-    manifest = contract.read(second)
+    manifest = read_manifest(second)
     assert manifest.version == 2
-    contract.verify(second, manifest)
+    verify(second, manifest)
     second.rename(home / "7")
     assert publish(published.run, tmp_path) == home / "8"
     assert names(home) == {"1", "notes", "7", "8"}
@@ -164,11 +165,11 @@ def test_a_publication_that_fails_leaves_nothing(
     def fail(*_: Any, **__: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(f"training.publish.{where}", fail)
+    monkeypatch.setattr(f"training.release.publish.{where}", fail)
     with pytest.raises(PublishError if isinstance(failure, OSError) else KeyboardInterrupt):
         publish(published.run, tmp_path)
     assert names(home) == {"1"}
-    contract.verify(home / "1", contract.read(home / "1"))
+    verify(home / "1", read_manifest(home / "1"))
 
 
 @pytest.mark.usefixtures("_exported_before")
@@ -216,14 +217,14 @@ def worse(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Pat
     checkpoint.save(folder / "refit.pt", state)
     network, result = run.finished(folder)
     recipe = run.recipe_of(folder)
-    export(Served(recipe, network, result.calibration), recipe, folder / contract.GRAPH)
+    export(Served(recipe, network, result.calibration), recipe, folder / GRAPH)
     return folder
 
 
 @pytest.fixture
 def _exported_worse(worse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(_served: Served, _recipe: Recipe, path: Path) -> None:
-        shutil.copyfile(worse / contract.GRAPH, path)
+        shutil.copyfile(worse / GRAPH, path)
 
     monkeypatch.setattr("training.release.publish.export", copy)
 
@@ -236,7 +237,7 @@ def test_a_worse_model_is_refused_and_leaves_nothing(published: Published, worse
     with pytest.raises(PublishError, match=r"worse .* stripes: 33\.33% beside 100\.00% of version 1 .*--force"):
         publish(worse, tmp_path)
     assert names(home) == {"1"}
-    contract.verify(home / "1", contract.read(home / "1"))
+    verify(home / "1", read_manifest(home / "1"))
 
 
 @pytest.mark.usefixtures("_exported_worse")
@@ -248,8 +249,8 @@ def test_a_worse_model_is_published_by_force_and_its_card_says_so(
     shutil.copytree(published.version, home / "1")
     second = publish(worse, tmp_path, force=True)
     assert second == home / "2"
-    contract.verify(second, contract.read(second))
-    card = (second / contract.CARD).read_text(encoding="utf-8")
+    verify(second, read_manifest(second))
+    card = (second / CARD).read_text(encoding="utf-8")
     assert "Published by force, although worse beyond noise. Beside version 1 in service: stripes: 33.33%" in card
 
 
@@ -259,10 +260,10 @@ def test_a_better_model_needs_no_force(published: Published, tmp_path: Path) -> 
     home = tmp_path / "stripes"
     shutil.copytree(published.version, home / "1")
     for number, force in ((2, False), (3, True)):
-        card = (publish(published.run, tmp_path, force=force) / contract.CARD).read_text(encoding="utf-8")
+        card = (publish(published.run, tmp_path, force=force) / CARD).read_text(encoding="utf-8")
         assert "by force" not in card
         assert f"100.00% beside 100.00% of version {number - 1} (0 examples gained, 0 lost, chance 1)" in card
-    assert "There was no version in service to compare with." in (published.version / contract.CARD).read_text("utf-8")
+    assert "There was no version in service to compare with." in (published.version / CARD).read_text("utf-8")
 
 
 def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> None:
@@ -276,7 +277,7 @@ def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> Non
 
 def test_the_recipe_in_the_manifest_is_plain_json(published: Published) -> None:
     """What a version says of its recipe is what the run's folder says."""
-    written = json.loads((published.version / contract.MANIFEST).read_text(encoding="utf-8"))
+    written = json.loads((published.version / MANIFEST).read_text(encoding="utf-8"))
     assert written["recipe"] == json.loads((published.run / run.RECIPE).read_text(encoding="utf-8"))
 
 
@@ -295,8 +296,8 @@ def test_wide_windows_and_dropout_scaled_in_evaluation_are_exported(
     )
     torch.manual_seed(0)
     served = Served(recipe, build(recipe), Calibration(0.5))
-    export(served, recipe, tmp_path / contract.GRAPH)
-    session = onnxruntime.InferenceSession(tmp_path / contract.GRAPH, providers=["CPUExecutionProvider"])
+    export(served, recipe, tmp_path / GRAPH)
+    session = onnxruntime.InferenceSession(tmp_path / GRAPH, providers=["CPUExecutionProvider"])
     for tokens in ([[3, 7, 0], [5, 1, 4]], [[2]], [[9, 8, 7, 6, 5, 4, 3, 2, 1]]):
         (found,) = session.run(None, {"tokens": np.array(tokens)})
         with torch.inference_mode():

@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from contract import manifest as contract
+from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, Precision, sha256, verify
+from contract.manifest import read as read_manifest
 from contract.session import Session
 from tests import reviews
 from training.data import mnist
@@ -19,7 +20,7 @@ from training.errors import PublishError
 from training.release import quantise as module
 from training.release.quantise import quantise
 
-DIGITS = Path(__file__).resolve().parents[2] / "models/digits/1"
+DIGITS = Path(__file__).resolve().parents[3] / "models/digits/1"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def pictures() -> Split:
     rough = torch.rand(2000, 1, 7, 7, generator=draw) * torch.rand(2000, 1, 1, 1, generator=draw)
     smooth = torch.nn.functional.interpolate(rough, size=(28, 28), mode="bilinear")
     inputs = (smooth.permute(0, 2, 3, 1) * 255).to(torch.uint8).contiguous()  # (N, 28, 28, 1)
-    rows = Session(DIGITS / contract.GRAPH, contract.read(DIGITS), provider="cpu").run(inputs.numpy())
+    rows = Session(DIGITS / GRAPH, read_manifest(DIGITS), provider="cpu").run(inputs.numpy())
     sure = torch.from_numpy(rows.max(axis=1) > 0.9)
     assert int(sure.sum()) > 100
     return Split(inputs[sure], torch.from_numpy(rows.argmax(axis=1))[sure])
@@ -38,7 +39,7 @@ def pictures() -> Split:
 @pytest.fixture
 def home(tmp_path: Path, pictures: Split, monkeypatch: pytest.MonkeyPatch) -> Path:
     """models/digits with its version 1, and the pictures in place of MNIST."""
-    fingerprint = contract.read(DIGITS).dataset_fingerprint
+    fingerprint = read_manifest(DIGITS).dataset_fingerprint
     monkeypatch.setattr("training.release.gate.catalogue.tests", lambda *_: {"blots": pictures})
     monkeypatch.setattr("training.release.quantise.catalogue.sample", lambda *_: (pictures.first(60), fingerprint))
     return shutil.copytree(DIGITS, tmp_path / "digits/1").parent
@@ -53,19 +54,19 @@ def contents(split: Split) -> set[bytes]:
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_the_next_version_holds_the_network_twice(home: Path, precision: contract.Precision, pictures: Split) -> None:
+def test_the_next_version_holds_the_network_twice(home: Path, precision: Precision, pictures: Split) -> None:
     """The graph in float32 to the byte, the variant, and both hashed, measured, replayed and told on the card."""
     folder = quantise(home / "1", precision)  # type: ignore[arg-type]
-    old, new = contract.read(home / "1"), contract.read(folder)
-    contract.verify(folder, new)
+    old, new = read_manifest(home / "1"), read_manifest(folder)
+    verify(folder, new)
     assert (folder, new.version, new.precisions) == (home / "2", 2, ["float32", precision])
-    assert names(folder) == {*new.files, contract.MANIFEST}
-    assert new.files[contract.GRAPH] == old.files[contract.GRAPH]
+    assert names(folder) == {*new.files, MANIFEST}
+    assert new.files[GRAPH] == old.files[GRAPH]
     assert new.test_metrics == old.test_metrics
     assert new.metrics(precision)["blots"].n == len(pictures)
     session = Session(folder / new.graph(precision), new, provider="cpu", precision=precision)
     session.replay(folder)
-    card = (folder / contract.CARD).read_text(encoding="utf-8")
+    card = (folder / CARD).read_text(encoding="utf-8")
     assert card.startswith("# digits, version 2\n")
     assert "models/digits/1`" not in card
     assert f"| blots, {precision} | {len(pictures):,} |" in card
@@ -85,7 +86,7 @@ def test_weights_are_in_eight_bits_without_the_last(home: Path) -> None:
 def test_a_variant_gives_nearly_what_float32_gives(home: Path, pictures: Split) -> None:
     """Probabilities move by less than 0.1 on pictures that it was not calibrated on."""
     folder = quantise(home / "1", "int8")
-    manifest = contract.read(folder)
+    manifest = read_manifest(folder)
     rest = pictures.inputs[60:].numpy()
     exact, rough = (
         Session(folder / manifest.graph(precision), manifest, provider="cpu", precision=precision).run(rest)
@@ -122,13 +123,13 @@ def test_what_cannot_be_used_is_refused(home: Path) -> None:
     second = quantise(home / "1", "int8")
     with pytest.raises(PublishError, match="holds a variant in int8 already"):
         quantise(second, "int8")
-    (second / contract.CARD).write_text("other")
+    (second / CARD).write_text("other")
     with pytest.raises(PublishError, match="has SHA-256"):
         quantise(second, "float16")
-    with np.load(home / "1" / contract.GOLDEN) as golden:
-        np.savez(home / "1" / contract.GOLDEN, inputs=golden["inputs"], probabilities=golden["probabilities"][:, ::-1])
-    manifest = contract.read(home / "1")
-    hashes = {**manifest.files, contract.GOLDEN: contract.sha256(home / "1" / contract.GOLDEN)}
+    with np.load(home / "1" / GOLDEN) as golden:
+        np.savez(home / "1" / GOLDEN, inputs=golden["inputs"], probabilities=golden["probabilities"][:, ::-1])
+    manifest = read_manifest(home / "1")
+    hashes = {**manifest.files, GOLDEN: sha256(home / "1" / GOLDEN)}
     manifest.model_copy(update={"files": hashes}).write(home / "1")
     with pytest.raises(PublishError, match="golden probabilities differ"):
         quantise(home / "1", "int8")
@@ -152,17 +153,17 @@ def test_a_quantisation_that_fails_leaves_nothing(home: Path, where: str, monkey
     with pytest.raises(PublishError, match="No space left on device"):
         quantise(home / "1", "int8")
     assert names(home) == {"1"}
-    contract.verify(home / "1", contract.read(home / "1"))
+    verify(home / "1", read_manifest(home / "1"))
 
 
 def test_a_second_variant_stands_beside_the_first(home: Path) -> None:
     """int8 and float16 of one network fit into one version, each with golden outputs of its own."""
     third = quantise(quantise(home / "1", "int8"), "float16")
-    manifest = contract.read(third)
+    manifest = read_manifest(third)
     assert manifest.precisions == ["float32", "int8", "float16"]
     for precision in manifest.precisions:
         Session(third / manifest.graph(precision), manifest, provider="cpu", precision=precision).replay(third)
-    assert (third / contract.CARD).read_text(encoding="utf-8").count("## In ") == 2
+    assert (third / CARD).read_text(encoding="utf-8").count("## In ") == 2
 
 
 def test_texts_are_calibrated_at_their_own_lengths(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_texts_are_calibrated_at_their_own_lengths(tmp_path: Path) -> None:
     fed = [feed["tokens"] for feed in module.feeds(Split(tokens, torch.zeros(3, dtype=torch.int64)))]
     assert [feed.tolist() for feed in fed] == [[[3, 4]], [[5]], [[0]]]
     version = reviews.publish(tmp_path)
-    session = Session(version / contract.GRAPH, contract.read(version), provider="cpu")
+    session = Session(version / GRAPH, read_manifest(version), provider="cpu")
     assert all(session.run(feed).shape == (1, 2) for feed in fed)
 
 
@@ -179,8 +180,8 @@ def test_texts_are_calibrated_at_their_own_lengths(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("mnist_folder")
 def test_calibration_takes_training_examples_only() -> None:
     """So many pictures, all of the training split, none that stands in the test split."""
-    examples = module.examples_of(contract.read(DIGITS), DIGITS)
+    examples = module.examples_of(read_manifest(DIGITS), DIGITS)
     assert len(examples) == module.EXAMPLES
-    data = mnist.load(int(contract.read(DIGITS).recipe["data"]["validation"]))
+    data = mnist.load(int(read_manifest(DIGITS).recipe["data"]["validation"]))
     assert contents(examples) <= contents(data.train)
     assert not contents(examples) & contents(data.tests["mnist"])

@@ -10,8 +10,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from contract import manifest as contract
-from contract.manifest import ImageInput, Manifest, Metrics, TextInput, Variant
+from contract.manifest import (
+    CARD,
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    PREPROCESSING_VERSION,
+    TOKENIZER,
+    ImageInput,
+    Manifest,
+    Metrics,
+    TextInput,
+    Variant,
+    sha256,
+)
 from training.errors import PublishError, RunError
 from training.fit import checkpoint
 from training.recipe.schema import Recipe
@@ -43,22 +55,22 @@ def graph() -> onnx.ModelProto:
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], producer_name="by hand")
 
 
-FILES = (contract.GRAPH, contract.CARD, contract.TOKENIZER, contract.GOLDEN)
+FILES = (GRAPH, CARD, TOKENIZER, GOLDEN)
 
 
 def publish(folder: Path, **changes: Any) -> Path:
     """A version's folder with that graph, and changes to its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph(), folder / contract.GRAPH)
-    (folder / contract.CARD).write_text("# stripes")
-    (folder / contract.TOKENIZER).write_text("{}")
-    (folder / contract.GOLDEN).write_bytes(b"")
+    onnx.save(graph(), folder / GRAPH)
+    (folder / CARD).write_text("# stripes")
+    (folder / TOKENIZER).write_text("{}")
+    (folder / GOLDEN).write_bytes(b"")
     entries: dict[str, Any] = {
         "model": "stripes",
         "version": 3,
         "input": ImageInput(height=2, width=2, mode="L", framing="squash"),
         "labels": ["left", "middle", "right"],
-        "preprocessing_version": contract.PREPROCESSING_VERSION,
+        "preprocessing_version": PREPROCESSING_VERSION,
         "max_batch": 64,
         "temperature": 1.25,
         "test_metrics": {"made-up": Metrics(n=1234, accuracy=0.9876, nll=0.0432, ece=0.0021)},
@@ -68,7 +80,7 @@ def publish(folder: Path, **changes: Any) -> Path:
         "parameters": 15,
         "commit": "0123abc",
         "created": "2026-01-01T00:00:00+00:00",
-        "files": {name: contract.sha256(folder / name) for name in FILES},
+        "files": {name: sha256(folder / name) for name in FILES},
     }
     Manifest(**{**entries, **changes}).write(folder)
     return folder
@@ -95,7 +107,7 @@ def facts(text: str) -> list[str]:
 def test_a_version_tells_its_variants(tmp_path: Path) -> None:
     """Precision, graph and accuracy stand beside those of float32."""
     worth = {"made-up": Metrics(n=1234, accuracy=0.98, nll=0.05, ece=0.002)}
-    variants = [Variant(precision="int8", graph=contract.CARD, test_metrics=worth)]
+    variants = [Variant(precision="int8", graph=CARD, test_metrics=worth)]
     assert "int8 on made-up accuracy 98.00%, card.md" in facts(
         inspection.describe(publish(tmp_path, variants=variants))
     )
@@ -164,7 +176,7 @@ def test_a_version_tells_its_graph(tmp_path: Path) -> None:
     assert "opset ai.onnx 20" in found
     assert "made by by hand" in found
     assert "operations 1 Cast, 1 Flatten, 1 Gemm, 1 Softmax" in found
-    assert f"size {(tmp_path / contract.GRAPH).stat().st_size} bytes" in found
+    assert f"size {(tmp_path / GRAPH).stat().st_size} bytes" in found
 
 
 def test_the_statistics_are_those_of_the_weights(tmp_path: Path) -> None:
@@ -192,9 +204,9 @@ def test_hashes_are_checked(tmp_path: Path) -> None:
     """A version whose files are whole says so; one with a changed file names it and is described all the same."""
     publish(tmp_path)
     assert "SHA-256: all 4 files are as the manifest says" in facts(inspection.describe(tmp_path))
-    (tmp_path / contract.CARD).write_text("# changed")
+    (tmp_path / CARD).write_text("# changed")
     found = inspection.describe(tmp_path)
-    assert f"SHA-256: REFUSED: {tmp_path / contract.CARD}: has SHA-256" in found
+    assert f"SHA-256: REFUSED: {tmp_path / CARD}: has SHA-256" in found
     assert "input image uint8 (N, 2, 2, 1)" in facts(found)
 
 
@@ -203,9 +215,9 @@ def test_a_graph_that_cannot_be_read_is_told(content: bytes | None, tmp_path: Pa
     """The manifest is shown although the graph is damaged or gone."""
     publish(tmp_path)
     if content is None:
-        (tmp_path / contract.GRAPH).unlink()
+        (tmp_path / GRAPH).unlink()
     else:
-        (tmp_path / contract.GRAPH).write_bytes(content)
+        (tmp_path / GRAPH).write_bytes(content)
     found = inspection.describe(tmp_path)
     assert "SHA-256: REFUSED" in found
     assert "graph\n  cannot be read: " in found
@@ -215,7 +227,7 @@ def test_a_graph_that_cannot_be_read_is_told(content: bytes | None, tmp_path: Pa
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A manifest of another schema is named, with what is wrong."""
     publish(tmp_path)
-    (tmp_path / contract.MANIFEST).write_text('{"schema_version": 1}')
+    (tmp_path / MANIFEST).write_text('{"schema_version": 1}')
     with pytest.raises(PublishError, match=r"manifest\.json: schema version 1 is not read here"):
         inspection.describe(tmp_path)
 
