@@ -21,15 +21,17 @@ from training.fit import loop as fit
 from training.fit.parallel import World, _WholeBatchNorm, join, leave
 from training.recipe.schema import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from training import fit, parallel, run
 from training.data.dataset import Split
-from training.recipe import parse
+from training.fit import loop as fit
+from training.fit import parallel
+from training.recipe.schema import parse
+from training.runs import run
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -76,7 +78,7 @@ def torchrun(count: int, *words: str) -> None:
     """Run a Python program in `count` processes that meet."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
 
