@@ -20,8 +20,9 @@ import onnxruntime as ort
 from benchmarks.sessions import highest
 from contract import batches
 from contract import manifest as contract
-from contract.manifest import ImageInput, Precision
+from contract.manifest import Precision
 from contract.session import options
+from contract.spec import ImageInput
 
 _SIZES = (1, 4, 8, 16, 32, 128)
 _LENGTHS = (30, 250, 1000)  # tokens: a sentence, a review, a long one

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 
 from contract import manifest as contract
 from contract.inputs import image_to_pixels
-from contract.manifest import ImageInput, Manifest, Precision
+from contract.manifest import Manifest, Precision
 from contract.session import Session
+from contract.spec import ImageInput
 from contract.text import pad, text_to_tokens
 
 Array = npt.NDArray[Any]

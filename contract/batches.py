@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from contract.manifest import ImageInput, Manifest
+from contract.manifest import Manifest
+from contract.spec import ImageInput
 
 Batch = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
 

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from contract.manifest import DIGIT_WORKING_SIDE
 from contract.picture import Grey, Pixels
+from contract.spec import DIGIT_WORKING_SIDE
 
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 ...
 SIDE = 28  # ... inside a frame of 28 x 28

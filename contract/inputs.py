@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin, _imaging
 
 from contract import digit, picture
-from contract.manifest import ImageInput
 from contract.picture import MAX_PIXELS, PNG_SIGNATURE, Pixels
+from contract.spec import ImageInput
 
 _TINY_BYTES, _TINY_SIDE = 4096, 64
 _PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order

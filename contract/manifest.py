@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import ManifestError, ModelRefused
+from contract.spec import FileName, ImageInput, Section, TextInput
 
 SCHEMA_VERSION: Final = 2
 PREPROCESSING_VERSION = 1
@@ -21,17 +22,11 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 CARD = "card.md"
 GOLDEN = "golden.npz"
-TOKENIZER = "tokenizer.json"
 
 Label = Annotated[str, Field(max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 Precision = Literal["float32", "int8", "float16"]
-DIGIT_WORKING_SIDE = 112
-"""Pixels of the longer side at which a digit is searched for: four for each pixel of MNIST's 28."""
-
-Side = Annotated[int, Field(ge=1, le=4096)]
 
 MAX_FILE_BYTES = 1 << 31
 """What a file of a version may have; ONNX holds no more."""
@@ -41,58 +36,7 @@ MAX_BATCH_BYTES = 1 << 30
 """What the largest batch of pictures may take; it is run once before a version is served."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ImageInput(_Section):
-    """A picture as the graph wants it: uint8 (height, width, channels).
-
-    `framing` says how a picture comes to that size: `squash` resizes both sides; `mnist` makes light ink on black
-    of it, fitted into a 20 x 20 box and centred by its mass in 28 x 28.
-    """
-
-    kind: Literal["image"] = "image"
-    height: Side
-    width: Side
-    mode: Literal["L", "RGB"]
-    framing: Literal["mnist", "squash"]
-    resample: Literal["bilinear"] = "bilinear"
-
-    @property
-    def channels(self) -> int:
-        return 1 if self.mode == "L" else 3
-
-    @property
-    def working_side(self) -> int:
-        """The side in pixels at which an image is decoded at least: a digit is searched for at a larger one."""
-        return DIGIT_WORKING_SIDE if self.framing == "mnist" else max(self.height, self.width)
-
-    @property
-    def size_bytes(self) -> int:
-        return self.height * self.width * self.channels
-
-    @model_validator(mode="after")
-    def _framing_fits(self) -> "ImageInput":
-        if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
-            raise ValueError("framing 'mnist' makes 28 x 28 pictures of mode 'L'")
-        return self
-
-
-class TextInput(_Section):
-    """A text as the graph wants it: token ids int64 (L), 1 <= L <= `length`, each below `vocabulary`.
-
-    Id 0 is padding: it stands behind the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer`
-    is the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids.
-    """
-
-    kind: Literal["text"] = "text"
-    length: Annotated[int, Field(ge=1, le=1 << 20)]
-    vocabulary: Annotated[int, Field(ge=2, le=1 << 24)]
-    tokenizer: FileName = TOKENIZER
-
-
-class Metrics(_Section):
+class Metrics(Section):
     """What a model is worth on the n examples of a split.
 
     accuracy and ece (expected calibration error, 15 bins) are shares of 1; nll is in nats an example.
@@ -104,7 +48,7 @@ class Metrics(_Section):
     ece: Annotated[float, Field(ge=0, le=1)]
 
 
-class Variant(_Section):
+class Variant(Section):
     """The same network in another precision: a graph with the same ends, beside `model.onnx`, which is in float32.
 
     What it gives for the golden inputs stands in the golden file under its precision's name.
@@ -115,7 +59,7 @@ class Variant(_Section):
     test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
 
 
-class Manifest(_Section):
+class Manifest(Section):
     """Everything that serving must know of a model version."""
 
     schema_version: Literal[2] = SCHEMA_VERSION

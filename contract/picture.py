@@ -9,8 +9,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
-from contract.manifest import ImageInput
 from contract.screen import screen
+from contract.spec import ImageInput
 
 Pixels = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.float32]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from contract.errors import ModelRefused, ProviderError
 from contract.graph import inspect
-from contract.manifest import GRAPH, ImageInput, Manifest, Precision
+from contract.manifest import GRAPH, Manifest, Precision
+from contract.spec import ImageInput
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -16,9 +16,10 @@ import onnxruntime as ort
 from contract import batches, golden, providers
 from contract.batches import Batch
 from contract.errors import ModelRefused
-from contract.manifest import GOLDEN, ImageInput, Manifest, Precision
+from contract.manifest import GOLDEN, Manifest, Precision
 from contract.padding import PaddedRuns, sizes
 from contract.providers import ENGINE_CACHE, Provider
+from contract.spec import ImageInput
 
 QUICK_S = 0.0005
 """A run that takes no longer costs less on the event loop than handing it to a thread and back."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from contract.errors import Unreadable
-from contract.manifest import TextInput
+from contract.spec import TextInput
 
 Tokens = npt.NDArray[np.int64]
 

@@ -11,7 +11,8 @@ from onnx import parser
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from contract import manifest as contract
-from contract.manifest import Manifest, Metrics, TextInput
+from contract.manifest import Manifest, Metrics
+from contract.spec import TOKENIZER, TextInput
 
 LABELS = ["negative", "positive"]
 WORTH = {"[PAD]": 9, "[UNK]": 0, "film": 0.01, "good": 0.4, "fine": 0.1, "bad": -0.4, "awful": -0.7}
@@ -58,7 +59,7 @@ def publish(folder: Path, *, graph: str = GRAPH, words: str | None = None, **cha
     version = folder / "reviews/1"
     version.mkdir(parents=True)
     onnx.save(parser.parse_model(graph), version / contract.GRAPH)
-    (version / contract.TOKENIZER).write_text(tokenizer().to_str() if words is None else words, encoding="utf-8")
+    (version / TOKENIZER).write_text(tokenizer().to_str() if words is None else words, encoding="utf-8")
     (version / contract.CARD).write_text("# reviews, version 1\n", encoding="utf-8")
     tokens = np.array([[2, 3, 6], [4, 5, 0]], np.int64)
     expected = reference(["film good awful", "fine bad"])
@@ -69,7 +70,7 @@ def publish(folder: Path, *, graph: str = GRAPH, words: str | None = None, **cha
 
 
 def _fields(version: Path) -> dict[str, Any]:
-    names = (contract.GRAPH, contract.TOKENIZER, contract.CARD, contract.GOLDEN)
+    names = (contract.GRAPH, TOKENIZER, contract.CARD, contract.GOLDEN)
     return {
         "model": "reviews",
         "version": 1,

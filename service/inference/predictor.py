@@ -16,7 +16,7 @@ import numpy.typing as npt
 from contract.batches import MAX_BATCH_TOKENS
 from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
 from contract.inputs import image_to_pixels, is_tiny
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from contract.text import Tokens, pad, text_to_tokens
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
 from service.inference.batching import PATIENCE_S, Batcher, Items, Observer

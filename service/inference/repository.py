@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from contract import inputs, providers
 from contract import manifest as contract
 from contract.errors import ModelRefused
-from contract.manifest import Manifest, TextInput
+from contract.manifest import Manifest
 from contract.session import Session
+from contract.spec import TextInput
 from contract.text import is_panic
 from service.errors import ModelNotFound, NotReady, ReadOnly
 from service.inference import precision

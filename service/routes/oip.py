@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited

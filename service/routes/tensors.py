@@ -17,8 +17,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
-from contract.manifest import ImageInput, Manifest, TextInput
+from contract.manifest import Manifest
 from contract.picture import has_image_signature
+from contract.spec import ImageInput, TextInput
 from service.errors import InvalidRequest
 from service.http import limited
 from service.inference.predictor import Item

@@ -19,6 +19,7 @@ from tokenizers import Regex, pre_tokenizers
 from contract import golden, graph
 from contract import manifest as contract
 from contract.errors import ModelRefused, Unreadable
+from contract.spec import TOKENIZER, TextInput
 from contract.text import text_to_tokens
 from service.inference.repository import Repository
 from service.settings import Settings
@@ -362,9 +363,9 @@ def test_an_absurd_tokenizer_is_refused(tmp_path: Path) -> None:
     huge["model"]["vocab"]["far"] = 4_000_000_000
     for number, words in enumerate(('{"a":' * 100_000, json.dumps(huge), '{"model": 7}')):
         folder = reviews.publish(tmp_path / str(number), words=words)
-        assert contract.TOKENIZER in reason(folder)
+        assert TOKENIZER in reason(folder)
     folder = reviews.publish(tmp_path / "large")
-    with (folder / contract.TOKENIZER).open("r+b") as file:
+    with (folder / TOKENIZER).open("r+b") as file:
         file.truncate(contract.MAX_TEXT_BYTES + 1)
     rehash(folder)
     assert "no regular file of up to" in reason(folder)
@@ -375,4 +376,4 @@ def test_a_pattern_that_never_ends_is_a_refusal_of_the_text() -> None:
     tokenizer = reviews.tokenizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), behavior="removed", invert=True)
     with pytest.raises(Unreadable, match="gave up"):
-        text_to_tokens("a" * 40 + "!", tokenizer, contract.TextInput(length=8, vocabulary=7))
+        text_to_tokens("a" * 40 + "!", tokenizer, TextInput(length=8, vocabulary=7))

@@ -10,8 +10,8 @@ from PIL import Image
 from contract import picture
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.inputs import _ready_made, image_to_pixels, is_tiny
-from contract.manifest import ImageInput, TextInput
 from contract.picture import FORMATS, decode
+from contract.spec import ImageInput, TextInput
 from contract.text import pad, text_to_tokens
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like, styles

@@ -10,8 +10,8 @@ from PIL import Image
 
 from contract.errors import TooLarge
 from contract.inputs import image_to_pixels
-from contract.manifest import ImageInput
 from contract.screen import MAX_RUN_LENGTH_BYTES, MAX_SCANS, MAX_SEGMENTS, MAX_TAG_VALUES, screen
+from contract.spec import ImageInput
 from tests.drawing import cat, draw, encode
 
 DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")

@@ -14,6 +14,7 @@ from contract import session as session_module
 from contract.batches import MAX_BATCH_TOKENS, Batch
 from contract.errors import ModelRefused
 from contract.session import Session, race
+from contract.spec import ImageInput, TextInput
 from tests import reviews
 
 
@@ -56,7 +57,7 @@ def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: p
 @pytest.mark.parametrize(("side", "channels", "pictures"), [(28, 1, 32), (96, 3, 9), (227, 3, 1), (1000, 3, 1)])
 def test_a_slice_holds_fewer_of_large_pictures(side: int, channels: int, pictures: int) -> None:
     """Some 260,000 values at once, one picture at least."""
-    spec = contract.ImageInput(height=side, width=side, mode="L" if channels == 1 else "RGB", framing="squash")
+    spec = ImageInput(height=side, width=side, mode="L" if channels == 1 else "RGB", framing="squash")
     assert batches.slice_size(spec) == pictures
 
 
@@ -152,7 +153,7 @@ def test_the_warm_up_of_texts_is_bounded(
 ) -> None:
     """One token, the longest text, and the largest batches, none above the bound but a text alone."""
     version = reviews.publish(tmp_path)
-    spec = contract.TextInput(length=length, vocabulary=len(reviews.WORTH))
+    spec = TextInput(length=length, vocabulary=len(reviews.WORTH))
     session = open_session(version, input=spec, max_batch=max_batch)
     shapes: list[tuple[int, int]] = []
     monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch.shape))

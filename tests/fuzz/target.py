@@ -13,7 +13,7 @@ import numpy as np
 
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from contract.text import text_to_tokens
 from service.http import asgi
 from service.inference.predictor import Predictor

@@ -8,7 +8,7 @@ import pytest
 
 from contract.errors import TooLarge, Unreadable
 from contract.inputs import image_to_pixels
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from tests.fuzz.bombs import animation, bombs, headers, scans, tiff
 from tests.fuzz.measure import measured
 from tests.fuzz.seeds import run_lengths
@@ -89,7 +89,7 @@ def test_a_damaged_fax_does_not_fill_the_log() -> None:
     """Libtiff would write a line for each bad row of a TIFF, as many as its header says; the service has it silent."""
     program = (
         "from contract import inputs\n"
-        "from contract.manifest import ImageInput\n"
+        "from contract.spec import ImageInput\n"
         "from tests.fuzz.bombs import damaged_fax\n"
         "inputs.warm_up()\n"
         "spec = ImageInput(height=96, width=96, mode='RGB', framing='squash')\n"

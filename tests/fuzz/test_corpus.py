@@ -5,7 +5,7 @@ import random
 import pytest
 
 from contract.inputs import image_to_pixels
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from tests.fuzz import seeds
 from tests.fuzz.corpus import Corpus, run
 from tests.fuzz.mutate import MUTATIONS, mended, mutated, pieces

@@ -1,6 +1,6 @@
 """A data set by its name in a recipe or a manifest."""
 
-from contract.manifest import ImageInput, TextInput
+from contract.spec import ImageInput, TextInput
 from training.data import mnist, photos, reviews
 from training.data.dataset import Dataset, Split
 from training.data.schema import Data, Image, Input, Text

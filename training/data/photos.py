@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
-from contract.manifest import PREPROCESSING_VERSION, ImageInput
+from contract.manifest import PREPROCESSING_VERSION
+from contract.spec import ImageInput
 from training.data.dataset import Dataset, Split, cache_folder, folder
 from training.data.schema import Data, Image
 from training.errors import DataError

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 import torch
 
-from contract.manifest import TextInput
+from contract.spec import TextInput
 from training.data import vocabulary
 from training.data.dataset import Dataset, Split, folder
 from training.data.schema import Data, Text

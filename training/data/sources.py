@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from contract.manifest import ImageInput
+from contract.spec import ImageInput
 from training.data import download, reviews
 from training.data.dataset import folder
 from training.errors import DataError

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from contract.manifest import TextInput
+from contract.spec import TextInput
 from training.data.schema import Text
 from training.errors import DataError
 

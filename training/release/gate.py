@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ConvokeError
-from contract.manifest import GRAPH, Manifest, TextInput, verify
+from contract.manifest import GRAPH, Manifest, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
+from contract.spec import TextInput
 from training.data import catalogue
 from training.data.dataset import Split
 from training.errors import TrainingError

@@ -21,21 +21,10 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from contract.manifest import (
-    CARD,
-    GOLDEN,
-    GRAPH,
-    PREPROCESSING_VERSION,
-    TOKENIZER,
-    ImageInput,
-    Manifest,
-    Metrics,
-    TextInput,
-    sha256,
-    verify,
-)
+from contract.manifest import CARD, GOLDEN, GRAPH, PREPROCESSING_VERSION, Manifest, Metrics, sha256, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
+from contract.spec import TOKENIZER, ImageInput, TextInput
 from training.data.dataset import Split
 from training.data.schema import Image, Text
 from training.errors import PublishError

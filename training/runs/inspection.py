@@ -14,8 +14,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from contract.errors import ManifestError, ModelRefused
-from contract.manifest import GRAPH, MANIFEST, ImageInput, Manifest, verify
+from contract.manifest import GRAPH, MANIFEST, Manifest, verify
 from contract.manifest import read as read_manifest
+from contract.spec import ImageInput
 from training.errors import PublishError, RunError
 from training.runs import record
 from training.runs.record import Record

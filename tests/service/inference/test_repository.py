@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from contract import manifest as contract
 from contract.errors import ProviderError
+from contract.spec import TOKENIZER
 from service.errors import ModelNotFound, NotReady
 from service.inference import repository as module
 from service.inference.repository import Repository, Version
@@ -242,15 +243,15 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, words: Callabl
     shelf.load()
     assert not shelf.ready
     assert said in shelf.refused["reviews"]["1"]
-    assert contract.TOKENIZER in shelf.refused["reviews"]["1"]
+    assert TOKENIZER in shelf.refused["reviews"]["1"]
 
 
 def test_a_tokenizer_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     """Bytes that are no text give a refusal, never another exception."""
     version = reviews.publish(tmp_path)
-    (version / contract.TOKENIZER).write_bytes(b"\xff\xfe")
+    (version / TOKENIZER).write_bytes(b"\xff\xfe")
     content = json.loads((version / contract.MANIFEST).read_text())
-    content["files"][contract.TOKENIZER] = contract.sha256(version / contract.TOKENIZER)
+    content["files"][TOKENIZER] = contract.sha256(version / TOKENIZER)
     (version / contract.MANIFEST).write_text(json.dumps(content))
     shelf = repository(tmp_path)
     shelf.load()

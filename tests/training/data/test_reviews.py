@@ -10,7 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from contract.manifest import TextInput
+from contract.spec import TextInput
 from training.data import reviews
 from training.data.dataset import Dataset, Split, folder
 from training.data.reviews import Review

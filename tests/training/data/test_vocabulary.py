@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from contract.errors import Unreadable
-from contract.manifest import TextInput
+from contract.spec import TextInput
 from contract.text import text_to_tokens
 from training.data import vocabulary
 from training.data.schema import Text

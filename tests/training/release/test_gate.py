@@ -9,18 +9,9 @@ import pytest
 import torch
 from onnx import parser
 
-from contract.manifest import (
-    CARD,
-    GOLDEN,
-    GRAPH,
-    MANIFEST,
-    PREPROCESSING_VERSION,
-    ImageInput,
-    Manifest,
-    Metrics,
-    sha256,
-)
+from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, PREPROCESSING_VERSION, Manifest, Metrics, sha256
 from contract.session import Session
+from contract.spec import ImageInput
 from training.data.dataset import Split
 from training.errors import TrainingError
 from training.release import gate

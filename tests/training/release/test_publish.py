@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 import torch
 
-from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, ImageInput, verify
+from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
+from contract.spec import ImageInput
 from training.data.dataset import Dataset, Split
 from training.errors import PublishError, RunError
 from training.evaluation import metrics as evaluate

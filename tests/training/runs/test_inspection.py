@@ -10,20 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.manifest import (
-    CARD,
-    GOLDEN,
-    GRAPH,
-    MANIFEST,
-    PREPROCESSING_VERSION,
-    TOKENIZER,
-    ImageInput,
-    Manifest,
-    Metrics,
-    TextInput,
-    Variant,
-    sha256,
-)
+from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, PREPROCESSING_VERSION, Manifest, Metrics, Variant, sha256
+from contract.spec import TOKENIZER, ImageInput, TextInput
 from training.errors import PublishError, RunError
 from training.fit import checkpoint
 from training.recipe.schema import Recipe
