@@ -1,7 +1,7 @@
-"""The shell around all routes: dispatch, request ids, timing, metrics, and errors of one shape.
+"""The shell around all routes: dispatch, request ids, timings, metrics and error responses.
 
-Routes are Starlette's, and endpoints take its requests and give its responses; but the way from a request to its
-endpoint is one lookup here, since Starlette's own layers cost as much as classifying a digit.
+Endpoints take Starlette's requests and return its responses. Dispatch is one lookup, since Starlette's own layers take
+as much time as classifying a digit.
 """
 
 import logging
@@ -13,15 +13,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import ConvokeError
-from service.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, clear_tracebacks
+from service.errors import MethodNotAllowed, RouteNotFound, clear_tracebacks
 from service.http import pending
 from service.http.route import ErrorForm, Route, code_and_message
 from service.telemetry.facts import OnResponse, RequestFacts, attach
@@ -29,7 +28,7 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
-_PATHS, _SHORT = 1024, 200  # the paths whose routes are remembered, and how long they are at most
+_CACHED_PATHS, _CACHED_LENGTH = 1024, 200  # clients make up paths, so the cache is bounded in number and in length
 _COUNTER = count()
 _HEALTH = {"/livez", "/readyz"}  # BentoML answers these itself; only methods that it does not take come here
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -46,27 +45,26 @@ class Application:
         self.routes = tuple(routes)
         self._metrics = metrics
         self._on_response = on_response
-        self._by_segment: dict[str, list[Route]] = defaultdict(list)
+        self._by_segment: dict[str, list[tuple[re.Pattern[str], Route]]] = defaultdict(list)
         for route in routes:
-            self._by_segment[_first_segment(route.path)].append(route)
-        self._match = lru_cache(_PATHS)(self._match_anew)
-        self._known = ", ".join(f"{_methods(route)} {route.path}" for route in routes)
+            self._by_segment[_first_segment(route.path)].append((compile_path(route.path)[0], route))
+        self._match_cached = lru_cache(_CACHED_PATHS)(self._match)
+        self._listed = ", ".join(f"{route.method} {route.path}" for route in routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a WebSocket, which no route speaks
+        if scope["type"] != "http":  # a WebSocket: no route supports it
             await send({"type": "websocket.close"})
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
         method = scope["method"]
         facts = RequestFacts(_request_id(scope), method if method in _METHODS else "other", scope["headers"])
         attach(scope, facts)
         try:
             response = await self._respond(scope, receive, facts)
-        except Exception:  # the client learns no more than that; the log has the reason
+        except Exception:  # the reason is for the log, not for the client
             logger.exception("request %s failed", facts.id)
-            failure = ConvokeError("something went wrong inside the service; its log has the details")
-            response = self._refuse(scope, failure, facts)
-        facts.status, facts.total_s = response.status_code, time.perf_counter() - began
+            response = self._refuse(scope, ConvokeError("internal error; the service's log has the details"), facts)
+        facts.status, facts.total_s = response.status_code, time.perf_counter() - started
         response.raw_headers += [(b"x-request-id", facts.id.encode()), (b"server-timing", _server_timing(facts))]
         self._metrics.on_response(facts)
         for report in self._on_response:
@@ -74,16 +72,14 @@ class Application:
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, facts: RequestFacts) -> Response:
+        method, path = scope["method"], scope["path"]
         try:
-            route, parameters = self._route(scope)
+            route, parameters = (self._match_cached if len(path) < _CACHED_LENGTH else self._match)(method, path)
             scope["path_params"] = parameters.copy()
             facts.route = route.path
             return await route.endpoint(Request(scope, receive))
         except ConvokeError as error:
             return self._refuse(scope, error, facts)
-        except HTTPException as error:
-            failure = InvalidRequest(f"{scope['method']} {scope['path'][:200]}: {error.detail}")
-            return self._refuse(scope, failure, facts)
         finally:
             pending.release(facts)
 
@@ -93,48 +89,33 @@ class Application:
         return JSONResponse({"error": self._error_form(scope["path"])(error)}, error.status, error.headers)
 
     def _error_form(self, path: str) -> ErrorForm:
-        """The form of errors of the routes that begin as a path does, whether or not one of them matches it whole."""
+        """The error form of the routes whose first segment is that of a path, whether or not one of them matches."""
         routes = self._by_segment.get(_first_segment(path))
-        return routes[0].error_form if routes else code_and_message
+        return routes[0][1].error_form if routes else code_and_message
 
-    def _route(self, scope: Scope) -> tuple[Route, dict[str, Any]]:
-        """The route of a request and the parameters in its path.
+    def _match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route of a method and path, and the parameters in the path.
 
         Raises:
             RouteNotFound, MethodNotAllowed: no route matches.
         """
-        method, path = scope["method"], scope["path"]
-        # Only short paths are remembered: what a client makes up can be long.
-        return (self._match if len(path) < _SHORT else self._match_anew)(method, path)
-
-    def _match_anew(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
-        """The route of a method and path, and its parameters.
-
-        Raises:
-            RouteNotFound, MethodNotAllowed: as `_route`.
-        """
         allowed = {"GET", "HEAD"} if path in _HEALTH else set()
-        for route in self._by_segment.get(_first_segment(path), ()):
-            match = route.path_regex.match(path)
+        for pattern, route in self._by_segment.get(_first_segment(path), ()):
+            match = pattern.match(path)
             if match is None:
                 continue
-            if method in (route.methods or ()):
-                parameters = match.groupdict().items()
-                return route, {name: route.param_convertors[name].convert(text) for name, text in parameters}
-            allowed |= route.methods or set()
+            if method in route.methods:
+                return route, match.groupdict()
+            allowed |= route.methods
         received = f"{method} {path[:200]}"
         if allowed:
-            listed = ", ".join(sorted(allowed))
-            raise MethodNotAllowed(f"{received}: method not allowed; this path takes {listed}", allowed=listed)
-        raise RouteNotFound(f"{received}: route not found; the routes are {self._known}")
+            methods = ", ".join(sorted(allowed))
+            raise MethodNotAllowed(f"{received}: method not allowed; this path takes {methods}", allowed=methods)
+        raise RouteNotFound(f"{received}: route not found; the routes are {self._listed}")
 
 
 def _first_segment(path: str) -> str:
     return path.split("/", 2)[1] if path.startswith("/") else ""
-
-
-def _methods(route: Route) -> str:
-    return "/".join(sorted((route.methods or set()) - {"HEAD"}))
 
 
 def _server_timing(facts: RequestFacts) -> bytes:
@@ -143,7 +124,7 @@ def _server_timing(facts: RequestFacts) -> bytes:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's X-Request-ID where it is plain and short, else a new one."""
+    """The client's X-Request-ID if it is short and of plain characters, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
@@ -152,5 +133,5 @@ def _request_id(scope: Scope) -> str:
 
 @lru_cache
 def _worker(_process: int) -> str:
-    """Ten random bytes in hexadecimal digits, which tell this process's request ids from all others."""
+    """Ten random bytes in hexadecimal, which make the request ids of a process unique."""
     return secrets.token_hex(10)

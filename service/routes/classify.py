@@ -32,7 +32,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         facts.timings_s = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
         return Response(render(answer, top=top, min_score=min_score), media_type="application/json")
 
-    return [Route("/classify/{model}", classify, methods=["POST"])]
+    return [Route("/classify/{model}", "POST", classify, needs="predict")]
 
 
 def _top(request: Request) -> int | None:

@@ -1,6 +1,7 @@
 """GET /openapi.json and GET /docs: every route, for machines and for people."""
 
 import json
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -19,15 +20,16 @@ _HEADERS = {
 }
 
 
-def routes(settings: Settings) -> list[Route]:
-    """The routes of this front end; both answers are made once, when the service starts."""
-    content = openapi.document(settings)
-    document, page = json.dumps(content).encode(), openapi.page(content)
+def routes(others: Sequence[Route], settings: Settings) -> list[Route]:
+    """The routes of this front end, which describe the others and themselves; both responses are made once."""
 
-    async def machines(_request: Request) -> Response:
-        return Response(document, media_type="application/json")
+    async def document(_request: Request) -> Response:
+        return Response(as_json, media_type="application/json")
 
-    async def people(_request: Request) -> Response:
-        return HTMLResponse(page, headers=_HEADERS)
+    async def page(_request: Request) -> Response:
+        return HTMLResponse(as_html, headers=_HEADERS)
 
-    return [Route("/openapi.json", machines, methods=["GET"]), Route("/docs", people, methods=["GET"])]
+    own = [Route("/openapi.json", "GET", document, needs=None), Route("/docs", "GET", page, needs=None)]
+    content = openapi.document([*others, *own], settings)
+    as_json, as_html = json.dumps(content).encode(), openapi.page(content)
+    return own

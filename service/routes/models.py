@@ -20,7 +20,10 @@ def routes(repository: Repository) -> list[Route]:
         version = repository.get(request.path_params["model"])
         return JSONResponse({**_summary(version), **_details(version)})
 
-    return [Route("/models", listing, methods=["GET"]), Route("/models/{model}", one, methods=["GET"])]
+    return [
+        Route("/models", "GET", listing, needs="look"),
+        Route("/models/{model}", "GET", one, needs="look"),
+    ]
 
 
 def _summary(version: Version) -> dict[str, Any]:

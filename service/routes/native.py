@@ -40,8 +40,8 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         return classify
 
     return [
-        Route("/classify_texts", endpoint("texts"), methods=["POST"]),
-        Route("/classify_images", endpoint("images"), methods=["POST"]),
+        Route("/classify_texts", "POST", endpoint("texts"), needs="predict"),
+        Route("/classify_images", "POST", endpoint("images"), needs="predict"),
     ]
 
 

@@ -8,7 +8,7 @@ Clients that are made for it work unchanged, among them tritonclient and KServe'
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +17,7 @@ from contract.spec import ImageInput
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
-from service.http.route import Endpoint, Route
+from service.http.route import Endpoint, Need, Route, message_alone
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository, Version
 from service.routes import tensors
@@ -51,9 +51,9 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
         return JSONResponse({"ready": found}, 200 if found else NotReady.status)
 
     return [
-        _route("/v2", server, "GET"),
-        _route("/v2/health/live", live, "GET"),
-        _route("/v2/health/ready", ready, "GET"),
+        _route("/v2", "GET", server, None),
+        _route("/v2/health/live", "GET", live, None),
+        _route("/v2/health/ready", "GET", ready, None),
     ]
 
 
@@ -85,9 +85,9 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         route
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         for route in (
-            _route(path, metadata, "GET"),
-            _route(f"{path}/ready", ready, "GET"),
-            _route(f"{path}/infer", infer, "POST"),
+            _route(path, "GET", metadata, "look"),
+            _route(f"{path}/ready", "GET", ready, "look"),
+            _route(f"{path}/infer", "POST", infer, "predict"),
         )
     ]
 
@@ -108,15 +108,15 @@ def _repository_routes(repository: Repository, settings: Settings) -> list[Route
         return JSONResponse({})
 
     return [
-        _route("/v2/repository/index", index, "POST"),
-        _route("/v2/repository/models/{model}/load", load, "POST"),
-        _route("/v2/repository/models/{model}/unload", unload, "POST"),
+        _route("/v2/repository/index", "POST", index, "look"),
+        _route("/v2/repository/models/{model}/load", "POST", load, "manage"),
+        _route("/v2/repository/models/{model}/unload", "POST", unload, "manage"),
     ]
 
 
-def _route(path: str, endpoint: Endpoint, method: str) -> Route:
-    """A route whose errors have the protocol's form: the message alone."""
-    return Route(path, endpoint, methods=[method], error_form=str)
+def _route(path: str, method: Literal["GET", "POST"], endpoint: Endpoint, needs: Need) -> Route:
+    """A route whose errors have the protocol's form."""
+    return Route(path, method, endpoint, needs, message_alone)
 
 
 def _version(predictor: Predictor, request: Request) -> Version:

@@ -1,10 +1,12 @@
 """The OpenAPI 3.1 document of every route, and a page that shows it without loading anything from elsewhere."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from service import __version__
 from service.http import access
+from service.http.route import Route, code_and_message
 from service.settings import Settings
 
 Json = dict[str, Any]
@@ -37,8 +39,8 @@ _READING = ["400", "404", "408", "413", "415", "422"]
 _RUNNING = [*_READING, "429", "500", "503", "504"]
 
 
-def document(settings: Settings) -> Json:
-    """The OpenAPI document of the service with these settings."""
+def document(routes: Sequence[Route], settings: Settings) -> Json:
+    """The OpenAPI document of these routes and of BentoML's /livez and /readyz."""
     paths = {
         "/classify/{model}": {"post": _classify(settings)},
         "/models": {"get": _get("models", "What is served, and what was refused and why", "Models")},
@@ -68,7 +70,7 @@ def document(settings: Settings) -> Json:
             {"name": "protocol", "description": "The Open Inference Protocol, version 2, for its own clients."},
             {"name": "operation", "description": "Health and metrics."},
         ],
-        "paths": {path: _behind_a_key(path, operations, settings) for path, operations in paths.items()},
+        "paths": {**paths, **{route.path: _behind_a_key(route, paths[route.path], settings) for route in routes}},
         "components": {"schemas": _schemas(settings), "securitySchemes": _KEYS},
     }
 
@@ -195,11 +197,11 @@ def _classify(settings: Settings) -> Json:
     }
 
 
-def _behind_a_key(path: str, operations: Json, settings: Settings) -> Json:
+def _behind_a_key(route: Route, operations: Json, settings: Settings) -> Json:
     """The operations of a path with the answers and the keys that the settings make of it."""
-    if not access.is_locked(path, settings):
+    if not access.is_locked(route, settings):
         return operations
-    shape = "ProtocolError" if path.startswith("/v2") else "Error"
+    shape = "Error" if route.error_form is code_and_message else "ProtocolError"
     security: list[Json] = [{name: []} for name in _KEYS]
     return {
         method: {

@@ -1,23 +1,19 @@
 """Puts the parts of one worker together, for `worker.py` and for tests alike; nothing is loaded yet."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from service.http import access, asgi
-from service.http.route import Route
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
-from service.routes import classify, docs, models, native, oip
+from service.routes import classify, docs, models, native, oip, prometheus
 from service.server.fleet import Fleet
 from service.settings import Settings
 from service.telemetry.facts import OnResponse
-from service.telemetry.metrics import CONTENT_TYPE, Metrics
+from service.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -60,15 +56,8 @@ def assemble(
         *models.routes(repository),
         *oip.routes(predictor, repository, settings, is_ready=fleet.all_ready),
         *native.routes(predictor, settings),
-        *docs.routes(settings),
-        _metrics_route(fleet.metrics_text),
+        *prometheus.routes(fleet.metrics_text),
     ]
+    routes += docs.routes(routes, settings)
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)
     return Parts(metrics, repository, predictor, fleet, access.cross_origin(application, settings))
-
-
-def _metrics_route(text: Callable[[], bytes]) -> Route:
-    async def metrics(_request: Request) -> Response:
-        return Response(await asyncio.to_thread(text), media_type=CONTENT_TYPE)
-
-    return Route("/metrics", metrics, methods=["GET"])

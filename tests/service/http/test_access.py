@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import get_args
 
 import httpx
 import pytest
 
 from service.http import access, keys
+from service.http.route import Need, Route
 from service.routes import oip
 from service.settings import Settings, SettingsError
 from tests.drawing import encode, mnist_like
@@ -21,15 +22,28 @@ from tests.serving import ROOT, Call, Server, application, client, code, make_ke
 DIGIT = encode(mnist_like(7))
 LOAD = "/v2/repository/models/nothing/load"
 UNLOAD = "/v2/repository/models/nothing/unload"
-REQUESTS = {
-    "predict": [("POST", "/classify/digits"), ("POST", "/v2/models/digits/infer"), ("POST", "/classify_texts")],
-    "look": [("GET", "/models"), ("GET", "/models/digits"), ("GET", "/v2/models/digits"),
-             ("GET", "/v2/models/digits/versions/1/ready"), ("POST", "/v2/repository/index")],
-    "manage": [("POST", LOAD), ("POST", UNLOAD)],
-    "metrics": [("GET", "/metrics")],
-    "nothing": [("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/docs"),
-                ("GET", "/openapi.json")],
-}  # fmt: skip
+NEEDS: dict[str, Need] = {
+    "/classify/{model}": "predict",
+    "/classify_images": "predict",
+    "/classify_texts": "predict",
+    "/models": "look",
+    "/models/{model}": "look",
+    "/v2": None,
+    "/v2/health/live": None,
+    "/v2/health/ready": None,
+    "/v2/models/{model}": "look",
+    "/v2/models/{model}/infer": "predict",
+    "/v2/models/{model}/ready": "look",
+    "/v2/models/{model}/versions/{version}": "look",
+    "/v2/models/{model}/versions/{version}/infer": "predict",
+    "/v2/models/{model}/versions/{version}/ready": "look",
+    "/v2/repository/index": "look",
+    "/v2/repository/models/{model}/load": "manage",
+    "/v2/repository/models/{model}/unload": "manage",
+    "/metrics": "metrics",
+    "/docs": None,
+    "/openapi.json": None,
+}
 
 
 @pytest.fixture
@@ -41,10 +55,20 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def statuses(call: Call, need: str, headers: dict[str, str]) -> set[int]:
-    """How the requests that need something are answered: 401, 403, or 0 for any other status."""
-    found = (call(method, path, headers=headers).status_code for method, path in REQUESTS[need])
-    return {status if status in {401, 403} else 0 for status in found}
+@lru_cache
+def all_routes() -> tuple[Route, ...]:
+    return routes_of(application(load=False))
+
+
+def statuses(call: Call, need: Need, headers: dict[str, str]) -> set[int]:
+    """The statuses of one request to each route with a need: 401, 403, or 0 for any other status."""
+    model = "nothing" if need == "manage" else "digits"
+    responses = (
+        call(route.method, route.path.format(model=model, version=1), headers=headers)
+        for route in all_routes()
+        if route.needs == need
+    )
+    return {one.status_code if one.status_code in {401, 403} else 0 for one in responses}
 
 
 @pytest.mark.parametrize("public", ["metrics", "predict", "predict,metrics", "none"])
@@ -54,9 +78,9 @@ def test_each_role_opens_its_routes_and_no_others(file: Path, public: str, role:
     tokens = dict(zip(keys.ROLES, make_keys(file, *keys.ROLES), strict=True))
     call = client(load=False, api_keys_file=file, public=public)
     headers = bearer(tokens[role]) if role else {}
-    open_to_all = {*public.split(","), "nothing", *(["look"] if "predict" in public else [])}
+    open_to_all = {*public.split(","), None, *(["look"] if "predict" in public else [])}
     opened = {role, *(["look"] if role in {"predict", "manage"} else [])}
-    for need in REQUESTS:
+    for need in {*NEEDS.values()}:
         expected = 0 if need in open_to_all | opened else 403 if role else 401
         assert statuses(call, need, headers) == {expected}, (need, role, public)
 
@@ -64,7 +88,7 @@ def test_each_role_opens_its_routes_and_no_others(file: Path, public: str, role:
 def test_without_a_file_all_is_open_but_management() -> None:
     """Nobody needs a key; loading and unloading is refused, with what to do about it, whatever is shown."""
     call = client()
-    for need in ("predict", "look", "metrics", "nothing"):
+    for need in {*NEEDS.values()} - {"manage"}:
         assert statuses(call, need, {}) == {0}
     for headers in ({}, bearer("guess")):
         response = call("POST", UNLOAD, json={}, headers=headers)
@@ -227,22 +251,20 @@ def test_no_key_is_ever_logged(start_server: Callable[..., Server], file: Path) 
     assert server.stop() == 0
 
 
-def test_without_keys_nothing_is_on_the_way() -> None:
-    """Where a route needs no key its endpoint is the one that was given, itself."""
+def test_a_route_that_needs_no_key_keeps_its_endpoint() -> None:
+    """Without a file of keys only the routes of management get a check in front of their endpoint."""
     routes = oip.routes(None, None, Settings())  # type: ignore[arg-type]
     protected = access.protect(routes, Settings())
-    assert [one for one in protected if one not in routes] == [
-        one for one in protected if access.need(one.path) == "manage"
-    ]
+    assert {route.path for route in protected if route not in routes} == {
+        route.path for route in routes if route.needs == "manage"
+    }
 
 
-def test_every_route_has_its_need(file: Path) -> None:
-    """A route that nobody thought of needs a key for predictions; those that need none are a short list."""
-    make_keys(file, "predict")
-    paths = {route.path for route in routes_of(application(load=False))}
-    assert {path for path in paths if access.need(path) is None} == {path for _, path in REQUESTS["nothing"]}
-    assert access.need("/brand-new") == "predict"
-    assert {access.need(path) for path in paths} == {None, "look", *get_args(keys.Role)}
+def test_every_route_says_what_it_needs() -> None:
+    """The need of each route is the one listed above, no route is missing there, and no route leaves its need out."""
+    assert {route.path: route.needs for route in all_routes()} == NEEDS
+    with pytest.raises(TypeError, match="needs"):
+        Route("/brand-new", "GET", None)  # type: ignore[call-arg, arg-type]
 
 
 def test_the_document_says_what_needs_a_key(file: Path) -> None:
