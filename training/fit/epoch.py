@@ -36,7 +36,7 @@ class Trainer:
         self._batch_size = batch_size
         self._machine = machine
         self._network = machine.world.wrap(state.network)
-        self._bounded = [module for module in state.network if isinstance(module, BoundedLinear)]
+        self._bounded = [module for module in state.network.modules() if isinstance(module, BoundedLinear)]
 
     def epoch(self, number: int) -> Epoch:
         """Train for epoch `number`, counted from 1, then measure.

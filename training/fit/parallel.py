@@ -71,9 +71,10 @@ class World:
         """The network with gradients averaged over the processes, and batch norm over the whole batch."""
         if self.size == 1:
             return network
-        for index, module in enumerate(network):
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                network[index] = _WholeBatchNorm(module)
+        for block in list(network.modules()):
+            for name, layer in list(block.named_children()):
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                    setattr(block, name, _WholeBatchNorm(layer))
         return DistributedDataParallel(network, forward_sync_buffers=False)
 
 

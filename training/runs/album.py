@@ -44,7 +44,7 @@ def draw(
         pictures.curves([vars(epoch) for epoch in history], folder / "curves.png")
         pictures.confusion(after, labels, recipe.labels, folder / "confusion.png")
         pictures.reliability(before, after, labels, folder / "reliability.png")
-        first = next((module for module in network if isinstance(module, nn.Conv2d)), None)
+        first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
         if first is not None:
             pictures.filters(first.weight.detach().numpy(), folder / "filters.png")
         said, confidence = after.argmax(axis=1), after.max(axis=1)

@@ -29,13 +29,19 @@ from pathlib import Path
 import torch
 from training.data.dataset import Split
 from training.fit import loop as fit
-from training.fit import parallel
+from training.fit import parallel, state
+from training.network.build import build
 from training.recipe.schema import parse
 from training.runs import run
+
+def in_blocks(recipe):
+    *body, last = build(recipe)
+    return torch.nn.Sequential(torch.nn.Sequential(*body[:2], torch.nn.Sequential(*body[2:])), last)
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 for name in sys.argv[2:]:
+    state.build = in_blocks if name == "blocks" else build
     torch.manual_seed(hash(name))  # processes do not start alike
     train, validation = (Split(**part) for part in torch.load(folder / f"{name}-data.pt"))
     recipe = parse(json.loads((folder / f"{name}.json").read_text()))
@@ -50,7 +56,7 @@ PICTURES: dict[str, Any] = {
         {"conv": 4, "kernel": 3, "batch_norm": True},
         {"pool": "max", "size": 2},
         {"flatten": True},
-        {"dense": 8, "batch_norm": True},
+        {"dense": 8, "batch_norm": True, "max_norm": 0.5},
         {"dense": 3, "activation": "none"},
     ],
     "epochs": 3,
@@ -91,9 +97,9 @@ def prepare(folder: Path, name: str, recipe: Recipe, train: Split, validation: S
 
 
 def assert_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5, err_msg=name)
+    """The same values in the same order; blocks change names alone."""
+    for (name, value), expected in zip(ours.items(), theirs.values(), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-5, err_msg=name)
 
 
 def history(path: Path) -> list[dict[str, Any]]:
@@ -117,7 +123,9 @@ def sentences(count: int, seed: int = 0) -> Split:
 def test_more_processes_end_in_the_weights_of_one(
     count: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Pictures and texts, uneven last batches, averages, batch norm and draws: all as one process has them, to 1e-5.
+    """Images and texts, uneven last batches, averages, batch norm and draws: all as one process has them, to 1e-5.
+
+    So do layers in blocks, whose batch norms and bounded rows lie deeper.
 
     50 pictures in batches of 16 leave a last batch of 2, which is fewer than 3 processes; 45 texts in batches of 8
     leave one of 5. Every process ends with the same network, and there is one checkpoint, the leader's, which any
@@ -125,6 +133,7 @@ def test_more_processes_end_in_the_weights_of_one(
     """
     cases = {
         "pictures": (recipe_with(**PICTURES), stripes(50), stripes(21, seed=1)),
+        "blocks": (recipe_with(**PICTURES), stripes(50), stripes(21, seed=1)),
         "texts": (recipe_with(**TEXTS), sentences(45), sentences(20, seed=1)),
     }
     alone = {}
@@ -234,6 +243,20 @@ def _group(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_group")
+def test_batch_norms_in_blocks_are_wrapped_too() -> None:
+    """At any depth, under their names and with their values: no layer keeps statistics of its process alone."""
+    deep = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
+    network = nn.Sequential(nn.Sequential(deep, nn.Flatten()), nn.Linear(8, 4), nn.BatchNorm1d(4))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    World(0, 2).wrap(network)
+    kinds = [type(module) for module in network.modules()]
+    assert kinds.count(_WholeBatchNorm) == 2
+    assert not {nn.BatchNorm1d, nn.BatchNorm2d} & set(kinds)
+    assert list(network.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.usefixtures("_group")

@@ -1,0 +1,68 @@
+"""Layers in blocks, as residual networks have them, are trained as layers in a row."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from training.data.dataset import Split
+from training.fit.loop import fit
+from training.network.build import BoundedLinear, Served, build
+from training.network.calibrated import Calibration
+from training.recipe.schema import Recipe
+
+COLOUR = {"height": 6, "width": 9, "mode": "RGB", "framing": "squash", "mean": [0.4] * 3, "std": [0.3] * 3}
+LAYERS: list[dict[str, Any]] = [
+    {"conv": 4, "kernel": 3, "batch_norm": True},
+    {"flatten": True},
+    {"dropout": 0.3},
+    {"dense": 8, "max_norm": 0.3, "activation": "tanh"},
+    {"dense": 3, "activation": "none"},
+]
+
+
+def in_blocks(network: nn.Sequential) -> nn.Sequential:
+    """All layers but the last in a block inside of a block."""
+    *body, last = network
+    return nn.Sequential(nn.Sequential(*body[:2], nn.Sequential(*body[2:])), last)
+
+
+@pytest.fixture
+def networks(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """A network of every kind of layer after the same training, its layers in a row and in blocks."""
+    grey = stripes(100)
+    split = Split(grey.inputs.repeat(1, 1, 1, 3), grey.labels)
+    recipe = recipe_with(layers=LAYERS, input=COLOUR, average_decay=0.5, initialise={"name": "he"})
+    in_a_row = fit(recipe, split, split.first(30), tmp_path / "row.pt")
+    monkeypatch.setattr("training.fit.state.build", lambda recipe: in_blocks(build(recipe)))
+    return in_a_row, fit(recipe, split, split.first(30), tmp_path / "blocks.pt")
+
+
+def test_layers_in_blocks_end_in_the_weights_of_layers_in_a_row(networks: tuple[nn.Sequential, nn.Sequential]) -> None:
+    """Bit for bit: initial weights, steps, averages, running statistics and bounded rows, which reach their bound."""
+    in_a_row, blocks = (list(network.state_dict().values()) for network in networks)
+    assert len(in_a_row) == len(blocks)
+    for expected, actual in zip(in_a_row, blocks, strict=True):
+        assert torch.equal(actual, expected)
+    for network in networks:
+        (bounded,) = (module for module in network.modules() if isinstance(module, BoundedLinear))
+        assert float(bounded.weight.detach().norm(dim=1).max()) == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_network_in_blocks_is_served_as_one_in_a_row(
+    networks: tuple[nn.Sequential, nn.Sequential], recipe_with: Callable[..., Recipe]
+) -> None:
+    """The exported module folds the temperature into the last layer, wherever the others stand."""
+    images = torch.randint(0, 256, (4, 6, 9, 3), dtype=torch.uint8)
+    recipe = recipe_with(layers=LAYERS, input=COLOUR)
+    with torch.inference_mode():
+        expected, actual = (Served(recipe, network, Calibration(2.0))(images) for network in networks)
+    assert torch.equal(actual, expected)
