@@ -1,69 +1,126 @@
-"""A data set by its name in a recipe or a manifest."""
+"""A data set by its name in a recipe or a manifest: the one door, through which labels keep their names.
+
+Each source numbers its labels in an order of its own. Callers pass the labels of a recipe or a manifest, and get splits
+that are numbered in that order.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
 
 from contract.spec import ImageInput, TextInput
 from training.data import mnist, photos, reviews
 from training.data.dataset import Dataset, Split
-from training.data.schema import Data, Image, Input, Text
-from training.errors import RecipeError
-
-PHOTOS = ("cats-vs-dogs", "oxford-pets")
-REVIEWS = (*reviews.SOURCES, "reviews")
+from training.data.schema import Data, Input, Text
+from training.errors import DataError, RecipeError
 
 
-def load(data: Data, spec: Input) -> Dataset:
-    """The splits that a recipe trains and is measured on, as its input wants them.
+class Source(Protocol):
+    """What a module that reads data sets offers."""
 
-    Raises:
-        DataError: the data set is not there, or damaged.
-        RecipeError: the input is of another kind than the data.
-    """
-    match spec:
-        case Image() if data.name == "mnist":
-            return mnist.load(data.validation)
-        case Image() if data.name in PHOTOS:
-            return photos.load(data, spec)
-        case Text() if data.name in REVIEWS:
-            return reviews.load(data, spec)
-    kind = "texts" if data.name in REVIEWS else "pictures"
-    raise RecipeError(f"data.name: {data.name} holds {kind}, the input is of kind {spec.kind!r}")
+    KIND: Literal["image", "text"]
+    LABELS: tuple[str, ...]
+    """The names of the labels: the number n in the splits of `load` and `tests` stands for `LABELS[n]`."""
+
+    def load(self, data: Data, spec: Any, /) -> Dataset:
+        """The splits that `data` describes, for the `Image` or `Text` of a recipe."""
+
+    def tests(self, name: str, spec: Any, tokenizer: str | None, /) -> dict[str, Split]:
+        """The test splits of a data set, for the `ImageInput` or `TextInput` of a manifest."""
 
 
-def fold(data: Data, spec: Input, number: int) -> Dataset:
-    """Fold `number`, from 0, of the cross-validation that `data.folds` asks for.
+SOURCES: dict[str, Source] = {
+    "mnist": mnist,
+    "cats-vs-dogs": photos,
+    "oxford-pets": photos,
+    "imdb": reviews,
+    "mr": reviews,
+    "sst2": reviews,
+    "reviews": reviews,
+}
 
-    Raises:
-        DataError: the data set is not there, or has a test split of its own.
-        RecipeError: the input is of another kind than the data.
-    """
-    if not isinstance(spec, Text) or data.name not in REVIEWS or data.folds is None:
-        raise RecipeError(f"data.folds: cross-validation is for mr, a data set of texts, not for {data.name}")
-    return reviews.fold(data, spec, number, data.folds)
 
-
-def tests(name: str, spec: ImageInput | TextInput, tokenizer: str | None) -> dict[str, Split]:
-    """The test splits of a data set as a published model wants them; none where the name is not known.
+def load(data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
+    """The splits that a recipe is trained and measured on, numbered in the order of its `labels`.
 
     Raises:
-        DataError: the data set is not there, or damaged.
+        DataError: the data set is missing or damaged, or has no training example of a label.
+        RecipeError: the kind of input or the labels are not those of the data set.
     """
-    match spec:
-        case ImageInput() if name == "mnist":
-            return {name: mnist.test_split()}
-        case ImageInput() if name in PHOTOS:
-            return {name: photos.test_split(name, spec)}
-        case TextInput() if name in REVIEWS and tokenizer is not None:
-            return reviews.tests(name, spec, tokenizer)
-    return {}
+    source = _source(data.name, spec.kind)
+    numbers = _numbers(data.name, labels)
+    return _complete(source.load(data, spec).renumbered(numbers), labels)
 
 
-def sample(data: Data, trained: Input, spec: ImageInput | TextInput, count: int) -> tuple[Split, str]:
-    """Up to `count` examples to learn from, as a published model wants them, and the data set's fingerprint.
+def fold(data: Data, spec: Input, labels: Sequence[str], number: int) -> Dataset:
+    """Fold `number`, from 0, of the cross-validation that `data.folds` asks for, numbered in the order of `labels`.
 
     Raises:
         DataError, RecipeError: as `load`.
     """
-    if data.name in PHOTOS and isinstance(spec, ImageInput):
-        return photos.sample(data, spec, count)
-    whole = load(data, trained)
-    step = max(len(whole.train) // count, 1)
-    return Split(whole.train.inputs[::step], whole.train.labels[::step]).first(count), whole.fingerprint
+    source = _source(data.name, spec.kind)
+    assert source is reviews, source
+    assert isinstance(spec, Text), spec
+    numbers = _numbers(data.name, labels)
+    return _complete(reviews.fold(data, spec, number).renumbered(numbers), labels)
+
+
+def tests(name: str, spec: ImageInput | TextInput, labels: Sequence[str], tokenizer: str | None) -> dict[str, Split]:
+    """The test splits for a published model, numbered in the order of its `labels`; empty if `name` is unknown.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+        RecipeError: the kind of input or the labels are not those of the data set.
+    """
+    if name not in SOURCES:
+        return {}
+    source = _source(name, spec.kind)
+    numbers = _numbers(name, labels)
+    return {test: split.renumbered(numbers) for test, split in source.tests(name, spec, tokenizer).items()}
+
+
+def sample(
+    data: Data, trained: Input, spec: ImageInput | TextInput, labels: Sequence[str], count: int
+) -> tuple[Split, str]:
+    """Up to `count` training examples, as a published model takes them, and the data set's fingerprint.
+
+    Raises:
+        DataError, RecipeError: as `load`.
+    """
+    if isinstance(spec, ImageInput) and SOURCES[data.name] is photos:
+        numbers = _numbers(data.name, labels)
+        split, fingerprint = photos.sample(data, spec, count)
+        return split.renumbered(numbers), fingerprint
+    dataset = load(data, trained, labels)
+    step = max(len(dataset.train) // count, 1)
+    return Split(dataset.train.inputs[::step], dataset.train.labels[::step]).first(count), dataset.fingerprint
+
+
+def _source(name: str, kind: str) -> Source:
+    source = SOURCES[name]
+    if kind != source.KIND:
+        raise RecipeError(f"data.name: {name!r} holds inputs of kind {source.KIND!r}, but input.kind is {kind!r}")
+    return source
+
+
+def _numbers(name: str, labels: Sequence[str]) -> Tensor:
+    """For each of a data set's labels, in its own order, the place of that name in `labels`: int64 (classes)."""
+    expected = SOURCES[name].LABELS
+    if sorted(labels) != sorted(expected):
+        unknown = ", ".join(label for label in labels if label not in expected) or "none"
+        missing = ", ".join(label for label in expected if label not in labels) or "none"
+        raise RecipeError(
+            f"labels: got {', '.join(labels)}; expected the labels of {name!r} in any order: {', '.join(expected)} "
+            f"(unknown: {unknown}; missing: {missing})"
+        )
+    return torch.tensor([labels.index(label) for label in expected])
+
+
+def _complete(dataset: Dataset, labels: Sequence[str]) -> Dataset:
+    counts = dataset.train.labels.bincount(minlength=len(labels)).tolist()
+    absent = [label for label, count in zip(labels, counts, strict=True) if not count]
+    if absent:
+        raise DataError(f"the training split has no example of {', '.join(absent)}: add some, or hold out fewer")
+    return dataset

@@ -6,7 +6,7 @@ One file a kind of data. Each gives a `Dataset` whose training and validation sp
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Split:
         """The first `count` examples."""
         return Split(self.inputs[:count], self.labels[:count])
 
+    def renumbered(self, numbers: Tensor) -> "Split":
+        """The same examples; label n becomes `numbers[n]`, which is int64 (classes)."""
+        return Split(self.inputs, numbers[self.labels])
+
     def __add__(self, other: "Split") -> "Split":
         ours, theirs = self.inputs, other.inputs
         if self.lengths is not None:
@@ -73,6 +77,15 @@ class Dataset:
     fingerprint: str
     tokenizer: str | None = None
     """The content of the tokenizer.json that made the token ids, where the inputs are texts."""
+
+    def renumbered(self, numbers: Tensor) -> "Dataset":
+        """The same data set, each split as `Split.renumbered` gives it."""
+        return replace(
+            self,
+            train=self.train.renumbered(numbers),
+            validation=self.validation.renumbered(numbers),
+            tests={name: split.renumbered(numbers) for name, split in self.tests.items()},
+        )
 
 
 def folder() -> Path:

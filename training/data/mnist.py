@@ -7,32 +7,38 @@ are used offline, and a folder that holds packed files only is never written to.
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torchvision.datasets import MNIST
 
+from contract.spec import ImageInput
 from training.data.dataset import Dataset, Split, fingerprint, folder, hold_out
+from training.data.schema import Data, Image
 from training.errors import DataError
 
+KIND: Literal["image", "text"] = "image"
+LABELS: tuple[str, ...] = tuple(map(str, range(10)))
 
-def load(validation: int) -> Dataset:
-    """MNIST with `validation` of its 60,000 training pictures held out: uint8 (N, 28, 28, 1).
+
+def load(data: Data, _spec: Image) -> Dataset:
+    """MNIST with `data.validation` of its 60,000 training images held out: uint8 (N, 28, 28, 1).
 
     Raises:
         DataError: the files are not there and cannot be downloaded, or are not MNIST's.
     """
     official_train, test = (_read(folder() / "mnist", train=train) for train in (True, False))
-    train, held_out = hold_out(official_train, validation)
+    train, held_out = hold_out(official_train, data.validation)
     return Dataset(train, held_out, {"mnist": test}, fingerprint(official_train, test))
 
 
-def test_split() -> Split:
+def tests(name: str, _spec: ImageInput, _tokenizer: str | None) -> dict[str, Split]:
     """The 10,000 test pictures, uint8 (N, 28, 28, 1), and their labels.
 
     Raises:
         DataError: as `load`.
     """
-    return _read(folder() / "mnist", train=False)
+    return {name: _read(folder() / "mnist", train=False)}
 
 
 def _read(root: Path, *, train: bool) -> Split:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -39,14 +39,15 @@ from training.progress import say
 T = TypeVar("T")
 R = TypeVar("R")
 
-CLASSES = ("cat", "dog")
+KIND: Literal["image", "text"] = "image"
+LABELS: tuple[str, ...] = ("cat", "dog")
 _TEST_SHARE = 10  # one in so many photos is the test split of a layout that has none
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file, its label, and the SHA-256 of its bytes."""
+    """A file, the number of its label in `LABELS`, and the SHA-256 of its bytes."""
 
     path: Path
     label: int
@@ -81,13 +82,13 @@ def load(data: Data, spec: Image) -> Dataset:
     )
 
 
-def test_split(name: str, spec: ImageInput) -> Split:
+def tests(name: str, spec: ImageInput, _tokenizer: str | None) -> dict[str, Split]:
     """The test photos alone, uint8 (N, height, width, 3).
 
     Raises:
         DataError: as `load`.
     """
-    return decode(_parted(name)[1], spec, "test")
+    return {name: decode(_parted(name)[1], spec, "test")}
 
 
 def sample(data: Data, spec: ImageInput, count: int) -> tuple[Split, str]:
@@ -133,14 +134,14 @@ def cats_vs_dogs() -> Files:
     """
     root = folder() / "cats-vs-dogs"
     if (root / "train" / "cat").is_dir():
-        return Files(_by_folder(root / "train", CLASSES), _by_folder(root / "test", CLASSES))
+        return Files(_by_folder(root / "train", LABELS), _by_folder(root / "test", LABELS))
     pets = next((place for place in (root / "PetImages", root) if (place / "Cat").is_dir()), None)
     if pets is not None:
         return Files(_by_folder(pets, ("Cat", "Dog")), None)
     kaggle = [
-        Photo(path, CLASSES.index(path.name.split(".")[0]))
+        Photo(path, LABELS.index(path.name.split(".")[0]))
         for path in sorted((root / "train").glob("*.jpg"))
-        if path.name.split(".")[0] in CLASSES
+        if path.name.split(".")[0] in LABELS
     ]
     if kaggle:
         return Files(kaggle, None)

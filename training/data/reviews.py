@@ -30,6 +30,8 @@ from training.errors import DataError
 
 Source = Literal["imdb", "mr", "sst2"]
 SOURCES: tuple[Source, ...] = get_args(Source)
+KIND: Literal["image", "text"] = "text"
+LABELS: tuple[str, ...] = ("negative", "positive")
 
 RUN = 32
 """Sentences that share a run of so many letters and digits hold the same words; shorter phrases are everyone's."""
@@ -45,7 +47,7 @@ _NO_LETTER = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One text and its label, 0 negative or 1 positive."""
+    """One text and the number of its label in `LABELS`."""
 
     text: str
     label: int
@@ -94,28 +96,29 @@ def load(data: Data, spec: Text) -> Dataset:
     )
 
 
-def tests(name: str, spec: TextInput, tokenizer: str) -> dict[str, Split]:
+def tests(name: str, spec: TextInput, tokenizer: str | None) -> dict[str, Split]:
     """The test splits of a data set in the ids of a published model's tokenizer, each by its source's name.
 
     Raises:
         DataError: as `load`.
     """
+    assert tokenizer is not None, "texts need a tokenizer"
     return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
 
 
-def fold(data: Data, spec: Text, number: int, count: int = TENTHS) -> Dataset:
+def fold(data: Data, spec: Text, number: int) -> Dataset:
     """Fold `number`, from 0, of a cross-validation over the whole of MR, as Kim (2014, section 3) reports it.
 
-    The `count` test splits part MR between them, as equal in size as copies of one text, kept together, allow. Each
-    fold has its own vocabulary, and `data.validation` texts of its training part are held out for early stopping.
+    The `data.folds` test splits part MR between them, as equal in size as copies of one text, kept together, allow.
+    Each fold has its own vocabulary, and `data.validation` texts of its training part are held out for early stopping.
 
     Raises:
-        DataError: as `load`, or another data set than MR: the others have published test splits.
+        DataError: as `load`.
     """
-    assert 0 <= number < count, (number, count)
-    if data.name != "mr":
-        raise DataError(f"{data.name} has a published test split: data.folds is for mr, which has none")
-    folds = parts(read_mr(), count)
+    assert data.name == "mr", data.name
+    assert data.folds is not None, "no cross-validation"
+    assert 0 <= number < data.folds, (number, data.folds)
+    folds = parts(read_mr(), data.folds)
     rest = [review for other, part in enumerate(folds) if other != number for review in part]
     return _dataset(rest, {"mr": folds[number]}, data, spec)
 

@@ -72,6 +72,12 @@ class Data(Section):
     """How often the training texts of a source of `reviews` are seen in an epoch; once where it is not named."""
 
     @model_validator(mode="after")
+    def _folds_have_no_test_split_beside_them(self) -> "Data":
+        if self.folds and self.name != "mr":
+            raise ValueError(f"folds: {self.name!r} has a published test split; cross-validation is for 'mr'")
+        return self
+
+    @model_validator(mode="after")
     def _repeat_is_for_several_sources(self) -> "Data":
         if self.repeat and self.name != "reviews":
             raise ValueError(f"repeat weighs the sources of 'reviews' against each other; {self.name!r} is one source")

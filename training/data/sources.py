@@ -166,7 +166,7 @@ def _inspect_texts(name: str, _root: Path) -> Lines:
     corpus = reviews.read(next(source for source in reviews.SOURCES if source == name))
     for split, texts in (("train", corpus.train), ("test", corpus.test)):
         labels = [review.label for review in texts]
-        yield f"{split}: {_counts(labels, ('negative', 'positive'))}"
+        yield f"{split}: {_counts(labels, reviews.LABELS)}"
         expected = TEXT_COUNTS[name][split]
         if (labels.count(0), labels.count(1)) != expected:
             raise DataError(
@@ -178,6 +178,8 @@ def _inspect_texts(name: str, _root: Path) -> Lines:
 
 
 def _inspect_mnist(name: str, root: Path) -> Lines:
+    from training.data import mnist  # noqa: PLC0415 -- torchvision, which a list of data sets does without
+
     raw = root / "MNIST" / "raw"
     for file in SOURCES[name].files:
         packed = raw / file.name
@@ -186,7 +188,7 @@ def _inspect_mnist(name: str, root: Path) -> Lines:
     for split, stem, expected in (("train", "train", 60_000), ("test", "t10k", 10_000)):
         labels = _idx(raw / f"{stem}-labels-idx1-ubyte")[8:]
         pixels = _idx(raw / f"{stem}-images-idx3-ubyte")[16:]
-        yield f"{split}: {_counts(labels.tolist(), tuple(map(str, range(10))))}"
+        yield f"{split}: {_counts(labels.tolist(), mnist.LABELS)}"
         if (len(labels), len(pixels)) != (expected, expected * 28 * 28):
             raise DataError(f"{raw} is not whole: its {split} split has {expected:,} pictures of 28 x 28; remove it")
 
@@ -206,7 +208,7 @@ def _inspect_photos(name: str, _root: Path) -> Lines:
     files = {"cats-vs-dogs": photos.cats_vs_dogs, "oxford-pets": photos.oxford_pets}[name]()
     splits = {"train": files.train} if files.test is None else {"train": files.train, "test": files.test}
     for split, found in splits.items():
-        yield f"{split}: {_counts((photo.label for photo in found), photos.CLASSES)}"
+        yield f"{split}: {_counts((photo.label for photo in found), photos.LABELS)}"
     if files.test is None:
         yield "test: there is no such split; a tenth is held out by content"
     everything = [photo for found in splits.values() for photo in found]

@@ -84,7 +84,7 @@ def compare(answers: dict[str, Answers], manifest: Manifest, home: Path) -> tupl
             session = Session(folder / GRAPH, other, provider="cpu", threads=os.cpu_count() or 1)
         except (ConvokeError, OSError):
             continue  # the service does not serve it either
-        if other.labels != manifest.labels:
+        if set(other.labels) != set(manifest.labels):
             return [], f"Version {number} in service has other labels, so the two were not compared."
         theirs = answers_of(session, other, folder)
         both = [name for name in answers if name in theirs and len(theirs[name]) == len(answers[name])]
@@ -115,7 +115,7 @@ def tests_of(manifest: Manifest, folder: Path) -> dict[str, Split]:
     tokenizer = None
     if isinstance(manifest.input, TextInput):
         tokenizer = (folder / manifest.input.tokenizer).read_text(encoding="utf-8")
-    tests = catalogue.tests(manifest.dataset, manifest.input, tokenizer)
+    tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer)
     if not tests:
         raise TrainingError(f"{folder}: the data set {manifest.dataset!r} is not known here")
     return tests

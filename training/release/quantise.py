@@ -157,7 +157,7 @@ def examples_of(manifest: Manifest, folder: Path) -> Split:
         recipe = Recipe.model_validate(manifest.recipe)
     except ValidationError as error:
         raise PublishError(f"{folder}: its recipe cannot be read any more: {error}") from error
-    examples, fingerprint = catalogue.sample(recipe.data, recipe.input, manifest.input, EXAMPLES)
+    examples, fingerprint = catalogue.sample(recipe.data, recipe.input, manifest.input, manifest.labels, EXAMPLES)
     if fingerprint != manifest.dataset_fingerprint:
         raise PublishError(
             f"{folder}: was trained on {manifest.dataset_fingerprint}, the data set here is {fingerprint}"

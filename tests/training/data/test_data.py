@@ -2,20 +2,23 @@
 
 import gzip
 import hashlib
-import struct
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torchvision.datasets import MNIST
 
+from contract.spec import ImageInput
+from tests.training.data.layouts import idx
 from training.data import mnist
-from training.data.dataset import Split, fingerprint, folder, hold_out
+from training.data.dataset import Dataset, Split, fingerprint, folder, hold_out
+from training.data.schema import Data, Image
 from training.errors import DataError, TrainingError
 
 TRAIN, TEST = 300, 20
+SPEC = Image(height=28, width=28, mode="L", framing="mnist", mean=[0.1], std=[0.3])
+FRAME = ImageInput(height=28, width=28, mode="L", framing="mnist")
 
 
 def pictures(count: int, seed: int = 0, side: int = 4) -> Split:
@@ -102,9 +105,9 @@ def test_the_data_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyP
     assert folder() == Path("data")
 
 
-def idx(values: npt.NDArray[np.uint8]) -> bytes:
-    """The format of MNIST's files: type and number of axes, their lengths, the bytes."""
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+def load(validation: int) -> Dataset:
+    """MNIST with fewer examples held out than recipes may."""
+    return mnist.load(Data.model_construct(name="mnist", validation=validation), SPEC)
 
 
 @pytest.fixture
@@ -147,21 +150,21 @@ def test_unpacked_files_are_read_as_they_are(raw: Path, files: dict[str, bytes])
     """Pictures come out as uint8 (N, 28, 28, 1), labels as int64, in the files' order for the test split."""
     for name, content in files.items():
         (raw / name).write_bytes(content)
-    data = mnist.load(50)
+    data = load(50)
     assert len(data.train) + len(data.validation) == TRAIN
     assert len(data.validation) == 50
     assert (data.train.inputs.dtype, data.train.labels.dtype) == (torch.uint8, torch.int64)
     assert data.tests["mnist"].inputs.shape == (TEST, 28, 28, 1)
     assert data.tests["mnist"].inputs.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
     assert bytes(data.tests["mnist"].labels.tolist()) == files["t10k-labels-idx1-ubyte"][8:]
-    assert contents(mnist.test_split()) == contents(data.tests["mnist"])
+    assert contents(mnist.tests("mnist", FRAME, None)["mnist"]) == contents(data.tests["mnist"])
 
 
 def test_the_fingerprint_does_not_depend_on_what_is_held_out(raw: Path, files: dict[str, bytes]) -> None:
     """The fingerprint is of the official splits: another number held out, the same data."""
     for name, content in files.items():
         (raw / name).write_bytes(content)
-    assert mnist.load(50).fingerprint == mnist.load(100).fingerprint
+    assert load(50).fingerprint == load(100).fingerprint
 
 
 def test_more_held_out_than_there_is_is_refused(raw: Path, files: dict[str, bytes]) -> None:
@@ -169,7 +172,7 @@ def test_more_held_out_than_there_is_is_refused(raw: Path, files: dict[str, byte
     for name, content in files.items():
         (raw / name).write_bytes(content)
     with pytest.raises(TrainingError):
-        mnist.load(TRAIN)
+        load(TRAIN)
 
 
 def test_packed_files_are_read_without_writing_beside_them(
@@ -178,7 +181,7 @@ def test_packed_files_are_read_without_writing_beside_them(
     """A folder of .gz files gives the same data as the unpacked ones and stays as it is."""
     pack(raw, files, monkeypatch)
     before = state(raw.parents[1])
-    data = mnist.load(50)
+    data = load(50)
     assert state(raw.parents[1]) == before
     assert data.tests["mnist"].inputs.numpy().tobytes() == files["t10k-images-idx3-ubyte"][16:]
     assert len(data.train) + len(data.validation) == TRAIN
@@ -192,14 +195,14 @@ def test_packed_files_that_are_not_mnist_s_are_refused(
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(files["t10k-labels-idx1-ubyte"][:-1] + b"\0"))
     before = state(raw.parents[1])
     with pytest.raises(DataError, match="MNIST cannot be read from"):
-        mnist.load(50)
+        load(50)
     assert state(raw.parents[1]) == before
 
 
 def test_missing_files_are_a_data_error_that_says_what_to_do(raw: Path) -> None:
     """Without files and without a network the message names the place, the first file and CONVOKE_DATA."""
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz and its three siblings") as refused:
-        mnist.load(50)
+        load(50)
     assert str(raw) in str(refused.value)
     assert "CONVOKE_DATA" in str(refused.value)
 
@@ -219,14 +222,14 @@ def test_damaged_unpacked_files_are_a_data_error(name: str, content: bytes, raw:
     for each, whole in files.items():
         (raw / each).write_bytes(content if each == name else whole)
     with pytest.raises(DataError, match="MNIST cannot be read from"):
-        mnist.load(50)
+        load(50)
 
 
 @pytest.mark.data
 def test_the_real_mnist_has_its_published_counts_and_its_folder_is_left_alone(mnist_folder: Path) -> None:
     """60,000 and 10,000 pictures with the published numbers of each digit; nothing is written beside the files."""
     before = state(mnist_folder)
-    data = mnist.load(5000)
+    data = load(5000)
     assert state(mnist_folder) == before
     official = data.train + data.validation
     assert (len(official), len(data.tests["mnist"])) == (60_000, 10_000)

@@ -16,6 +16,8 @@ from PIL import Image
 
 from contract.inputs import image_to_pixels
 from tests.drawing import encode
+from tests.training.data import layouts
+from tests.training.data.layouts import write
 from training.data import photos
 from training.data.dataset import Dataset, Split, cache_folder, folder
 from training.data.photos import Photo
@@ -49,27 +51,19 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
 def as_folders(root: Path) -> None:
     """{train,test}/{cat,dog}: 40 photos to learn from, 6 to test on."""
-    for number in range(46):
-        split, kind = "train" if number < 40 else "test", ("cat", "dog")[number % 2]
-        write(root / split / kind / f"{number}.jpg", noise(number))
+    examples = [(noise(number), number % 2) for number in range(46)]
+    layouts.folders(root.parent, examples[:40], examples[40:])
 
 
 def as_kaggle(root: Path) -> None:
-    for number in range(40):
-        write(root / "train" / f"{('cat', 'dog')[number % 2]}.{number // 2}.jpg", noise(number))
+    layouts.kaggle(root.parent, [(noise(number), number % 2) for number in range(40)])
     write(root / "train" / "bird.0.jpg", noise(99))
 
 
 def as_microsoft(root: Path) -> None:
-    for number in range(40):
-        write(root / "PetImages" / ("Cat", "Dog")[number % 2] / f"{number // 2}.jpg", noise(number))
+    layouts.microsoft(root.parent, [(noise(number), number % 2) for number in range(40)])
     write(root / "PetImages" / "Cat" / "Thumbs.db", b"no photo")
 
 
@@ -178,7 +172,7 @@ def test_pixels_are_those_that_the_service_makes(root: Path) -> None:
     np.testing.assert_array_equal(large.train.inputs, expected(train, photos.contract_of(SPEC, 11)))
     assert large.train.inputs.shape[1:] == (11, 11, 3)
     np.testing.assert_array_equal(large.validation.inputs, data.validation.inputs)
-    alone = photos.test_split("cats-vs-dogs", FRAME)
+    alone = photos.tests("cats-vs-dogs", FRAME, None)["cats-vs-dogs"]
     np.testing.assert_array_equal(alone.inputs, data.tests["cats-vs-dogs"].inputs)
 
 
@@ -403,21 +397,10 @@ def test_the_fingerprint_says_which_photos_and_nothing_else(root: Path) -> None:
     assert len({first, relabelled, fingerprint()}) == 3
 
 
-def oxford(root: Path) -> None:
-    """Torchvision's layout of Oxford-IIIT Pet: breeds in the names, species 1 (cat) and 2 (dog) in the lists."""
-    place = root.parent / "oxford-pets" / "oxford-iiit-pet"
-    for part, numbers in (("trainval", range(12)), ("test", range(12, 16))):
-        lines = [
-            f"{('Bengal', 'beagle')[number % 2]}_{number} {number % 2 + 1} {number % 2 + 1} 1" for number in numbers
-        ]
-        write(place / "annotations" / f"{part}.txt", "\n".join(lines).encode())
-        for line, number in zip(lines, numbers, strict=True):
-            write(place / "images" / f"{line.split()[0]}.jpg", noise(number))
-
-
 def test_oxford_pets_come_in_their_official_splits(root: Path) -> None:
     """Cats are 0 and dogs 1; the validation split is held out of the official trainval, the test split is theirs."""
-    oxford(root)
+    examples = [(noise(number), number % 2) for number in range(16)]
+    layouts.oxford(root.parent, examples[:12], examples[12:])
     data = photos.load(wants("oxford-pets", validation=3), SPEC)
     assert (len(data.train), len(data.validation)) == (9, 3)
     test = data.tests["oxford-pets"]

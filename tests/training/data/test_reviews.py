@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from contract.spec import TextInput
+from tests.training.data import layouts
 from training.data import reviews
 from training.data.dataset import Dataset, Split, folder
 from training.data.reviews import Review
@@ -30,36 +31,17 @@ def sentence(number: int, words: int = 12) -> str:
 def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with a little of each corpus: IMDB 200 / 20, MR 400, SST-2 150 / 20 / 30, nothing shared."""
     monkeypatch.setenv("CONVOKE_DATA", str(tmp_path))
-    write_imdb(tmp_path, {f"{split}/{kind}/{n}_{5}.txt": sentence(n + start) + "<br />é" for split, kind, n, start in (
+    layouts.imdb(tmp_path, {f"{split}/{kind}/{n}_5.txt": sentence(n + start) + "<br />é" for split, kind, n, start in (
         *(("train", "neg", n, 10_000) for n in range(100)), *(("train", "pos", n, 11_000) for n in range(100)),
         *(("test", "neg", n, 12_000) for n in range(10)), *(("test", "pos", n, 13_000) for n in range(10)),
     )})  # fmt: skip
-    write_mr(tmp_path, [sentence(n) for n in range(200)], [sentence(n) for n in range(200, 400)])
-    write_sst2(tmp_path, {"train": (2000, 150), "dev": (3000, 20), "test": (4000, 30)})
+    layouts.mr(tmp_path, [sentence(n) for n in range(200)], [sentence(n) for n in range(200, 400)])
+    layouts.sst2(tmp_path, {"train": numbered(2000, 150), "dev": numbered(3000, 20), "test": numbered(4000, 30)})
     return tmp_path
 
 
-def write_imdb(root: Path, files: dict[str, str]) -> None:
-    (root / "imdb").mkdir(exist_ok=True)
-    with tarfile.open(root / "imdb" / "aclImdb_v1.tar.gz", "w:gz") as archive:
-        for name, text in files.items():
-            content = text.encode()
-            member = tarfile.TarInfo(f"aclImdb/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def write_mr(root: Path, negative: list[str], positive: list[str]) -> None:
-    (root / "mr").mkdir(exist_ok=True)
-    for name, lines in (("neg", negative), ("pos", positive)):
-        (root / "mr" / f"rt-polarity.{name}").write_bytes("".join(f"{line} \n" for line in lines).encode("cp1252"))
-
-
-def write_sst2(root: Path, splits: dict[str, tuple[int, int]], extra: str = "") -> None:
-    (root / "sst2").mkdir(exist_ok=True)
-    for name, (start, count) in splits.items():
-        lines = "".join(f"{n % 2} {sentence(start + n)}\n" for n in range(count))
-        (root / "sst2" / f"stsa.binary.{name}").write_text(lines + extra, encoding="utf-8")
+def numbered(start: int, count: int) -> list[tuple[int, str]]:
+    return [(number % 2, sentence(start + number)) for number in range(count)]
 
 
 def load(name: str, validation: int = 100) -> Dataset:
@@ -97,7 +79,7 @@ def test_neighbouring_reviews_are_held_out_together(corpora: Path) -> None:
     """Of 8 blocks of 150 numbers, whose reviews share their films, one at most is on both sides of the split."""
     numbers = range(0, 8 * reviews.BLOCK, 5)
     kinds = ("neg", "pos")
-    write_imdb(corpora, {
+    layouts.imdb(corpora, {
         f"{split}/{kind}/{n}_5.txt": sentence(n + 20_000 * (1 + kinds.index(kind)) + 50_000 * (split == "test"))
         for split in ("train", "test") for kind in kinds for n in numbers
     })  # fmt: skip
@@ -148,7 +130,7 @@ def test_what_is_tested_on_is_not_learnt_from(corpora: Path) -> None:
     spelt = test[0].text.upper().replace(" .", "!")
     longer = f"as they say , {test[1].text} and so on"
     part = " ".join(test[2].text.split()[2:9])
-    write_mr(corpora, [*negative, spelt, longer, part], [sentence(n) for n in range(200, 400)])
+    layouts.mr(corpora, [*negative, spelt, longer, part], [sentence(n) for n in range(200, 400)])
     tenth = {review.text for review in reviews.read("mr").test}
     leaks = sum(text not in tenth for text in (spelt, longer, part))
     data = load("reviews")
@@ -160,7 +142,7 @@ def test_what_is_tested_on_is_not_learnt_from(corpora: Path) -> None:
 def test_a_test_text_of_one_source_is_kept_out_of_the_others(corpora: Path) -> None:
     """SST-2 may hold what MR's test tenth holds: it goes from SST-2's training part, and MR's tenth stays whole."""
     tenth = reviews.read("mr").test
-    write_sst2(corpora, {"train": (2000, 150)}, "".join(f"1 {review.text}\n" for review in tenth[:7]))
+    layouts.sst2(corpora, {"train": numbered(2000, 150)}, "".join(f"1 {review.text}\n" for review in tenth[:7]))
     data = load("reviews")
     assert len(data.train) + len(data.validation) == 200 + 360 + 170
     assert len(data.tests["mr"]) == 40
@@ -221,7 +203,7 @@ def test_a_source_is_seen_as_often_as_the_recipe_says() -> None:
 def test_folds_part_the_whole_corpus() -> None:
     """Each text is tested on in one fold and, but for the validation split, learnt from in all others."""
     data = Data(name="mr", validation=100, folds=5)
-    folds = [reviews.fold(data, SPEC, number, 5) for number in range(5)]
+    folds = [reviews.fold(data, SPEC, number) for number in range(5)]
     assert [len(fold.tests["mr"]) for fold in folds] == [80] * 5
     assert {(len(fold.train), len(fold.validation)) for fold in folds} == {(220, 100)}
     assert len({fold.tokenizer for fold in folds}) == 5, "each fold has its own vocabulary"
@@ -232,7 +214,7 @@ def test_folds_part_the_whole_corpus() -> None:
 def test_copies_of_a_text_come_into_one_fold(corpora: Path) -> None:
     """No fold learns from a copy of what it is tested on, and no text is lost."""
     twice = [sentence(n) for n in range(100)]
-    write_mr(corpora, twice + twice, [sentence(n) for n in range(200, 400)])
+    layouts.mr(corpora, twice + twice, [sentence(n) for n in range(200, 400)])
     folds = reviews.parts(reviews.read_mr(), 10)
     assert sum(map(len, folds)) == 400
     keys = [{review.key for review in part} for part in folds]
@@ -242,8 +224,8 @@ def test_copies_of_a_text_come_into_one_fold(corpora: Path) -> None:
 @pytest.mark.usefixtures("corpora")
 def test_only_mr_is_folded() -> None:
     """The others have published test splits, which the message says."""
-    with pytest.raises(DataError, match="sst2 has a published test split"):
-        reviews.fold(Data(name="sst2", validation=100, folds=10), SPEC, 0)
+    with pytest.raises(ValueError, match="'sst2' has a published test split"):
+        Data(name="sst2", validation=100, folds=10)
 
 
 def test_loading_is_deterministic_and_the_fingerprint_is_of_texts_and_labels(corpora: Path) -> None:
@@ -252,7 +234,7 @@ def test_loading_is_deterministic_and_the_fingerprint_is_of_texts_and_labels(cor
     assert first.tokenizer == second.tokenizer
     assert torch.equal(first.train.inputs, second.train.inputs)
     assert load("mr", 120).fingerprint == first.fingerprint
-    write_mr(corpora, [sentence(n) for n in range(201)], [sentence(n) for n in range(201, 400)])
+    layouts.mr(corpora, [sentence(n) for n in range(201)], [sentence(n) for n in range(201, 400)])
     assert load("mr").fingerprint != first.fingerprint
 
 
@@ -299,7 +281,7 @@ def test_too_much_held_out_is_refused() -> None:
             "damaged or cut off",
         ),
         ("imdb", lambda root: (root / "imdb/aclImdb_v1.tar.gz").write_bytes(b"<html>"), "damaged or cut off"),
-        ("imdb", lambda root: write_imdb(root, {"train/neg/0_1.txt": "only one"}), "does not hold"),
+        ("imdb", lambda root: layouts.imdb(root, {"train/neg/0_1.txt": "only one"}), "does not hold"),
         ("imdb", lambda root: (root / "imdb/aclImdb").mkdir(), "does not hold"),
     ],
 )

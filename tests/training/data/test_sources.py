@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving import ROOT
 from training.data import sources
 from training.data.dataset import folder
 from training.data.reviews import Review
@@ -194,7 +195,7 @@ def test_cats_and_dogs_come_out_of_microsofts_archive(
     data: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PetImages is unpacked below cats-vs-dogs/, photos are counted, and the one that cannot be decoded is named."""
-    seven = (Path(__file__).parents[2] / "examples" / "seven.png").read_bytes()
+    seven = (ROOT / "examples" / "seven.png").read_bytes()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("PetImages/Cat/0.jpg", seven)

@@ -14,9 +14,10 @@ from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, Precision, sha256, 
 from contract.manifest import read as read_manifest
 from contract.session import Session
 from tests import reviews
-from training.data import mnist
+from training.data import catalogue
 from training.data.dataset import Split
 from training.errors import PublishError
+from training.recipe.schema import Recipe
 from training.release import quantise as module
 from training.release.quantise import quantise
 
@@ -182,6 +183,7 @@ def test_calibration_takes_training_examples_only() -> None:
     """So many pictures, all of the training split, none that stands in the test split."""
     examples = module.examples_of(read_manifest(DIGITS), DIGITS)
     assert len(examples) == module.EXAMPLES
-    data = mnist.load(int(read_manifest(DIGITS).recipe["data"]["validation"]))
+    recipe = Recipe.model_validate(read_manifest(DIGITS).recipe)
+    data = catalogue.load(recipe.data, recipe.input, recipe.labels)
     assert contents(examples) <= contents(data.train)
     assert not contents(examples) & contents(data.tests["mnist"])
