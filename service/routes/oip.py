@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -21,11 +22,41 @@ from service.http.route import Endpoint, Need, Route, message_alone
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository, Version
 from service.routes import tensors
+from service.routes.tensors import TensorMetadata
 from service.settings import Settings
 from service.telemetry.facts import of
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository"]
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+class ServerMetadata(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelMetadata(BaseModel):
+    """What Triton calls a model's metadata."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class IndexEntry(BaseModel):
+    """A version that is loaded, or one that was refused, with the reason."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class Index(RootModel[list[IndexEntry]]):
+    """What Triton calls the repository index."""
 
 
 def routes(
@@ -41,7 +72,7 @@ def routes(
 
 def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
     async def server(_request: Request) -> Response:
-        return JSONResponse({"name": "convoke", "version": __version__, "extensions": _EXTENSIONS})
+        return JSONResponse(ServerMetadata(name="convoke", version=__version__, extensions=_EXTENSIONS).model_dump())
 
     async def live(_request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -59,7 +90,7 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
 
 def _model_routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
     async def metadata(request: Request) -> Response:
-        return JSONResponse(_metadata(_version(predictor, request), repository))
+        return JSONResponse(_metadata(_version(predictor, request), repository).model_dump())
 
     async def ready(request: Request) -> Response:
         version = _version(predictor, request)
@@ -95,7 +126,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
 def _repository_routes(repository: Repository, settings: Settings) -> list[Route]:
     async def index(request: Request) -> Response:
         options = await _options(request, settings)
-        return JSONResponse(_index(repository, only_ready=options.get("ready") is True))
+        return JSONResponse(_index(repository, only_ready=options.get("ready") is True).model_dump())
 
     async def load(request: Request) -> Response:
         number = _version_parameter(await _options(request, settings))
@@ -144,37 +175,35 @@ def _version_parameter(options: dict[str, Any]) -> str | None:
     return None if number is None else str(number)
 
 
-def _index(repository: Repository, *, only_ready: bool) -> list[dict[str, str]]:
-    """Every version that is loaded or was refused, in the shape of Triton's repository index."""
-    found = [
-        {"name": version.name, "version": version.number, "state": "READY", "reason": ""}
+def _index(repository: Repository, *, only_ready: bool) -> Index:
+    entries = [
+        IndexEntry(name=version.name, version=version.number, state="READY", reason="")
         for version in repository.loaded()
     ]
     if not only_ready:
-        found += [
-            {"name": name, "version": number, "state": "UNAVAILABLE", "reason": reason}
+        entries += [
+            IndexEntry(name=name, version=number, state="UNAVAILABLE", reason=reason)
             for name, reasons in repository.refused.items()
             for number, reason in reasons.items()
         ]
-    return sorted(found, key=lambda one: (one["name"], int(one["version"])))
+    return Index(sorted(entries, key=lambda entry: (entry.name, int(entry.version))))
 
 
-def _metadata(version: Version, repository: Repository) -> dict[str, Any]:
-    """What Triton calls a model's metadata. Encoded pictures and texts stand beside the graph's own tensor."""
+def _metadata(version: Version, repository: Repository) -> ModelMetadata:
     spec, labels = version.manifest.input, len(version.manifest.labels)
     takes = (
         _tensor("image", "UINT8", [-1, spec.height, spec.width, spec.channels])
         if isinstance(spec, ImageInput)
         else _tensor("tokens", "INT64", [-1, -1])
     )
-    return {
-        "name": version.name,
-        "versions": repository.numbers(version.name),
-        "platform": "onnxruntime_onnx",
-        "inputs": [takes],
-        "outputs": [_tensor("probabilities", "FP32", [-1, labels]), _tensor("label", "BYTES", [-1])],
-    }
+    return ModelMetadata(
+        name=version.name,
+        versions=repository.numbers(version.name),
+        platform="onnxruntime_onnx",
+        inputs=[takes],
+        outputs=[_tensor("probabilities", "FP32", [-1, labels]), _tensor("label", "BYTES", [-1])],
+    )
 
 
-def _tensor(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape}
+def _tensor(name: str, datatype: str, shape: list[int]) -> TensorMetadata:
+    return TensorMetadata(name=name, datatype=datatype, shape=shape)

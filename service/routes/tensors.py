@@ -39,7 +39,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class _Input(_Part):
+class InputTensor(_Part):
     name: str
     shape: list[Annotated[int, Field(ge=0, le=1 << 40)]]
     datatype: str
@@ -47,14 +47,32 @@ class _Input(_Part):
     data: list[Any] | None = None
 
 
-class _Output(_Part):
+class RequestedOutput(_Part):
     name: OutputName
     parameters: dict[str, Any] = {}
 
 
-class _Head(_Part):
-    inputs: Annotated[list[_Input], Field(min_length=1, max_length=1)]
-    outputs: list[_Output] = []
+class TensorMetadata(BaseModel):
+    """A tensor without its values."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class InferenceAnswer(BaseModel):
+    """The JSON of an inference response."""
+
+    model_name: str
+    model_version: str
+    outputs: list[TensorMetadata]
+
+
+class InferenceRequest(_Part):
+    """The JSON of an inference request."""
+
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
+    outputs: list[RequestedOutput] = []
     id: Annotated[str, Field(max_length=1024)] | None = None
     parameters: dict[str, Any] = {}
 
@@ -128,7 +146,7 @@ def answer(asked: Asked, manifest: Manifest, rows: Sequence[npt.NDArray[np.float
     return json.dumps(head, separators=(",", ":")).encode(), tail
 
 
-def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple[_Head, bytes]:
+def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple[InferenceRequest, bytes]:
     """The JSON of a body, and the bytes behind it."""
     length = len(content)
     if head_length is not None:
@@ -140,7 +158,7 @@ def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple
                 f"Inference-Header-Content-Length is {length}, but the body has only {len(content)} bytes"
             )
     try:
-        return _Head.model_validate(limited.loads(content[:length], settings)), content[length:]
+        return InferenceRequest.model_validate(limited.loads(content[:length], settings)), content[length:]
     except Unreadable as error:  # the length in the header may be what is wrong
         raise InvalidRequest(str(error)) from error
     except ValidationError as error:
@@ -149,7 +167,7 @@ def _split(content: bytes, head_length: str | None, settings: Settings) -> tuple
         raise InvalidRequest(f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
 
 
-def _values(described: _Input, tail: bytes) -> list[Any] | bytes:
+def _values(described: InputTensor, tail: bytes) -> list[Any] | bytes:
     """A tensor's values as they were sent: a list from the JSON, or bytes from behind it."""
     size = described.parameters.get("binary_data_size")
     if size is None:
@@ -165,7 +183,7 @@ def _values(described: _Input, tail: bytes) -> list[Any] | bytes:
     return tail
 
 
-def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> list[Item] | Array:
+def _items(described: InputTensor, values: list[Any] | bytes, manifest: Manifest) -> list[Item] | Array:
     """One item a row of a tensor that the model takes."""
     spec = manifest.input
     encoded, graph, datatype = ("image", "image", "UINT8") if spec.kind == "image" else ("text", "tokens", "INT64")
@@ -187,7 +205,7 @@ def _items(described: _Input, values: list[Any] | bytes, manifest: Manifest) -> 
             )
 
 
-def _tensor(described: _Input, values: list[Any] | bytes) -> Array:
+def _tensor(described: InputTensor, values: list[Any] | bytes) -> Array:
     """Numbers in the shape that was described."""
     dtype, shape = _DTYPES[described.datatype], described.shape
     if isinstance(values, bytes):
@@ -271,7 +289,7 @@ def _utf8(place: int, value: bytes) -> str:
         raise Unreadable(f"item {place}: the text is not UTF-8: {found}") from error
 
 
-def _outputs(head: _Head) -> list[tuple[OutputName, bool]]:
+def _outputs(head: InferenceRequest) -> list[tuple[OutputName, bool]]:
     """The outputs that are wanted, all where none is named, and whether each comes as bytes behind the JSON."""
     usual = head.parameters.get("binary_data_output") is True
     for output in head.outputs:
