@@ -142,7 +142,7 @@ def test_a_wrong_checksum_leaves_the_data_set_missing(data: Path, mirror: Path) 
     (mirror / "sst2").mkdir()
     for name, content in SST2.items():
         (mirror / "sst2" / name).write_bytes(content)
-    with pytest.raises(DataError, match="another file than expected"):
+    with pytest.raises(DataError, match="expected SHA-256"):
         list(sources.report("sst2"))
     assert list((data / "sst2").iterdir()) == []
 

@@ -139,8 +139,9 @@ def test_a_file_of_another_checksum_is_refused(
 ) -> None:
     """Both checksums are named, and the file is not kept."""
     web.content = packed({"layer": torch.ones(3)}, tmp_path)
-    with pytest.raises(DataError, match=f"SHA-256 {hashlib.sha256(web.content).hexdigest()} instead of {'0' * 64}"):
+    with pytest.raises(DataError) as refusal:
         fit(recipe_of(sha256="0" * 64), stripes(64), None, tmp_path / "fit.pt")
+    assert all(digest in str(refusal.value) for digest in ("0" * 64, hashlib.sha256(web.content).hexdigest()))
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
     assert not (tmp_path / "fit.pt").exists()
 
