@@ -1,9 +1,9 @@
-"""What an item of a batch costs: microseconds of processor time, and the memory that the largest run takes.
+"""The cost of an item in a batch: microseconds of CPU time, and how much the largest run adds to memory.
 
-    .venv/serve/bin/python -m benchmarks.batches
+    .venv/serve/bin/python -m benchmarks.batches [MODELS]
 
-For each graph of the highest versions in models/, each size of a batch (and length of a text) in a process of its own,
-on one thread. It is what the bounds in `contract/batches.py` were chosen by.
+Each graph of the latest versions in models/ runs with each batch size (and length of texts) in its own process, on one
+thread. The limits in `contract/batches.py` were chosen from these figures.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.sessions import highest
+from benchmarks.versions import latest_versions
 from contract import batches
 from contract import manifest as contract
 from contract.manifest import Precision
@@ -25,41 +25,40 @@ from contract.session import options
 from contract.spec import ImageInput
 
 _SIZES = (1, 4, 8, 16, 32, 128)
-_LENGTHS = (30, 250, 1000)  # tokens: a sentence, a review, a long one
-_SECONDS = 0.5  # of one measurement
+_LENGTHS = (30, 250, 1000)  # tokens: a sentence, a review, a long review
+_SECONDS = 0.5  # for each measurement
 
 
 def main() -> None:
-    """Print a line a batch."""
+    """Print a line for each batch."""
     models = Path(sys.argv[1] if len(sys.argv) > 1 else "models")
     context = multiprocessing.get_context("spawn")
-    for folder in highest(models):
-        manifest = contract.read(folder)
-        lengths = (1,) if isinstance(manifest.input, ImageInput) else _LENGTHS
-        for precision, length, size in product(manifest.precisions, lengths, _SIZES):
+    for folder, manifest in latest_versions(models).items():
+        is_image = isinstance(manifest.input, ImageInput)
+        for precision, length, size in product(manifest.precisions, (1,) if is_image else _LENGTHS, _SIZES):
             with context.Pool(1) as pool:
                 cost_s, mib = pool.apply(_measure, (folder, precision, size, length))
-            shape = f"{size} texts of {length} tokens" if lengths is _LENGTHS else f"{size} pictures"
-            name = f"{folder.parent.name} {folder.name}, {precision}"
-            print(f"{name}: {shape}: {cost_s * 1e6:,.0f} us an item, {mib:.0f} MiB", flush=True)
+            shape = f"{size} images" if is_image else f"{size} texts of {length} tokens"
+            name = f"{manifest.model} {manifest.version}, {precision}"
+            print(f"{name}: {shape}: {cost_s * 1e6:,.0f} us per item, {mib:.0f} MiB", flush=True)
 
 
 def _measure(folder: Path, precision: Precision, size: int, length: int) -> tuple[float, float]:
-    """Seconds of processor time an item, the median of many runs, and MiB that the runs took at most."""
+    """Seconds of CPU time per item (the median of many runs), and the MiB that the runs added to peak memory."""
     manifest = contract.read(folder)
-    graph = folder / manifest.graph(precision)
-    session = ort.InferenceSession(graph, options(1), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(folder / manifest.graph(precision), options(1), providers=["CPUExecutionProvider"])
     batch = batches.example(manifest, size, length)
-    draw, most = np.random.default_rng(0), 256 if isinstance(manifest.input, ImageInput) else manifest.input.vocabulary
-    feed = {session.get_inputs()[0].name: draw.integers(1, most, batch.shape).astype(batch.dtype)}
+    end = 256 if isinstance(manifest.input, ImageInput) else manifest.input.vocabulary
+    values = np.random.default_rng(0).integers(1, end, batch.shape).astype(batch.dtype)
+    feed = {session.get_inputs()[0].name: values}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times_s: list[float] = []
-    until = time.perf_counter() + _SECONDS
-    while len(times_s) < 3 or time.perf_counter() < until:  # noqa: PLR2004 -- a median needs them
-        began = time.thread_time()
+    durations_s: list[float] = []
+    deadline = time.perf_counter() + _SECONDS
+    while len(durations_s) < 3 or time.perf_counter() < deadline:  # noqa: PLR2004 -- enough for a median
+        start = time.thread_time()
         session.run(None, feed)
-        times_s.append(time.thread_time() - began)
-    return median(times_s) / size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        durations_s.append(time.thread_time() - start)
+    return median(durations_s) / size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the same work makes without HTTP: decode and run in a plain loop, by so many threads, so many items a run.
+"""The ceiling: how fast a plain loop without HTTP decodes and runs the same items.
 
-It is the service's own decoding and session, so nothing that serves these models on this machine can be much faster.
+It uses the service's own decoding and session, so a server of these models on this machine can hardly be faster.
 """
 
 import time
@@ -10,48 +10,49 @@ from itertools import chain
 
 from benchmarks.items import Array, Model
 from benchmarks.load import Load
+from benchmarks.results import percentile_ms
 
 Work = Callable[[int], None]
-"""Does the n-th piece of work."""
+"""Runs step n of a loop."""
 
 
 def decode_and_run(models: Sequence[Model], items: Sequence[Sequence[bytes]], batch: int) -> Work:
-    """Work on `batch` items of each kind: models and, for each, its encoded items."""
+    """A step decodes and runs `batch` encoded items for each model."""
 
-    def work(turn: int) -> None:
+    def work(step: int) -> None:
         for model, encoded in zip(models, items, strict=True):
-            first = turn * batch
-            model.run([model.decode(encoded[(first + place) % len(encoded)]) for place in range(batch)])
+            start = step * batch
+            model.run([model.decode(encoded[(start + offset) % len(encoded)]) for offset in range(batch)])
 
     return work
 
 
 def run_tensor(model: Model, batches: Sequence[Array]) -> Work:
-    """Work on tensors that need no decoding, one a run."""
+    """A step runs one batch that needs no decoding."""
 
-    def work(turn: int) -> None:
-        model.session.run(batches[turn % len(batches)])
+    def work(step: int) -> None:
+        model.session.run(batches[step % len(batches)])
 
     return work
 
 
 def measure(work: Work, threads: int, seconds: float) -> Load:
-    """Repeat a piece of work for some seconds in each of some threads; requests are pieces, times those of one."""
-    stop = time.perf_counter() + seconds
+    """Repeat steps for a number of seconds in each thread; each step counts as a request."""
+    end = time.perf_counter() + seconds
 
-    def loop(place: int) -> list[float]:
-        times: list[float] = []
-        turn, before = place, time.perf_counter()
-        while before < stop or not times:
-            work(turn)
+    def loop(thread: int) -> list[float]:
+        durations: list[float] = []
+        step, before = thread, time.perf_counter()
+        while before < end or not durations:
+            work(step)
             now = time.perf_counter()
-            times.append(now - before)
-            turn, before = turn + threads, now
-        return times
+            durations.append(now - before)
+            step, before = step + threads, now
+        return durations
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        every = sorted(chain.from_iterable(pool.map(loop, range(threads))))
-    took_s = time.perf_counter() - began
-    p50_ms, p99_ms = (round(every[min(int(len(every) * share), len(every) - 1)] * 1000, 3) for share in (0.5, 0.99))
-    return Load(round(len(every) / took_s, 2), p50_ms, p99_ms, errors=0, good=len(every))
+        durations = list(chain.from_iterable(pool.map(loop, range(threads))))
+    elapsed_s = time.perf_counter() - start
+    p50_ms, p99_ms = (round(percentile_ms(durations, percent), 3) for percent in (50, 99))
+    return Load(round(len(durations) / elapsed_s, 2), p50_ms, p99_ms, errors=0, succeeded=len(durations))

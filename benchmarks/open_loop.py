@@ -1,10 +1,11 @@
-"""Open loop: requests leave when their time has come, whether the ones before have been answered or not.
+"""Open loop: send requests on schedule, whether or not earlier requests have been answered.
 
     python -m benchmarks.open_loop PORT FOLDER --rate 9000 --seconds 10
 
-wrk waits for an answer before it sends the next request, so it can never send more than the server takes. Here arrivals
-are random (exponential gaps, a fixed seed), each on a connection of its own as long as others are busy, and times count
-from when a request should have left. One thread, non-blocking sockets, one JSON object on standard output.
+wrk waits for a response before it sends the next request, so it can never send more than the server takes. Here
+requests arrive at random times (exponential gaps, a fixed seed). A request uses an idle connection, or a new one if all
+are busy. Response times count from when a request was due. The driver runs on one thread with non-blocking sockets and
+prints one JSON object.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.results import percentile_ms
+
 MAX_CONNECTIONS = 16_000
-"""Fewer than this machine has ports and a process may open; a request that finds none free waits, on its own time."""
+"""Below the number of local ports. If all connections are busy, a request waits, and the wait counts as its own."""
 
 _CHUNK = 1 << 18
 _BROKEN, _UNANSWERED = 0, -1
@@ -31,7 +34,7 @@ _SPARE_FILES = 64
 
 @dataclass(eq=False)
 class _Connection:
-    """A socket, what is still to be sent, what has come, and when its request should have left."""
+    """A socket, the unsent bytes, the received bytes, and when its current request was due."""
 
     socket: socket.socket
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
@@ -41,10 +44,10 @@ class _Connection:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One request's end: its status, seconds since it was due, and whether Retry-After stood.
+class Outcome:
+    """The outcome of one request: status, seconds since it was due, and whether the response had Retry-After.
 
-    The status is 0 where its connection broke, -1 where patience ended.
+    The status is 0 if the connection broke, and -1 if no response arrived in time.
     """
 
     status: int
@@ -53,52 +56,52 @@ class Answered:
 
 
 class Driver:
-    """Sends requests on schedule and notes what comes of each."""
+    """Sends requests on schedule and records their outcomes."""
 
     def __init__(self, port: int, requests: Sequence[bytes], max_connections: int = MAX_CONNECTIONS) -> None:
         self._port = port
         self._requests = requests
-        self._free = max_connections
+        self._available = max_connections
         self._selector = selectors.DefaultSelector()
         self._idle: list[_Connection] = []
         self._busy = 0
         self._waiting: deque[tuple[bytes, float]] = deque()  # requests without a connection, and when they were due
         self.late_s: list[float] = []
-        self.answered: list[Answered] = []
+        self.outcomes: list[Outcome] = []
 
     def run(self, arrivals: Sequence[float], patience_s: float) -> None:
-        """Send a request at each of the given seconds from now; wait so long for answers after the last.
+        """Send a request at each of `arrivals` (seconds from now), then wait up to `patience_s` for the responses.
 
-        What has no answer then is lost, and so is what a connection broke under.
+        A request without a response by then is lost, and so is a request whose connection breaks.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         sent = 0
         end = (arrivals[-1] if arrivals else 0.0) + patience_s
-        while (now := time.perf_counter() - began) < end and (sent < len(arrivals) or self._busy or self._waiting):
+        while (now := time.perf_counter() - start) < end and (sent < len(arrivals) or self._busy or self._waiting):
             while sent < len(arrivals) and arrivals[sent] <= now:
                 self.late_s.append(now - arrivals[sent])
-                self._send(self._requests[sent % len(self._requests)], began + arrivals[sent])
+                self._send(self._requests[sent % len(self._requests)], start + arrivals[sent])
                 sent += 1
-                now = time.perf_counter() - began
+                now = time.perf_counter() - start
             pause = max(arrivals[sent] - now, 0) if sent < len(arrivals) else 0.1
             for key, mask in self._selector.select(pause):
-                self._serve(key.data, mask)
-            while self._waiting and (self._idle or self._free):
+                self._handle(key.data, mask)
+            while self._waiting and (self._idle or self._available):
                 self._send(*self._waiting.popleft())
         for key in list(self._selector.get_map().values()):
             if key.data.busy:
                 self._finish(key.data, _UNANSWERED)
-            self._drop(key.data)
+            self._close(key.data)
         self._selector.close()
 
     def _send(self, request: bytes, due: float) -> None:
-        if not self._idle and not self._free:
+        if not self._idle and not self._available:
             self._waiting.append((request, due))
             return
         connection = self._idle.pop() if self._idle else self._connect()
         connection.due, connection.busy, connection.unsent = due, True, memoryview(request)
         self._busy += 1
-        self._serve(connection, selectors.EVENT_WRITE)
+        self._handle(connection, selectors.EVENT_WRITE)
 
     def _connect(self) -> _Connection:
         new = socket.socket()
@@ -107,11 +110,11 @@ class Driver:
         new.connect_ex(("127.0.0.1", self._port))
         connection = _Connection(new)
         self._selector.register(new, selectors.EVENT_READ, connection)
-        self._free -= 1
+        self._available -= 1
         return connection
 
-    def _serve(self, connection: _Connection, mask: int) -> None:
-        """Do what a connection is ready for; one that breaks loses its request."""
+    def _handle(self, connection: _Connection, mask: int) -> None:
+        """Write or read what the connection is ready for; a connection that breaks loses its request."""
         try:
             if mask & selectors.EVENT_WRITE and connection.unsent:
                 self._write(connection)
@@ -126,7 +129,7 @@ class Driver:
         except OSError:
             if connection.busy:
                 self._finish(connection, _BROKEN)
-            self._drop(connection)
+            self._close(connection)
 
     def _write(self, connection: _Connection) -> None:
         try:
@@ -134,105 +137,102 @@ class Driver:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno != errno.ENOTCONN:  # the selector says when it is connected
+            if error.errno != errno.ENOTCONN:  # still connecting; the selector reports when it is connected
                 raise
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
         if self._selector.get_key(connection.socket).events != events:
             self._selector.modify(connection.socket, events, connection)
 
     def _read(self, connection: _Connection) -> None:
-        """Take an answer off a connection, if it is whole."""
-        head_end = connection.received.find(b"\r\n\r\n")
-        if head_end < 0:
+        """Record the response if it is complete."""
+        header_end = connection.received.find(b"\r\n\r\n")
+        if header_end < 0:
             return
-        head = bytes(connection.received[:head_end]).lower()
-        if not _is_whole(head, connection.received, head_end + 4):
+        header = bytes(connection.received[:header_end]).lower()
+        if not _is_complete(header, connection.received, header_end + 4):
             return
-        status = int(head[9:12])
-        self._finish(connection, status, retry_after=b"\r\nretry-after:" in head)
+        status = int(header[9:12])
+        self._finish(connection, status, retry_after=b"\r\nretry-after:" in header)
         connection.received.clear()
-        if b"\r\nconnection: close" in head:
-            self._drop(connection)
+        if b"\r\nconnection: close" in header:
+            self._close(connection)
         else:
             self._idle.append(connection)
 
     def _finish(self, connection: _Connection, status: int, *, retry_after: bool = False) -> None:
         connection.busy = False
         self._busy -= 1
-        self.answered.append(Answered(status, time.perf_counter() - connection.due, retry_after))
+        self.outcomes.append(Outcome(status, time.perf_counter() - connection.due, retry_after))
 
-    def _drop(self, connection: _Connection) -> None:
+    def _close(self, connection: _Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
         self._selector.unregister(connection.socket)
         connection.socket.close()
-        self._free += 1
+        self._available += 1
 
 
-def _is_whole(head: bytes, received: bytearray, start: int) -> bool:
-    """Whether an answer's body has come: by its Content-Length, or its last chunk."""
-    at = head.find(b"\r\ncontent-length:")
-    if at >= 0:
-        return len(received) - start >= int(head[at + 17 :].split(b"\r\n", 1)[0])
-    return b"\r\ntransfer-encoding: chunked" not in head or received.endswith(b"0\r\n\r\n")
+def _is_complete(header: bytes, received: bytearray, body_start: int) -> bool:
+    """Whether a response's body has arrived, by its Content-Length or its last chunk."""
+    index = header.find(b"\r\ncontent-length:")
+    if index >= 0:
+        return len(received) - body_start >= int(header[index + 17 :].split(b"\r\n", 1)[0])
+    return b"\r\ntransfer-encoding: chunked" not in header or received.endswith(b"0\r\n\r\n")
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """When requests arrive, in seconds from the start: a Poisson process of `rate` a second."""
-    chance, at, found = random.Random(seed), 0.0, list[float]()
-    while (at := at + chance.expovariate(rate)) < seconds:
-        found.append(at)
-    return found
+    """Arrival times in seconds from the start: a Poisson process with `rate` requests per second."""
+    generator, time_s, times = random.Random(seed), 0.0, list[float]()
+    while (time_s := time_s + generator.expovariate(rate)) < seconds:
+        times.append(time_s)
+    return times
 
 
 def summarise(driver: Driver, sent: int) -> dict[str, float]:
-    """What became of the requests, in numbers: counts, and times in milliseconds.
+    """Counts of outcomes, and times in milliseconds.
 
-    Lost are those without an answer, also under connections that are `broken`; other are answers of an error that is no
-    429, the 503 of them `unavailable`.
+    `lost` counts requests without a response; `broken` of them had a connection that broke. `other` counts responses
+    with an error status other than 429; `unavailable` of them had status 503.
     """
-    accepted = [one.seconds for one in driver.answered if 0 < one.status < 400]  # noqa: PLR2004
-    refused = [one for one in driver.answered if one.status == 429]  # noqa: PLR2004 -- too many requests
-    statuses = Counter(one.status for one in driver.answered)
+    accepted = [outcome.seconds for outcome in driver.outcomes if 0 < outcome.status < 400]  # noqa: PLR2004
+    refused = [outcome for outcome in driver.outcomes if outcome.status == 429]  # noqa: PLR2004 -- too many requests
+    refused_s = [outcome.seconds for outcome in refused]
+    statuses = Counter(outcome.status for outcome in driver.outcomes)
+    times = {
+        "accepted_p50_ms": percentile_ms(accepted, 50),
+        "accepted_p99_ms": percentile_ms(accepted, 99),
+        "refused_p50_ms": percentile_ms(refused_s, 50),
+        "refused_p99_ms": percentile_ms(refused_s, 99),
+        "driver_late_p99_ms": percentile_ms(driver.late_s, 99),
+    }
     return {
         "sent": sent,
         "accepted": len(accepted),
         "refused": len(refused),
-        "refused_with_retry_after": sum(one.retry_after for one in refused),
-        "lost": statuses[_BROKEN] + statuses[_UNANSWERED] + sent - len(driver.answered),
+        "refused_with_retry_after": sum(outcome.retry_after for outcome in refused),
+        "lost": statuses[_BROKEN] + statuses[_UNANSWERED] + sent - len(driver.outcomes),
         "broken": statuses[_BROKEN],
         "other": sum(n for status, n in statuses.items() if status >= 400 and status != 429),  # noqa: PLR2004
         "unavailable": statuses[503],
-        "accepted_p50_ms": percentile_ms(accepted, 50),
-        "accepted_p99_ms": percentile_ms(accepted, 99),
-        "refused_p50_ms": percentile_ms([one.seconds for one in refused], 50),
-        "refused_p99_ms": percentile_ms([one.seconds for one in refused], 99),
-        "driver_late_p99_ms": percentile_ms(driver.late_s, 99),
+        **{name: round(value, 2) for name, value in times.items()},
     }
-
-
-def percentile_ms(seconds: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile of some seconds, in milliseconds; 0 of none."""
-    if not seconds:
-        return 0.0
-    return round(sorted(seconds)[min(int(len(seconds) * share / 100), len(seconds) - 1)] * 1000, 2)
 
 
 def main() -> int:
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m benchmarks.open_loop", description=__doc__.splitlines()[0])
-    parser.add_argument("port", type=int, help="where the server listens, on 127.0.0.1")
-    parser.add_argument("folder", type=Path, help="the folder of whole requests: 0.request, 1.request, ...")
-    parser.add_argument("--rate", type=float, required=True, help="requests a second")
-    parser.add_argument("--seconds", type=float, required=True, help="seconds to send for")
-    parser.add_argument("--patience", type=float, default=35.0, help="seconds to wait for the last answers")
-    words = parser.parse_args()
-    most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], MAX_CONNECTIONS + _SPARE_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    paths = sorted(words.folder.glob("*.request"), key=lambda path: int(path.stem))
-    driver = Driver(words.port, [path.read_bytes() for path in paths], most - _SPARE_FILES)
-    schedule = arrivals(words.rate, words.seconds)
-    driver.run(schedule, words.patience)
+    parser.add_argument("port", type=int, help="the server's port on 127.0.0.1")
+    parser.add_argument("folder", type=Path, help="the folder of encoded requests: 0.request, 1.request, ...")
+    parser.add_argument("--rate", type=float, required=True, help="requests per second")
+    parser.add_argument("--seconds", type=float, required=True, help="how long to send")
+    parser.add_argument("--patience", type=float, default=35.0, help="how long to wait for the last responses (35 s)")
+    args = parser.parse_args()
+    max_files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], MAX_CONNECTIONS + _SPARE_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
+    paths = sorted(args.folder.glob("*.request"), key=lambda path: int(path.stem))
+    driver = Driver(args.port, [path.read_bytes() for path in paths], max_files - _SPARE_FILES)
+    schedule = arrivals(args.rate, args.seconds)
+    driver.run(schedule, args.patience)
     print(json.dumps(summarise(driver, len(schedule))))
     return 0
 

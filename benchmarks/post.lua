@@ -1,5 +1,5 @@
--- wrk -s post.lua URL -- FOLDER: sends the requests in FOLDER, 0.request, 1.request, ..., each whole HTTP, in turn, and
--- prints one line of JSON at the end. Times are in microseconds.
+-- wrk -s post.lua URL -- FOLDER: sends the encoded requests FOLDER/0.request, FOLDER/1.request, ... in turn, and prints
+-- one line of JSON at the end. Times are in microseconds.
 
 local requests, turn = {}, 0
 

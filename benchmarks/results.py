@@ -1,30 +1,30 @@
-"""Figures: one row a contender, form and workload; kept as JSON, printed as tables of ratios to Convoke."""
+"""The figures: one row for each contender, request format and workload, kept as JSON."""
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 CEILING = "ceiling"
-_WORDS = ("seconds", "threads", "precision")
-PACKAGES = (
+_SETTINGS = ("seconds", "threads", "precision")
+_PACKAGES = (
     "bentoml", "fastapi", "httptools", "litserve", "mlserver", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow",
     "ray", "starlette", "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
-_VERSIONS = """
+_PRINT_VERSIONS = """
 import json, sys
 from importlib import metadata
-found = {}
+versions = {}
 for name in sys.argv[1:]:
     try:
-        found[name] = metadata.version(name)
+        versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
-print(json.dumps(found))
+print(json.dumps(versions))
 """
 
 
@@ -32,9 +32,9 @@ print(json.dumps(found))
 class Row:
     """One contender under one workload.
 
-    requests_per_s counts good answers; p50 and p99 are over all answers. Memory is the peak of all its processes, and
-    of the largest. `more` holds what a workload alone has: of `start` seconds, of `idle` the share of one processor, of
-    an overload what became of its requests.
+    requests_per_s counts successful responses; p50 and p99 are over all responses. memory_mib is the peak of all
+    processes together, largest_mib that of the largest one. `more` holds the figures of special workloads: `seconds`
+    for "start", `percent` of one processor for "idle", and the counts and times of an overload.
     """
 
     contender: str
@@ -54,22 +54,23 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is a row of."""
+        """What identifies the row: contender, request format, workload."""
         return self.contender, self.form, self.workload
 
-    def told(self) -> str:
-        """The row on one line, for whoever waits."""
-        what = f"{self.name}, {self.form}, {self.workload}:"
+    def __str__(self) -> str:
+        """The row on one line."""
         if self.requests_per_s or not self.more:
-            return (
-                f"{what} {number(self.requests_per_s)} requests/s, p50 {number(self.p50_ms)} ms, "
+            figures = (
+                f"{number(self.requests_per_s)} requests/s, p50 {number(self.p50_ms)} ms, "
                 f"p99 {number(self.p99_ms)} ms, {self.errors} errors"
             )
-        return f"{what} {', '.join(f'{name} {value:g}' for name, value in self.more.items())}"
+        else:
+            figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.more.items())
+        return f"{self.name}, {self.form}, {self.workload}: {figures}"
 
 
 class Record:
-    """All rows of a run, and what they ran on; written anew after each, so that a run that is stopped loses none."""
+    """All rows of a run and its settings, saved after each row, so that an interrupted run loses none."""
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path = path
@@ -79,34 +80,29 @@ class Record:
         self.failures: dict[str, str] = {}
 
     def resume(self) -> None:
-        """Take over the rows of a file that is there, if it was made with the same words."""
+        """Load the rows of an existing file, if it was measured with the same settings."""
         if not self._path.exists():
             return
         content = json.loads(self._path.read_text(encoding="utf-8"))
-        if all(content["about"].get(name) == self.about.get(name) for name in _WORDS):
+        if all(content["about"].get(name) == self.about.get(name) for name in _SETTINGS):
             self.rows = [Row(**row) for row in content["rows"]]
 
     def has(self, contender: str, form: str, workload: str) -> bool:
-        """Whether there is such a row."""
-        return any(row.key == (contender, form, workload) for row in self.rows)
-
-    def find(self, contender: str, workload: str, form: str | None = None) -> Row | None:
-        """A contender's row, of its first form where none is named."""
-        rows = (row for row in self.rows if row.contender == contender and row.workload == workload)
-        return next((row for row in rows if form in {None, row.form}), None)
+        """Whether a row exists."""
+        return find(self.rows, contender, workload, form) is not None
 
     def add(self, row: Row) -> None:
-        """Keep a row."""
+        """Add a row and save."""
         self.rows.append(row)
         self.save()
 
     def fail(self, contender: str, reason: str) -> None:
-        """Note that a contender could not be measured further."""
+        """Record why a contender could not be measured, and save."""
         self.failures[contender] = reason
         self.save()
 
     def save(self) -> None:
-        """Write everything, in one step."""
+        """Write the file atomically."""
         content = {"about": self.about, "failures": self.failures, "rows": [asdict(row) for row in self.rows]}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".part")
@@ -114,24 +110,45 @@ class Record:
         new.replace(self._path)
 
 
+def find(rows: Iterable[Row], contender: str, workload: str, form: str | None = None) -> Row | None:
+    """A contender's row, in any request format if none is given."""
+    matches = (row for row in rows if row.contender == contender and row.workload == workload)
+    return next((row for row in matches if form in {None, row.form}), None)
+
+
 def best_ceiling(rows: Iterable[Row], family: str) -> Row | None:
     """The fastest loop without HTTP over a family's items."""
-    found = [row for row in rows if row.contender == CEILING and row.workload == family]
-    return max(found, key=lambda row: row.items_per_s, default=None)
+    loops = [row for row in rows if row.contender == CEILING and row.workload == family]
+    return max(loops, key=lambda row: row.items_per_s, default=None)
 
 
 def number(value: float) -> str:
-    """A figure to three digits, more where it is large."""
+    """A figure with three significant digits, or with all its whole digits from 100."""
     if value >= 100:  # noqa: PLR2004
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> list[str]:
+    """Lines of a Markdown table; columns after the first `text_columns` are aligned to the right."""
+    alignment = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
+    return [f"| {' | '.join(cells)} |" for cells in (header, alignment, *rows)]
+
+
+def percentile_ms(seconds: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of durations, in milliseconds; 0 without durations."""
+    if not seconds:
+        return 0.0
+    return sorted(seconds)[min(int(len(seconds) * percent / 100), len(seconds) - 1)] * 1000
+
+
 def machine(pythons: Mapping[str, Path]) -> dict[str, Any]:
-    """What the figures depend on; nothing that says whose machine it is."""
+    """What the figures depend on: processors, load, Python and package versions; nothing that identifies the owner."""
     versions = {
         name: json.loads(
-            subprocess.run([str(python), "-c", _VERSIONS, *PACKAGES], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [str(python), "-c", _PRINT_VERSIONS, *_PACKAGES], capture_output=True, text=True, check=True
+            ).stdout
         )
         for name, python in pythons.items()
     }

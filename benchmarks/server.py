@@ -1,4 +1,4 @@
-"""One contender's server on this machine: started, ready, asked, metered, stopped with all that it started."""
+"""One contender's server on this machine: starts it, sends requests, measures its use of resources, stops it."""
 
 import http.client
 import json
@@ -11,31 +11,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.contender import ROOT, Answer, Contender, Form, Request
+from benchmarks.contender import ROOT, Contender, Form, Request, Response
 from benchmarks.items import Kind, Runtime
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 15.0
-ANSWER_DEADLINE_S = 60.0
+RESPONSE_DEADLINE_S = 60.0
 _SAMPLE_S = 0.2
-_BUSY_S = 0.03  # processor seconds, within one sample, of a server that still works
+_BUSY_S = 0.03  # a server that uses more CPU seconds than this in _SAMPLE_S is still working
 _SETTLE_DEADLINE_S = 30.0
 _MIB = 1 << 20
-_OURS_TO_SET = ("CONVOKE_", "BENTOML_", "BENCH_", "MLSERVER_", "RAY_", "LIT_")
+_CONTROLLED = ("CONVOKE_", "BENTOML_", "BENCH_", "MLSERVER_", "RAY_", "LIT_")
 
 
 class BenchmarkError(Exception):
-    """Why something cannot be measured, in words for whoever started the benchmark."""
+    """A contender or a workload cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
-class Used:
-    """What a server used between two moments: processor seconds, and at its peak memory, all processes and the largest.
+class Usage:
+    """A server's use of resources over a period: CPU seconds, peak memory of all processes and of the largest process.
 
-    Memory is the resident set; pages that processes share count in each.
+    Memory is the resident set size; pages that processes share count once for each process.
     """
 
     cpu_s: float
@@ -44,109 +45,108 @@ class Used:
 
 
 class Server:
-    """A started server: its port, how long it took to be ready, and its processes."""
+    """A running server: its port, its processes, and how long it took to become ready."""
 
-    def __init__(self, contender: Contender, process: subprocess.Popen[bytes], port: int, began: float) -> None:
+    def __init__(self, contender: Contender, process: subprocess.Popen[bytes], port: int, started: float) -> None:
         self.contender = contender
         self.port = port
         self.start_s = 0.0
         self._process = process
-        self._began = began
+        self._started = started
         self._root = psutil.Process(process.pid)
 
-    def ask(self, request: Request) -> Answer:
+    def send(self, request: Request) -> Response:
         """Send one request.
 
         Raises:
-            OSError, http.client.HTTPException: there is no answer.
+            OSError, http.client.HTTPException: no response arrived.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_DEADLINE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=RESPONSE_DEADLINE_S)
         try:
-            headers = {"Content-Type": request.kind, **dict(request.headers)}
+            headers = {"Content-Type": request.content_type, **dict(request.headers)}
             connection.request("POST", request.path, request.body, headers)
             response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Response(response.status, received, response.read())
         finally:
             connection.close()
 
     def await_ready(self, requests: Sequence[Request]) -> None:
-        """Ask until each of the requests has had an answer of 200, and note how long that took since the start.
+        """Repeat each request until its response is 200, and record the seconds since the start.
 
         Raises:
-            BenchmarkError: the server ends, or does not answer before the deadline.
+            BenchmarkError: the server exited, or is not ready at the deadline.
         """
-        deadline = self._began + START_DEADLINE_S
-        waiting, said = list(requests), "no answer"
+        deadline = self._started + START_DEADLINE_S
+        waiting = list(requests)
         while waiting:
             try:
-                answer = self.ask(waiting[0])
-                said = f"status {answer.status}: {answer.body[:200]!r}"
+                response = self.send(waiting[0])
+                if response.status == 200:  # noqa: PLR2004 -- OK
+                    del waiting[0]
+                    continue
+                reason = f"status {response.status}: {response.body[:200]!r}"
             except (OSError, http.client.HTTPException) as error:
-                answer, said = None, str(error)
-            if answer and answer.status == 200:  # noqa: PLR2004 -- OK
-                del waiting[0]
-                continue
+                reason = str(error)
             if self._process.poll() is not None:
-                raise BenchmarkError(f"the server ended with code {self._process.returncode} before it answered")
+                raise BenchmarkError(f"the server exited with code {self._process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"not ready within {START_DEADLINE_S:g} s of its start: {said}")
+                raise BenchmarkError(f"not ready within {START_DEADLINE_S:g} s of its start: {reason}")
             time.sleep(0.02)
-        self.start_s = time.monotonic() - self._began
+        self.start_s = time.monotonic() - self._started
 
     def check(self, form: Form, request: Request, expected: Sequence[str]) -> None:
-        """Hold the labels of an answer against those of the model offline.
+        """Compare the labels of a response with the expected ones.
 
         Raises:
-            BenchmarkError: one differs, or there is no good answer.
+            BenchmarkError: a label differs, or the request failed.
         """
         try:
-            answer = self.ask(request)
+            response = self.send(request)
         except (OSError, http.client.HTTPException) as error:
-            raise BenchmarkError(f"POST {request.path}: no answer: {error}") from error
-        if answer.status != 200:  # noqa: PLR2004 -- OK
-            raise BenchmarkError(f"POST {request.path}: status {answer.status}: {answer.body[:300]!r}")
-        found = form.labels(answer)
-        if found != list(expected):
-            raise BenchmarkError(f"POST {request.path}: says {found[:10]}, the model offline {list(expected)[:10]}")
+            raise BenchmarkError(f"POST {request.path}: no response: {error}") from error
+        if response.status != 200:  # noqa: PLR2004 -- OK
+            raise BenchmarkError(f"POST {request.path}: status {response.status}: {response.body[:300]!r}")
+        labels = form.labels(response)
+        if labels != list(expected):
+            raise BenchmarkError(f"POST {request.path}: labels {labels[:10]}, expected {list(expected)[:10]}")
 
     def settle(self) -> None:
-        """Wait until the server has worked off what an ended load has left behind, at most for a while."""
+        """Wait until the server has finished the work that a load left behind, or until a deadline."""
         deadline = time.monotonic() + _SETTLE_DEADLINE_S
-        before, spent = sum(_cpu_seconds(_family(self._root)).values()), _BUSY_S + 1
+        before, spent = sum(_cpu_seconds(self._root).values()), _BUSY_S + 1
         while spent > _BUSY_S and time.monotonic() < deadline:
             time.sleep(_SAMPLE_S)
-            now = sum(_cpu_seconds(_family(self._root)).values())
+            now = sum(_cpu_seconds(self._root).values())
             spent, before = now - before, now
 
-    @contextmanager
-    def metered(self) -> Iterator[list[Used]]:
-        """Meter what is done inside; the list has the result behind it."""
-        meter, found = _Meter(self._root), list[Used]()
-        meter.start()
-        try:
-            yield found
-        finally:
-            found.append(meter.stop())
+    def meter(self) -> "Meter":
+        """Measure the server's use of resources within a `with` block; `.usage` holds the result."""
+        return Meter(self._root)
 
     def stop(self) -> None:
-        """End the server and what it started, politely, then not. BentoML's workers are in sessions of their own."""
-        started = _family(self._root)
+        """Terminate the server and its descendants, and kill those that remain.
+
+        A process group would not do: BentoML starts its workers in sessions of their own.
+        """
+        started = _processes(self._root)
         self._process.terminate()
         try:
             self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        _, left = psutil.wait_procs(started, timeout=1)
-        for process in left:
-            with _gone_is_fine():
+        _, remaining = psutil.wait_procs(started, timeout=1)
+        for process in remaining:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=1)
+        psutil.wait_procs(remaining, timeout=1)
 
 
-class _Meter:
-    """Samples a family of processes from a thread of its own."""
+class Meter:
+    """Samples a process and its descendants from a thread."""
+
+    usage: Usage
 
     def __init__(self, root: psutil.Process) -> None:
         self._root = root
@@ -155,91 +155,86 @@ class _Meter:
         self._peak = self._largest = 0.0
         self._before: dict[int, float] = {}
 
-    def start(self) -> None:
-        self._before = _cpu_seconds(_family(self._root))
+    def __enter__(self) -> Self:
+        self._before = _cpu_seconds(self._root)
         self._thread.start()
+        return self
 
-    def stop(self) -> Used:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        after = _cpu_seconds(_family(self._root))
-        spent = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in after.items())
-        return Used(round(spent, 3), round(self._peak, 1), round(self._largest, 1))
+        spent = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in _cpu_seconds(self._root).items())
+        self.usage = Usage(round(spent, 3), round(self._peak, 1), round(self._largest, 1))
 
     def _sample(self) -> None:
         while True:
             sizes = [0.0]
-            for process in _family(self._root):
-                with _gone_is_fine():
+            for process in _processes(self._root):
+                with suppress(psutil.NoSuchProcess):
                     sizes.append(process.memory_info().rss / _MIB)
             self._peak, self._largest = max(self._peak, sum(sizes)), max(self._largest, *sizes)
             if self._ended.wait(_SAMPLE_S):
                 return
 
 
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    with suppress(psutil.NoSuchProcess):
-        yield
-
-
-def _family(root: psutil.Process) -> list[psutil.Process]:
+def _processes(root: psutil.Process) -> list[psutil.Process]:
+    """A process and its descendants; empty if it has exited."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
 
-def _cpu_seconds(processes: Sequence[psutil.Process]) -> dict[int, float]:
-    """Processor seconds, in user and system mode, of each process so far."""
-    found = {}
-    for process in processes:
-        with _gone_is_fine():
+def _cpu_seconds(root: psutil.Process) -> dict[int, float]:
+    """CPU seconds so far, user and system, of a process and its descendants, by process id."""
+    seconds = {}
+    for process in _processes(root):
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            found[process.pid] = times.user + times.system
-    return found
+            seconds[process.pid] = times.user + times.system
+    return seconds
 
 
 @contextmanager
 def serving(
     contender: Contender, python: Path, models: Mapping[Kind, Path], runtime: Runtime, scratch: Path
 ) -> Iterator[Server]:
-    """Start a contender and stop it at the end.
+    """Start a contender, and stop it at the end.
 
     Args:
-        contender: whom.
+        contender: which contender.
         python: the interpreter of its environment.
-        models: folder models/NAME/VERSION by kind; all lie in one models/.
+        models: the folder models/NAME/VERSION of each kind; all lie in the same models/.
         runtime: how it runs ONNX Runtime.
-        scratch: an empty folder for its log and what it likes to write.
+        scratch: an empty folder for its log and its own files.
 
     Raises:
-        BenchmarkError: what is done with it failed; the message ends with its log's last lines.
+        BenchmarkError: the block failed; the message ends with the last lines of the server's log.
     """
     port = _free_port()
     (scratch / "home").mkdir()
-    filled = {"{port}": str(port), "{folder}": str(scratch / "home")}
-    command = [str(python), *(filled.get(word, word) for word in contender.arguments)]
+    values = {"{port}": str(port), "{folder}": str(scratch / "home")}
+    command = [str(python), *(values.get(argument, argument) for argument in contender.arguments)]
     log = scratch / "log"
-    began = time.monotonic()
+    started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=_environment(models, runtime, scratch),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    server = Server(contender, process, port, began)
+    server = Server(contender, process, port, started)
     try:
         yield server
     except BenchmarkError as error:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        raise BenchmarkError("\n  ".join([f"{contender.name}: {error}", "The end of its log:", *tail])) from error
+        raise BenchmarkError("\n  ".join([f"{contender.name}: {error}", "Last lines of its log:", *tail])) from error
     finally:
         server.stop()
 
 
 def _environment(models: Mapping[Kind, Path], runtime: Runtime, scratch: Path) -> dict[str, str]:
-    """Ours, without what would set a contender up otherwise than stands here."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS_TO_SET)}
+    """The current environment, with every variable that configures a contender set here or removed."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_CONTROLLED)}
     return inherited | {
         "BENCH_MODELS": json.dumps({kind: str(path) for kind, path in models.items()}),
         "BENCH_PRECISION": runtime.precision,

@@ -1,14 +1,14 @@
-"""Measures the service beside its peers: `make bench`, about 15 minutes; ARGS="--only convoke,fastapi" for some.
+"""Measures the service beside its peers: `make bench`, about 15 minutes; ARGS="--only convoke,fastapi" for a part.
 
-Each contender in turn is one server on this machine, on the processor, with the same published models, the same
-pictures and texts, and the same threads and files for ONNX Runtime (the service alone would take int8 where it is
-faster; here it does with --precision int8, and then all do). Before it is timed, a contender must give every item the
-label that the model gives it offline. wrk sends the closed loops, open_loop.py the overloads; both share the machine's
-processors with the server, so compare ratios within one run on a quiet machine: absolute numbers do not travel. Rows
-are saved as they come, and --resume goes on where a run was stopped. GPUs are not measured here.
+Contenders are measured one after the other. Each is one server on this machine's processors, with the same published
+models, the same items, and the same threads and precision for ONNX Runtime. (On its own, the service would use int8
+where that is faster; --precision int8 uses it for all contenders.) Before a contender is measured, it must give every
+item the label that the model gives it offline. wrk sends the closed loops and open_loop.py the overloads. Both share
+the processors with the server, so compare ratios within one run on a quiet machine, not absolute numbers of different
+machines. Rows are saved one by one, and --resume continues an interrupted run. GPUs are not measured.
 
-The ceiling is the service's own decoding and ONNX Runtime in a plain loop without HTTP, on one thread and on one a
-processor, an item and 16 items a run.
+The ceiling is the service's own decoding and ONNX Runtime in a plain loop without HTTP, on one thread and on one thread
+for each processor, with batches of 1 and 16 items.
 """
 
 import argparse
@@ -18,137 +18,148 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
-from benchmarks import load, plot, results, tables, workloads
+from benchmarks import load, plot, results, tables
 from benchmarks.contender import CONTENDERS, ROOT, Contender
 from benchmarks.items import Kind, Model, Runtime
 from benchmarks.measure import Bench
 from benchmarks.results import CEILING, Record
 from benchmarks.server import BenchmarkError
-from benchmarks.workloads import FAMILIES, Exam
+from benchmarks.workloads import FAMILIES, ItemSet, find_models
 
-KEYS = (CEILING, *(one.key for one in CONTENDERS))
+KEYS = (CEILING, *(contender.key for contender in CONTENDERS))
 
 
 def main() -> int:
-    """Measure every contender, print the tables, and save figures and plot."""
-    words = _words()
+    """Measure every contender, print the tables, and save the figures and the plot."""
+    args = _arguments()
     if not load.is_installed():
         print("make bench needs wrk, which sends the requests. Install it:", file=sys.stderr)
         print("  Debian, Ubuntu: apt-get install wrk    macOS: brew install wrk", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the servers then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` stops the servers
     try:
         with _models(Path(os.environ.get("CONVOKE_MODELS") or ROOT / "models")) as folders:
-            record = _measure(words, folders)
+            record = _measure(args, folders)
     except BenchmarkError as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 1
     report = tables.report(record)
     print(report)
-    (words.out / "serving.md").write_text(report + "\n", encoding="utf-8")
-    plot.draw(record.rows, record.about, words.out / "serving.png")
-    print(f"Saved: {words.out}/serving.json, serving.md, serving.png", file=sys.stderr)
+    (args.out / "serving.md").write_text(report + "\n", encoding="utf-8")
+    plot.draw(record.rows, record.about, args.out / "serving.png")
+    print(f"Saved: {args.out}/serving.json, serving.md, serving.png", file=sys.stderr)
     return 1 if record.failures else 0
 
 
-def _words() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     assert __doc__
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=_positive, default=4, help="seconds a workload (default: %(default)s)")
-    parser.add_argument("--only", type=_some_of(KEYS), default=KEYS, metavar="A,B", help=f"some of {', '.join(KEYS)}")
-    parser.add_argument(
-        "--workloads", type=_some_of(FAMILIES), default=FAMILIES, metavar="A,B", help=f"some of {', '.join(FAMILIES)}"
+    add = parser.add_argument
+    add("--seconds", type=_positive, default=4, help="seconds for each workload (default: %(default)s)")
+    add("--only", type=_names(KEYS), default=KEYS, metavar="A,B", help=f"contenders: {', '.join(KEYS)} (default: all)")
+    add(
+        "--workloads",
+        type=_names(FAMILIES),
+        default=FAMILIES,
+        metavar="A,B",
+        help=f"workloads: {', '.join(FAMILIES)} (default: all)",
     )
-    parser.add_argument(
+    add(
         "--precision",
         choices=("float32", "int8"),
         default="float32",
-        help="the files of models that come in several, for all (default: %(default)s)",
+        help="precision for all contenders, where a model has several (default: %(default)s)",
     )
-    parser.add_argument(
-        "--threads", type=_positive, default=1, help="ONNX Runtime's threads a run, for all (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "runs/bench", help="folder of the figures (default: runs/bench)"
-    )
-    parser.add_argument("--resume", action="store_true", help="keep what the folder has from a run of the same words")
+    add("--threads", type=_positive, default=1, help="ONNX Runtime's threads for each run (default: %(default)s)")
+    add("--out", type=Path, default=ROOT / "runs/bench", help="folder for the results (default: runs/bench)")
+    add("--resume", action="store_true", help="keep the rows in that folder that were measured with the same settings")
     return parser.parse_args()
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least 1")
     return value
 
 
-def _some_of(known: Sequence[str]) -> "type[tuple[str, ...]]":
-    def parse(text: str) -> tuple[str, ...]:
-        unknown = [name for name in text.split(",") if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not known; there are {', '.join(known)}")
-        return tuple(text.split(","))
+def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Parser of a comma-separated list of allowed names."""
 
-    return parse  # type: ignore[return-value]
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"unknown name {name!r}; allowed: {', '.join(allowed)}")
+        return names
+
+    return parse
 
 
 @contextmanager
 def _models(root: Path) -> Iterator[dict[Kind, Path]]:
-    """A models/ of the versions that are measured alone, for all contenders: their folders by kind."""
+    """A temporary models/ that holds only the measured versions: their folders by kind."""
     with tempfile.TemporaryDirectory(prefix="models") as name:
         copies = {}
-        for kind, folder in workloads.find(root).items():
+        for kind, folder in find_models(root).items():
             copies[kind] = Path(name) / folder.parent.name / folder.name
             shutil.copytree(folder, copies[kind])
         yield copies
 
 
-def _measure(words: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
-    """All that was asked for; a contender that fails is noted, and the others go on."""
-    began = time.monotonic()
+def _measure(args: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
+    """Measure everything requested; a contender that fails is recorded, and the others continue."""
+    start = time.monotonic()
 
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - began:4.0f} s] {line}", file=sys.stderr, flush=True)
+    def log(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
     pythons = {"bench": Path(sys.executable), "peers": Path(sys.prefix).parent / "peers/bin/python"}
-    there = {name: python for name, python in pythons.items() if python.exists()}
-    runtime = Runtime(words.threads, words.precision)
+    installed = {name: python for name, python in pythons.items() if python.exists()}
+    runtime = Runtime(args.threads, args.precision)
     models = {kind: Model.load(kind, folder, runtime) for kind, folder in folders.items()}
-    about = results.machine(there) | {"seconds": words.seconds, "threads": words.threads}
-    about["precision"] = words.precision
-    about["models"] = {kind: f"{model.manifest.model}/{model.manifest.version}" for kind, model in models.items()}
-    record = Record(words.out / "serving.json", about)
-    if words.resume:
+    about = results.machine(installed) | {
+        "seconds": args.seconds,
+        "threads": args.threads,
+        "precision": args.precision,
+        "models": {kind: f"{model.manifest.model}/{model.manifest.version}" for kind, model in models.items()},
+    }
+    record = Record(args.out / "serving.json", about)
+    if args.resume:
         record.resume()
-    say(f"{about['cpu']}, {about['processors']} processors, load {about['load']}; models {about['models']}")
-    for kind in ("digits", "photos", "reviews"):
+    versions = ", ".join(about["models"].values())
+    log(f"{about['cpu']}, {about['processors']} processors, load {about['load']}; models: {versions}")
+    for kind in get_args(Kind):
         if kind not in models:
-            say(f"there is no model of {kind} here: its workloads are left out")
-    bench = Bench(Exam(models), record, frozenset(words.workloads), words.seconds, runtime, say)
-    if CEILING in words.only:
+            log(f"no model for {kind}: skipping its workloads")
+    bench = Bench(ItemSet(models), record, frozenset(args.workloads), args.seconds, runtime, log)
+    if CEILING in args.only:
         bench.ceiling()
     for contender in CONTENDERS:
-        if contender.key in words.only:
-            _try(bench, contender, there, folders)
+        if contender.key in args.only:
+            _measure_contender(bench, contender, installed, folders)
     return record
 
 
-def _try(bench: Bench, contender: Contender, pythons: Mapping[str, Path], folders: Mapping[Kind, Path]) -> None:
+def _measure_contender(
+    bench: Bench, contender: Contender, pythons: Mapping[str, Path], folders: Mapping[Kind, Path]
+) -> None:
     python = pythons.get(contender.environment)
-    if python is None:
-        reason = f"{contender.name} is left out: its environment is not there; `make bench` installs it"
-        bench.say(reason)
-        bench.record.fail(contender.key, reason)
-        return
-    try:
-        bench.contender(contender, python, folders)
-    except BenchmarkError as error:
-        bench.say(str(error))
-        bench.record.fail(contender.key, str(error))
+    reason = f"{contender.name}: .venv/{contender.environment} is missing; `make bench` installs it"
+    if python:
+        try:
+            bench.contender(contender, python, folders)
+        except BenchmarkError as error:
+            reason = str(error)
+        else:
+            return
+    bench.log(reason)
+    bench.record.fail(contender.key, reason)
 
 
 if __name__ == "__main__":

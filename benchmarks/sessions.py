@@ -1,10 +1,10 @@
-"""How ONNX Runtime sessions are best set up on this machine's processors: threads, processes, spinning, arena.
+"""The best set-up of ONNX Runtime sessions on this machine's processors: threads, processes, spinning, arena.
 
     .venv/serve/bin/python -m benchmarks.sessions        # or: make bench-sessions
 
-For each graph of the highest versions in models/, each way to run it works in processes of its own, in rounds that
-take turns, and medians are told. On a machine that does other work as well, items a second of processor time say
-more than items a second: they leave out the time that a process waited. Saves the figures as JSON.
+Each graph of the latest versions in models/ is run in several configurations, each in its own processes. The
+configurations take turns, and the table shows medians over all rounds. On a machine with other work, compare items per
+CPU second: unlike items per second, they leave out the time for which a process waited. Saves the figures as JSON.
 """
 
 import argparse
@@ -22,18 +22,20 @@ from statistics import median
 
 import onnxruntime as ort
 
+from benchmarks.results import markdown_table
+from benchmarks.versions import latest_versions
 from contract import batches
 from contract import manifest as contract
 from contract.manifest import Manifest
 from contract.session import options
 
 _SIZES = (1, 32, 256)
-_PACED = (50, 0.02)  # runs, and seconds between two of them
+_PACED_RUNS, _PACED_PAUSE_S = 50, 0.02
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a graph: `callers` threads of the program share a session that computes on `threads`."""
+class Configuration:
+    """How a graph is run: in each process, `callers` threads share one session that computes on `threads` threads."""
 
     name: str
     processes: int = 1
@@ -45,144 +47,137 @@ class Way:
 
 @dataclass(frozen=True)
 class Work:
-    """What one process did: items, seconds of the processor, seconds on the clock."""
+    """What one process did: items, seconds of CPU time, seconds of wall time."""
 
     items: int
-    processor_s: float
+    cpu_s: float
     wall_s: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds, whose medians are told (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where versions are (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("bench-sessions.json"), help="where the figures go")
-    words = parser.parse_args()
-    found = {}
-    for folder in highest(words.models):
-        for precision in contract.read(folder).precisions:
-            title = f"{folder.parent.name} {folder.name}, {precision}"
-            found[title] = _measure(folder, precision, words.rounds, words.seconds)
-            print(f"\n{title}\n{_table(found[title])}", flush=True)
+    parser.add_argument("--rounds", type=int, default=9, help="number of rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of models (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("bench-sessions.json"), help="output file (%(default)s)")
+    args = parser.parse_args()
+    figures = {}
+    for folder, manifest in latest_versions(args.models).items():
+        for precision in manifest.precisions:
+            title = f"{manifest.model} {manifest.version}, {precision}"
+            figures[title] = _measure(folder, precision, args.rounds, args.seconds)
+            print(f"\n{title}\n{_table(figures[title])}", flush=True)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors"
-    words.out.write_text(json.dumps({"machine": machine, "rounds": words.rounds, "found": found}, indent=2))
+    args.out.write_text(json.dumps({"machine": machine, "rounds": args.rounds, "found": figures}, indent=2))
 
 
-def highest(models: Path) -> list[Path]:
-    """The folder of the highest version of each model."""
-    homes = [home for home in sorted(models.iterdir()) if home.is_dir()]
+def _configurations(count: int) -> list[Configuration]:
     return [
-        max((path for path in home.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)) for home in homes
-    ]
-
-
-def _ways(count: int) -> list[Way]:
-    return [
-        Way("one run at a time, on 1 thread"),
-        Way(f"one run at a time, on {count} threads", threads=count),
-        Way(f"{count} runs at once in one process, 1 thread each", callers=count),
-        Way(f"{count} processes, 1 thread each", processes=count),
-        Way(f"one run on {count} threads that spin", threads=count, spinning=True),
-        Way("one run on 1 thread, with the arena", arena=True),
+        Configuration("one run at a time, 1 thread"),
+        Configuration(f"one run at a time, {count} threads", threads=count),
+        Configuration(f"{count} concurrent runs in one process, 1 thread each", callers=count),
+        Configuration(f"{count} processes, 1 thread each", processes=count),
+        Configuration(f"one run at a time, {count} threads with spinning", threads=count, spinning=True),
+        Configuration("one run at a time, 1 thread, with the arena", arena=True),
     ]
 
 
 def _measure(folder: Path, precision: contract.Precision, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Figures of each way: a column's name -> its median over the rounds."""
-    teams = [Team(way, folder, precision) for way in _ways(max(os.cpu_count() or 2, 2))]
-    taken: dict[str, dict[str, list[float]]] = {team.way.name: {} for team in teams}
+    """The figures of each configuration: the median of each column over the rounds."""
+    teams = [Team(configuration, folder, precision) for configuration in _configurations(max(os.cpu_count() or 2, 2))]
+    columns: dict[str, dict[str, list[float]]] = {team.configuration.name: {} for team in teams}
     for _ in range(rounds):
         for team in teams:
             for column, figure in team.figures(seconds).items():
-                taken[team.way.name].setdefault(column, []).append(figure)
+                columns[team.configuration.name].setdefault(column, []).append(figure)
     for team in teams:
-        taken[team.way.name]["peak MiB"] = [team.close()]
-    return {name: {column: median(figures) for column, figures in row.items()} for name, row in taken.items()}
+        columns[team.configuration.name]["peak MiB"] = [team.close()]
+    return {name: {column: median(figures) for column, figures in row.items()} for name, row in columns.items()}
 
 
 class Team:
-    """The processes that run a graph one way."""
+    """The processes that run a graph in one configuration."""
 
-    def __init__(self, way: Way, folder: Path, precision: contract.Precision) -> None:
-        self.way = way
+    def __init__(self, configuration: Configuration, folder: Path, precision: contract.Precision) -> None:
+        self.configuration = configuration
         context = multiprocessing.get_context("spawn")
-        self._ends: list[Connection] = []
+        self._pipes: list[Connection] = []
         self._processes = []
-        for _ in range(way.processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_worker, args=(way, folder, precision, theirs))
+        for _ in range(configuration.processes):
+            pipe, worker_pipe = context.Pipe()
+            process = context.Process(target=_worker, args=(configuration, folder, precision, worker_pipe))
             process.start()
-            self._ends.append(ours)
+            self._pipes.append(pipe)
             self._processes.append(process)
-        self._ask(("run", 1, 0.0))
+        self._run(("run", 1, 0.0))
 
     def figures(self, seconds: float) -> dict[str, float]:
-        """One measurement of everything but memory."""
-        found: dict[str, float] = {}
+        """One measurement of every column except memory."""
+        figures: dict[str, float] = {}
         for size in _SIZES:
-            work = self._ask(("run", size, seconds))
-            items = sum(one.items for one in work)
-            found[f"items/s at {size}"] = items / max(one.wall_s for one in work)
-            found[f"per processor second at {size}"] = items / sum(one.processor_s for one in work)
-        paced = self._ask(("paced", 1, 0.0))
-        found["ms of processor a run, paced"] = (
-            1000 * sum(one.processor_s for one in paced) / sum(one.items for one in paced)
-        )
-        idle = self._ask(("idle", 1, seconds))
-        found["idle, % of a processor"] = 100 * sum(one.processor_s for one in idle) / seconds
-        return found
+            results = self._run(("run", size, seconds))
+            items = sum(work.items for work in results)
+            figures[f"items/s at batch {size}"] = items / max(work.wall_s for work in results)
+            figures[f"items/CPU s at batch {size}"] = items / sum(work.cpu_s for work in results)
+        paced = self._run(("paced", 1, 0.0))
+        runs = sum(work.items for work in paced)
+        figures["CPU ms per run at 50 runs/s"] = 1000 * sum(work.cpu_s for work in paced) / runs
+        idle = self._run(("idle", 1, seconds))
+        figures["idle, % of a processor"] = 100 * sum(work.cpu_s for work in idle) / seconds
+        return figures
 
     def close(self) -> float:
-        """End the processes, and tell what memory they took at most, in MiB."""
-        self._ask(("run", 0, 0.0))
-        peak = sum(one.processor_s for one in self._ask(("peak", 1, 0.0)))
-        for end, process in zip(self._ends, self._processes, strict=True):
-            end.send(None)
+        """Run the largest batch, end the processes, and return their peak memory in MiB."""
+        self._run(("run", 0, 0.0))
+        for pipe in self._pipes:
+            pipe.send(None)
+        peak_mib: float = sum(pipe.recv() for pipe in self._pipes)
+        for process in self._processes:
             process.join()
-        return peak
+        return peak_mib
 
-    def _ask(self, task: tuple[str, int, float]) -> list[Work]:
-        for end in self._ends:
-            end.send(task)
-        return [end.recv() for end in self._ends]
+    def _run(self, task: tuple[str, int, float]) -> list[Work]:
+        """Do a task (its name, batch size, seconds) in every process at once."""
+        for pipe in self._pipes:
+            pipe.send(task)
+        return [pipe.recv() for pipe in self._pipes]
 
 
-def _worker(way: Way, folder: Path, precision: contract.Precision, end: Connection) -> None:
+def _worker(configuration: Configuration, folder: Path, precision: contract.Precision, pipe: Connection) -> None:
+    """Do the tasks from a pipe until None arrives; then send the peak memory in MiB."""
     manifest = contract.read(folder)
-    chosen = options(way.threads, spinning=way.spinning, arena=way.arena)
+    session_options = options(configuration.threads, spinning=configuration.spinning, arena=configuration.arena)
     graph = folder / manifest.graph(precision)
-    session = ort.InferenceSession(graph, chosen, providers=["CPUExecutionProvider"])
-    while (task := end.recv()) is not None:
-        end.send(_do(session, manifest, way, *task))
+    session = ort.InferenceSession(graph, session_options, providers=["CPUExecutionProvider"])
+    while (task := pipe.recv()) is not None:
+        pipe.send(_do(session, manifest, configuration.callers, *task))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _do(session: ort.InferenceSession, manifest: Manifest, way: Way, what: str, size: int, seconds: float) -> Work:
-    if what == "peak":
-        return Work(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.0)
-    name = session.get_inputs()[0].name
-    feed = {name: batches.example(manifest, size or manifest.max_batch)}
-    began_s, processor_s = time.perf_counter(), time.process_time()
+def _do(session: ort.InferenceSession, manifest: Manifest, callers: int, task: str, size: int, seconds: float) -> Work:
+    """Do one task; batch size 0 stands for the largest batch."""
+    feed = {session.get_inputs()[0].name: batches.example(manifest, size or manifest.max_batch)}
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
     runs = 0
-    if what == "idle":
+    if task == "idle":
         time.sleep(seconds)
-    elif what == "paced":
-        runs, pause_s = _PACED
+    elif task == "paced":
+        runs = _PACED_RUNS
         for _ in range(runs):
             session.run(None, feed)
-            time.sleep(pause_s)
+            time.sleep(_PACED_PAUSE_S)
     else:
-        runs = _run_for(session, feed, way.callers, seconds)
-    return Work(runs * size, time.process_time() - processor_s, time.perf_counter() - began_s)
+        runs = _run_for(session, feed, callers, seconds)
+    return Work(runs * size, time.process_time() - cpu_s, time.perf_counter() - wall_s)
 
 
 def _run_for(session: ort.InferenceSession, feed: dict[str, batches.Batch], callers: int, seconds: float) -> int:
-    """How often so many callers run a batch between them until the time is over; once each at least."""
+    """Run a batch from several threads until the time is over, at least once in each; returns the number of runs."""
     runs = [0] * callers
-    until = time.perf_counter() + seconds
+    deadline = time.perf_counter() + seconds
 
     def call(caller: int) -> None:
-        while not runs[caller] or time.perf_counter() < until:
+        while not runs[caller] or time.perf_counter() < deadline:
             session.run(None, feed)
             runs[caller] += 1
 
@@ -195,11 +190,10 @@ def _run_for(session: ort.InferenceSession, feed: dict[str, batches.Batch], call
     return sum(runs)
 
 
-def _table(found: dict[str, dict[str, float]]) -> str:
-    columns = list(next(iter(found.values())))
-    head = f"| way | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}"
-    rows = [f"| {name} | {' | '.join(f'{row[column]:,.4g}' for column in columns)} |" for name, row in found.items()]
-    return "\n".join([head, *rows])
+def _table(figures: dict[str, dict[str, float]]) -> str:
+    columns = list(next(iter(figures.values())))
+    cells = [(name, *(f"{row[column]:,.4g}" for column in columns)) for name, row in figures.items()]
+    return "\n".join(markdown_table(("configuration", *columns), cells))
 
 
 if __name__ == "__main__":

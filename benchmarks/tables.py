@@ -1,118 +1,112 @@
-"""The figures as text: a Markdown table a workload, each row beside Convoke's, and what the service must show."""
+"""The figures as text: a Markdown table for each workload, with ratios to Convoke, and Convoke's targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from benchmarks import bars
-from benchmarks.contender import OURS
-from benchmarks.results import CEILING, Record, Row, best_ceiling, number
-from benchmarks.workloads import CLOSED
+from benchmarks import targets
+from benchmarks.contender import CONVOKE
+from benchmarks.results import CEILING, Record, Row, best_ceiling, markdown_table, number
+from benchmarks.workloads import CLOSED, OVERLOADS
 
-QUIET = 0.9
-"""A machine whose slowest moment was below this share of its fastest was not quiet."""
+_QUIET = 0.9
+"""The machine was quiet if its slowest moment reached this share of its fastest."""
 
 
 def report(record: Record) -> str:
-    """All tables, and where Convoke stands against what it must show."""
+    """All tables, Convoke's targets, and the contenders that failed."""
     about, rows = record.about, record.rows
     lines = [
-        f"{about['cpu']}, {about['processors']} processors, Python {about['python']}. {about['seconds']} s a workload,",
-        f"{about['threads']} thread(s) a run of ONNX Runtime, {about['precision']}, one server or replica each.",
+        f"{about['cpu']}, {about['processors']} processors, Python {about['python']}.",
+        f"{about['seconds']} s for each workload, one server or replica for each contender.",
+        f"ONNX Runtime: {about['precision']}, {about['threads']} thread(s) for each run.",
         *_disturbance(about.get("loops_per_s", {})),
         "",
     ]
     for workload in CLOSED:
         if any(row.workload == workload.key for row in rows):
             lines += [f"**{workload.title}**", "", *table(rows, workload.key, workload.family), ""]
-    lines += other_tables(rows)
-    if any(row.contender == OURS for row in rows):
-        lines += bars.lines(rows)
+    for key, (title, _) in OVERLOADS.items():
+        if overloads := [row for row in rows if row.workload == key]:
+            lines += [f"**{title}**", "", *_overload_table(overloads), ""]
+    if any(row.workload in {"start", "idle"} for row in rows):
+        lines += ["**Start and idle**", "", *_rest_table(rows), ""]
+    if any(row.contender == CONVOKE for row in rows):
+        lines += targets.table(rows)
     return "\n".join([*lines, *(f"Not measured: {reason}" for reason in record.failures.values())])
 
 
-def _disturbance(loops_per_s: dict[str, float]) -> list[str]:
-    """A warning where one and the same loop ran at differing speeds before the contenders."""
+def _disturbance(loops_per_s: Mapping[str, float]) -> list[str]:
+    """A warning if the same loop ran at different speeds before the contenders."""
     if not loops_per_s:
         return []
     slow, fast = min(loops_per_s, key=loops_per_s.__getitem__), max(loops_per_s, key=loops_per_s.__getitem__)
     share = loops_per_s[slow] / loops_per_s[fast]
-    if share >= QUIET:
+    if share >= _QUIET:
         return []
-    return [f"**The machine was not quiet**: before {slow} a loop ran at {share:.0%} of its speed before {fast}."]
+    return [f"**The machine was not quiet**: before {slow}, a loop ran at {share:.0%} of its speed before {fast}."]
 
 
 def table(rows: Sequence[Row], workload: str, family: str) -> list[str]:
-    """Lines of a table in Markdown: every contender under one workload, and how Convoke compares.
+    """Lines of a Markdown table: every contender under one workload.
 
-    The ratio is Convoke's requests per second over the contender's, each form beside the same form of ours where there
-    is one, else beside our first.
+    The last column is Convoke's items per second divided by the contender's. A row is compared with Convoke's row in
+    the same request format, or with Convoke's first row if Convoke has no row in that format.
     """
-    ours = {row.form: row for row in rows if row.contender == OURS and row.workload == workload}
-    shown = [row for row in rows if row.workload == workload]
+    ours = {row.form: row for row in rows if row.contender == CONVOKE and row.workload == workload}
+    measured = [row for row in rows if row.workload == workload]
     ceiling = best_ceiling(rows, family)
-    lines = [
-        "| | form | requests/s | items/s | p50 ms | p99 ms | errors | MiB | processor s / 1,000 items | Convoke is |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
-    for row in [*shown, *([ceiling] if ceiling else [])]:
-        same = ours.get(row.form) or next(iter(ours.values()), None)
-        cells = [
+    header = (
+        "server", "request format", "requests/s", "items/s", "p50 ms", "p99 ms", "errors", "memory MiB",
+        "CPU s / 1,000 items", "Convoke's speed",
+    )  # fmt: skip
+    cells = [
+        (
             row.name, row.form, number(row.requests_per_s), number(row.items_per_s), number(row.p50_ms),
             number(row.p99_ms), f"{row.errors:,}", f"{row.memory_mib:,.0f}" if row.memory_mib else "",
-            number(row.cpu_s_per_1000) if row.cpu_s_per_1000 else "", ratio(same, row),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            number(row.cpu_s_per_1000) if row.cpu_s_per_1000 else "",
+            _ratio(ours.get(row.form) or next(iter(ours.values()), None), row),
+        )
+        for row in [*measured, *([ceiling] if ceiling else [])]
+    ]  # fmt: skip
+    return markdown_table(header, cells, text_columns=2)
 
 
-def ratio(ours: Row | None, theirs: Row) -> str:
-    """How many times as many items a second ours has."""
+def _ratio(ours: Row | None, theirs: Row) -> str:
     if ours is None or not theirs.items_per_s:
         return "-"
     return f"{ours.items_per_s / theirs.items_per_s:.2f}x"
 
 
-def other_tables(rows: Sequence[Row]) -> list[str]:
-    """Lines of the tables of overloads, idleness and starts."""
-    lines: list[str] = []
-    for key, title in (("overload-digits", "digits"), ("overload-photo", "photos")):
-        shown = [row for row in rows if row.workload == key]
-        if shown:
-            lines += [f"**Overload: {title} at twice the capacity, open loop**", "", *_overload_table(shown), ""]
-    shown = [row for row in rows if row.workload in {"start", "idle"}]
-    if shown:
-        lines += ["**Start and rest**", "", *_rest_table(rows), ""]
-    return lines
-
-
 def _overload_table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| | sent/s | accepted | p50 ms | p99 ms | 429 | with Retry-After | 429's p99 ms | other | lost | MiB |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
-    for row in rows:
-        more = row.more
-        cells = [
-            number(more["rate"]),
-            *(f"{more[name]:,.0f}" for name in ("accepted", "accepted_p50_ms", "accepted_p99_ms")),
-        ]
-        cells += [
-            f"{more[name]:,.0f}" for name in ("refused", "refused_with_retry_after", "refused_p99_ms", "other", "lost")
-        ]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {row.memory_mib:,.0f} |")
-    return lines
+    columns = {
+        "accepted": "accepted",
+        "p50 ms": "accepted_p50_ms",
+        "p99 ms": "accepted_p99_ms",
+        "429s": "refused",
+        "with Retry-After": "refused_with_retry_after",
+        "p99 ms of 429s": "refused_p99_ms",
+        "other errors": "other",
+        "lost": "lost",
+    }
+    cells = [
+        (row.name, number(row.more["rate"]), *(f"{row.more[name]:,.0f}" for name in columns.values()),
+         f"{row.memory_mib:,.0f}")
+        for row in rows
+    ]  # fmt: skip
+    return markdown_table(["server", "sent/s", *columns, "memory MiB"], cells)
 
 
 def _rest_table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| | start to ready, s | processor s of it | peak MiB, all processes | the largest | idle, % of a processor |",
-        "| --- | --: | --: | --: | --: | --: |",
-    ]
+    header = (
+        "server", "start to ready, s", "CPU s until ready", "peak MiB, all processes", "peak MiB, largest process",
+        "idle, % of a processor",
+    )  # fmt: skip
+    cells = []
     for name in dict.fromkeys(row.name for row in rows if row.contender != CEILING):
-        mine = {row.workload: row for row in rows if row.name == name}
-        peak = max(row.memory_mib for row in mine.values())
-        largest = max(row.largest_mib for row in mine.values())
-        start = number(mine["start"].more["seconds"]) if "start" in mine else ""
-        spent = number(mine["start"].cpu_s) if "start" in mine else ""
-        idle = number(mine["idle"].more["percent"]) if "idle" in mine else ""
-        lines.append(f"| {name} | {start} | {spent} | {peak:,.0f} | {largest:,.0f} | {idle} |")
-    return lines
+        own = {row.workload: row for row in rows if row.name == name}
+        peak = max(row.memory_mib for row in own.values())
+        largest = max(row.largest_mib for row in own.values())
+        start = number(own["start"].more["seconds"]) if "start" in own else ""
+        cpu = number(own["start"].cpu_s) if "start" in own else ""
+        idle = number(own["idle"].more["percent"]) if "idle" in own else ""
+        cells.append((name, start, cpu, f"{peak:,.0f}", f"{largest:,.0f}", idle))
+    return markdown_table(header, cells)

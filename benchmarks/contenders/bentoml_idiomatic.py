@@ -1,34 +1,34 @@
-"""BentoML as its documentation teaches it: batchable APIs of pictures and texts, and defaults everywhere else."""
+"""BentoML as its documentation teaches it: batchable APIs of images and texts, with the default settings."""
 
 import bentoml
 from PIL import Image
 
-from benchmarks.contenders import work
+from benchmarks.contenders import inference
 
 
 @bentoml.service
 class Idiomatic:
-    """Every model behind an API of its own, in BentoML's adaptive batches."""
+    """Each model has its own API, with BentoML's adaptive batching."""
 
     def __init__(self) -> None:
-        self._models = work.load()
+        self._models = inference.load_models()
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def digits(self, images: list[Image.Image]) -> list[str]:
-        """The digit on each picture."""
-        return self._pictures("digits", images)
+        """The digit on each image."""
+        return self._predict("digits", images)
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def photos(self, images: list[Image.Image]) -> list[str]:
-        """What each photo shows."""
-        return self._pictures("photos", images)
+        """The label of each photo."""
+        return self._predict("photos", images)
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def reviews(self, texts: list[str]) -> list[str]:
-        """What each text says."""
+        """The label of each text."""
         model = self._models["reviews"]
-        return model.label([model.text(text) for text in texts])
+        return model.predict([model.tokenize(text) for text in texts])
 
-    def _pictures(self, kind: str, images: list[Image.Image]) -> list[str]:
+    def _predict(self, kind: str, images: list[Image.Image]) -> list[str]:
         model = self._models[kind]
-        return model.label([model.picture(image) for image in images])
+        return model.predict([model.pixels(image) for image in images])

@@ -1,7 +1,7 @@
-"""MLServer as its documentation teaches it: a custom runtime a model, adaptive batching on.
+"""MLServer as its documentation teaches it: a custom runtime for each model, adaptive batching on.
 
-Pictures come as BYTES in base64, texts as BYTES, many digits as a UINT8 tensor: MLServer reads the Open Inference
-Protocol over HTTP in JSON alone. `python -m ... PORT FOLDER` writes the settings and becomes
+Images are sent as BYTES in base64, texts as BYTES, many digits as a UINT8 tensor, all in JSON: over HTTP, MLServer
+supports the Open Inference Protocol only in JSON. `python -m ... PORT FOLDER` writes the settings and then runs
 `mlserver start FOLDER`.
 """
 
@@ -16,31 +16,31 @@ from mlserver import MLModel
 from mlserver.codecs import Base64Codec, NumpyCodec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.contenders import work
+from benchmarks.contenders import inference
 
 
 class Classifier(MLModel):  # type: ignore[misc]
     """One model, named by its kind."""
 
     async def load(self) -> bool:
-        """Load the graph, in the process that runs it."""
-        self._model = work.load()[self.name]
+        """Load the model in the process that runs it."""
+        self._model = inference.load_models()[self.name]
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Label all items of a batch."""
-        described = payload.inputs[0]
-        if described.datatype == "UINT8":
-            labels = self._model.run(NumpyCodec.decode_input(described).astype(np.uint8))
-        elif described.name == "text":
-            labels = self._model.label([self._model.text(text) for text in StringCodec.decode_input(described)])
+        """Predict the labels of a batch."""
+        tensor = payload.inputs[0]
+        if tensor.datatype == "UINT8":
+            labels = self._model.run(NumpyCodec.decode_input(tensor).astype(np.uint8))
+        elif tensor.name == "text":
+            labels = self._model.predict([self._model.tokenize(text) for text in StringCodec.decode_input(tensor)])
         else:
-            labels = self._model.label([self._model.decode(data) for data in Base64Codec.decode_input(described)])
+            labels = self._model.classify(Base64Codec.decode_input(tensor))
         return InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("label", labels)])
 
 
 def main() -> None:
-    """Write the settings as its documentation has them, and become MLServer."""
+    """Write MLServer's settings and replace this process by MLServer."""
     port, folder = sys.argv[1], Path(sys.argv[2])
     settings = {
         "debug": False,

@@ -1,6 +1,6 @@
-"""Ray Serve as its documentation teaches it: one deployment of one replica, `@serve.batch` in front of each model.
+"""Ray Serve as its documentation teaches it: a deployment with one replica, `@serve.batch` for each model.
 
-The items are raw bodies. `python -m ... PORT` starts Ray on this machine alone and serves until it is stopped.
+Items are raw bodies. `python -m ... PORT` starts a local Ray and serves until SIGTERM.
 """
 
 import signal
@@ -11,43 +11,39 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.contenders import work
+from benchmarks.contenders import inference
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class Classifier:
-    """All models in one replica; a batch a kind."""
+    """All models in one replica, each with its own batches."""
 
     def __init__(self) -> None:
-        self._models = work.load()
+        self._models = inference.load_models()
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.001)  # type: ignore[untyped-decorator]
     async def digits(self, items: list[bytes]) -> list[str]:
-        """The digit on each picture."""
-        return self._label("digits", items)
+        """The digit on each image."""
+        return self._models["digits"].classify(items)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.001)  # type: ignore[untyped-decorator]
     async def photos(self, items: list[bytes]) -> list[str]:
-        """What each photo shows."""
-        return self._label("photos", items)
+        """The label of each photo."""
+        return self._models["photos"].classify(items)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.001)  # type: ignore[untyped-decorator]
     async def reviews(self, items: list[bytes]) -> list[str]:
-        """What each text says."""
-        return self._label("reviews", items)
+        """The label of each text."""
+        return self._models["reviews"].classify(items)
 
     async def __call__(self, request: Request) -> dict[str, str] | dict[str, list[str]]:
-        """Answer a request at /digits, /photos, /reviews, or of many digits at /tensor."""
+        """Classify one item at /digits, /photos or /reviews, or many digits at /tensor."""
         kind, body = request.url.path[1:], await request.body()
         if kind == "tensor":
             model = self._models["digits"]
             return {"labels": model.run(model.tensor(body))}
         batched = {"digits": self.digits, "photos": self.photos, "reviews": self.reviews}
         return {"label": await batched[kind](body)}
-
-    def _label(self, kind: str, items: list[bytes]) -> list[str]:
-        model = self._models[kind]
-        return model.label([model.decode(item) for item in items])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Starlette and ONNX Runtime, nothing between: one run a request, raw bodies.
+"""Starlette and ONNX Runtime without anything between: one run for each request, raw bodies.
 
-A digit is decoded and run on the event loop, which is fastest for digits; all else in threads, so that the loop stays
-free and every processor is used.
+A digit is decoded and run on the event loop, which is fastest for digits. Other items run in threads, so that the event
+loop stays free and every processor is used.
 """
 
 from starlette.applications import Starlette
@@ -10,21 +10,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from benchmarks.contenders import work
+from benchmarks.contenders import inference
 
 
 def create() -> Starlette:
     """The application, with its models loaded."""
-    models = work.load()
-
-    def label(kind: str, encoded: bytes) -> str:
-        model = models[kind]
-        return model.label([model.decode(encoded)])[0]
+    models = inference.load_models()
 
     async def raw(request: Request) -> JSONResponse:
         kind, body = request.path_params["kind"], await request.body()
-        found = label(kind, body) if kind == "digits" else await run_in_threadpool(label, kind, body)
-        return JSONResponse({"label": found})
+        classify = models[kind].classify
+        (label,) = classify([body]) if kind == "digits" else await run_in_threadpool(classify, [body])
+        return JSONResponse({"label": label})
 
     async def tensor(request: Request) -> JSONResponse:
         body, model = await request.body(), models["digits"]

@@ -1,4 +1,4 @@
-"""What contenders are sent and what is read from their answers, without the contenders' own packages."""
+"""The requests to contenders, and the labels read from their responses, without the contenders' own packages."""
 
 import asyncio
 import io
@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import items, workloads
-from benchmarks.contender import CONTENDERS, OURS, Answer, Contender, Form, Request, content_type
-from benchmarks.contenders import starlette_bare, work
+from benchmarks.contender import CONTENDERS, CONVOKE, Contender, Form, Request, Response, content_type
+from benchmarks.contenders import inference, starlette_bare
 from benchmarks.items import Kind, Model, Runtime
-from benchmarks.workloads import CLOSED, MANY, Exam
+from benchmarks.workloads import CLOSED, MANY, ItemSet
 from tests import reviews
 from tests.serving import ROOT, application
 
@@ -32,101 +32,95 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
     for name in ("digits", "cats-vs-dogs"):
         shutil.copytree(ROOT / "models" / name, root / name)
     reviews.publish(root)
-    return workloads.find(root)
+    return workloads.find_models(root)
 
 
 @pytest.fixture(scope="module")
-def exam(folders: dict[Kind, Path]) -> Exam:
-    """All items, and the model's own labels."""
-    return Exam({kind: Model.load(kind, folder, Runtime()) for kind, folder in folders.items()})
+def item_set(folders: dict[Kind, Path]) -> ItemSet:
+    """All generated items, with the models of the folders."""
+    return ItemSet({kind: Model.load(kind, folder, Runtime()) for kind, folder in folders.items()})
 
 
-def ask(app: Any, request: Request) -> Answer:
-    """An ASGI application's answer."""
+def send(app: Any, request: Request) -> Response:
+    """An ASGI application's response."""
 
-    async def send() -> httpx.Response:
+    async def post() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
-            headers = {"Content-Type": request.kind, **dict(request.headers)}
+            headers = {"Content-Type": request.content_type, **dict(request.headers)}
             return await session.post(request.path, content=request.body, headers=headers)
 
-    response = asyncio.run(send())
-    return Answer(
-        response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
-    )
+    response = asyncio.run(post())
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(response.status_code, headers, response.content)
 
 
 def by_key(key: str) -> Contender:
-    """A contender."""
-    return next(one for one in CONTENDERS if one.key == key)
+    return next(contender for contender in CONTENDERS if contender.key == key)
 
 
-def check(app: Any, form: Form, exam: Exam) -> None:
-    """Every item, and many at once, in this form, get the model's own labels."""
-    for name, encoded in exam.encoded.items():
-        kind: Kind = "photos" if name == "large" else name  # type: ignore[assignment]
-        for request, item in zip(exam.requests(form, name), encoded, strict=True):
-            answer = ask(app, request)
-            assert answer.status == 200
-            assert form.labels(answer) == [exam.models[kind].label(item)]
-    for batch in exam.batches if form.many else ():
-        assert form.many
-        labels = form.labels(ask(app, form.many("digits", batch)))
-        assert labels == [exam.models["digits"].label(item) for item in batch.encoded]
+def check(app: Any, form: Form, item_set: ItemSet) -> None:
+    """In this format, every item and every batch gets the model's own labels."""
+    for name, encoded in item_set.encoded.items():
+        for request, item in zip(item_set.requests(form, name), encoded, strict=True):
+            response = send(app, request)
+            assert response.status == 200
+            assert form.labels(response) == [item_set.model(name).label(item)]
+    for request, batch in zip(item_set.batch_requests(form) or (), item_set.batches, strict=True):
+        labels = form.labels(send(app, request))
+        assert labels == [item_set.models["digits"].label(item) for item in batch.encoded]
         assert len(labels) == MANY
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", by_key(OURS).forms, ids=lambda form: form.name)
-def test_our_forms_are_the_service_s(form: Form, exam: Exam, folders: dict[Kind, Path]) -> None:
-    """The service answers each form, binary tensors among them, and the labels are read from its answers."""
-    check(application(models=folders["reviews"].parents[1]), form, exam)
+@pytest.mark.parametrize("form", by_key(CONVOKE).forms, ids=lambda form: form.name)
+def test_the_service_takes_our_formats(form: Form, item_set: ItemSet, folders: dict[Kind, Path]) -> None:
+    """The service accepts each format, including binary tensors, and labels are read from its responses."""
+    check(application(models=folders["reviews"].parents[1]), form, item_set)
 
 
 @pytest.mark.slow
-def test_bare_starlette_gives_the_service_s_labels(
-    exam: Exam, folders: dict[Kind, Path], monkeypatch: pytest.MonkeyPatch
+def test_bare_starlette_gives_the_labels_of_the_service(
+    item_set: ItemSet, folders: dict[Kind, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What peers do with an item, decoding in full, ends in the labels of the service, which drafts large JPEGs."""
+    """Peers decode images in full and get the labels of the service, which decodes large JPEGs at a smaller scale."""
     monkeypatch.setenv("BENCH_THREADS", "1")
     monkeypatch.setenv("BENCH_PRECISION", "float32")
     monkeypatch.setenv("BENCH_MODELS", json.dumps({kind: str(folder) for kind, folder in folders.items()}))
-    check(starlette_bare.create(), by_key("starlette").forms[0], exam)
+    check(starlette_bare.create(), by_key("starlette").forms[0], item_set)
 
 
 @pytest.mark.parametrize(("contender", "form"), FORMS, ids=NAMES)
-def test_requests_are_http(contender: Contender, form: Form, exam: Exam) -> None:
-    """Every request is one whole POST with the body that its length says, to the path that it is meant for."""
-    made = [request for name in exam.encoded for request in exam.requests(form, name)[:2]]
-    if form.many:
-        made.append(form.many("digits", exam.batches[0]))
-    for request in made:
-        parsed = parse(request.wire(8080))
-        assert parsed == (b"POST", request.path.encode(), request.body, request.kind.encode()), contender.name
+def test_requests_are_http(contender: Contender, form: Form, item_set: ItemSet) -> None:
+    """Every encoded request is one complete POST with its path, body and Content-Type."""
+    requests = [request for name in item_set.encoded for request in item_set.requests(form, name)[:2]]
+    for request in [*requests, *(item_set.batch_requests(form) or [])[:1]]:
+        parsed = parse(request.encode(8080))
+        assert parsed == (b"POST", request.path.encode(), request.body, request.content_type.encode()), contender.name
 
 
-def parse(wire: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Method, path, body and Content-Type of one request, by httptools."""
+def parse(encoded: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Method, path, body and Content-Type of one request, parsed by httptools."""
 
-    class Seen:
-        url, body, kind, ends = b"", b"", b"", 0
+    class Events:
+        url, body, content_type, completed = b"", b"", b"", 0
 
         def on_url(self, url: bytes) -> None:
             self.url += url
 
         def on_header(self, name: bytes, value: bytes) -> None:
-            self.kind = value if name == b"Content-Type" else self.kind
+            self.content_type = value if name == b"Content-Type" else self.content_type
 
         def on_body(self, body: bytes) -> None:
             self.body += body
 
         def on_message_complete(self) -> None:
-            self.ends += 1
+            self.completed += 1
 
-    seen = Seen()
-    parser = httptools.HttpRequestParser(seen)
-    parser.feed_data(wire)
-    assert seen.ends == 1
-    return parser.get_method(), seen.url, seen.body, seen.kind
+    events = Events()
+    parser = httptools.HttpRequestParser(events)
+    parser.feed_data(encoded)
+    assert events.completed == 1
+    return parser.get_method(), events.url, events.body, events.content_type
 
 
 @pytest.mark.parametrize(
@@ -138,55 +132,57 @@ def parse(wire: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         ("mlserver", b'{"outputs":[{"name":"label","datatype":"BYTES","shape":[1,1],"data":["7"]}]}'),
     ],
 )
-def test_labels_are_read_from_answers(key: str, body: bytes) -> None:
-    """Each contender's answer, of the form that it was seen to have, gives its labels."""
-    assert by_key(key).forms[0].labels(Answer(200, {}, body)) == ["7"]
+def test_labels_are_read_from_responses(key: str, body: bytes) -> None:
+    """Recorded responses of each contender give their labels."""
+    assert by_key(key).forms[0].labels(Response(200, {}, body)) == ["7"]
 
 
-def test_items_are_the_same_every_time(exam: Exam) -> None:
-    """Generated pictures and texts do not change from run to run, and differ among themselves."""
-    makers: list[Callable[[], list[bytes]]] = [
+def test_items_are_the_same_every_time(item_set: ItemSet) -> None:
+    """Generated images and texts do not change from run to run, and all differ."""
+    generators: list[Callable[[], list[bytes]]] = [
         lambda: items.digits(12),
         lambda: items.photos(4, items.SMALL),
         lambda: items.reviews(8),
     ]
-    for make in makers:
-        made = make()
-        assert made == make()
-        assert len(set(made)) == len(made)
-    assert {content_type(encoded[0]) for encoded in exam.encoded.values()} == {"image/png", "image/jpeg", "text/plain"}
+    for generate in generators:
+        generated = generate()
+        assert generated == generate()
+        assert len(set(generated)) == len(generated)
+    types = {content_type(encoded[0]) for encoded in item_set.encoded.values()}
+    assert types == {"image/png", "image/jpeg", "text/plain"}
 
 
-def test_what_is_asked_is_what_the_title_says(exam: Exam) -> None:
-    """Photos have the size of their title, tensors the number of digits, and a mix asks its kinds by turns."""
-    sizes = {name: {image_size(item) for item in exam.encoded[name]} for name in ("digits", "photos", "large")}
+def test_items_match_the_titles_of_the_workloads(item_set: ItemSet) -> None:
+    """Photos have the size in the title, batches the number of digits, and a mix sends its kinds in turn."""
+    sizes = {name: {image_size(item) for item in item_set.encoded[name]} for name in ("digits", "photos", "large")}
     assert sizes == {"digits": {(28, 28)}, "photos": {(500, 375)}, "large": {(4000, 3000)}}
-    assert all(batch.tensor.shape == (MANY, 28, 28, 1) for batch in exam.batches)
-    mix = next(one for one in CLOSED if one.key == "mix-16").requests(exam, by_key("starlette").forms[0])
-    assert mix
-    assert [request.path for request in mix[:6]] == ["/raw/digits", "/raw/reviews", "/raw/photos"] * 2
+    assert all(batch.tensor.shape == (MANY, 28, 28, 1) for batch in item_set.batches)
+    mix = next(workload for workload in CLOSED if workload.key == "mix-16")
+    requests = mix.requests(item_set, by_key("starlette").forms[0])
+    assert requests
+    assert [request.path for request in requests[:6]] == ["/raw/digits", "/raw/reviews", "/raw/photos"] * 2
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
-    """A picture's (width, height)."""
+    """An image's (width, height)."""
     with Image.open(io.BytesIO(encoded)) as image:
         return image.size
 
 
-def test_peers_pad_texts_as_the_graph_wants(folders: dict[Kind, Path]) -> None:
-    """Texts of differing lengths in one batch have the labels that they have alone."""
-    model = work.Model(folders["reviews"], 1)
-    tokens = [model.text(text) for text in ("good good film", "bad", "awful " * 9, "fine")]
-    labels = [model.label([one])[0] for one in tokens]
-    assert model.label(tokens) == labels == ["positive", "negative", "negative", "positive"]
+def test_peers_pad_texts_correctly(folders: dict[Kind, Path]) -> None:
+    """Texts of different lengths get the same labels in one batch as alone."""
+    model = inference.Model(folders["reviews"], 1)
+    texts = [b"good good film", b"bad", b"awful " * 9, b"fine"]
+    labels = [model.classify([text])[0] for text in texts]
+    assert model.classify(texts) == labels == ["positive", "negative", "negative", "positive"]
 
 
-def test_a_precision_is_the_same_file_for_all(exam: Exam) -> None:
-    """Where a version comes in int8, peers and ceiling run its int8, and elsewhere float32; both give its labels."""
+def test_all_contenders_run_the_same_precision(item_set: ItemSet) -> None:
+    """If a version has int8, peers and ceiling run its int8 graph, else float32, and both give the same labels."""
     runtime = Runtime(precision="int8")
     for kind in ("digits", "photos"):
-        folder = exam.models[kind].folder
-        ours, theirs = Model.load(kind, folder, runtime), work.Model(folder, 1, "int8")
+        folder = item_set.models[kind].folder
+        ours, theirs = Model.load(kind, folder, runtime), inference.Model(folder, 1, "int8")
         assert ours.session.precision == ("int8" if "int8" in ours.manifest.precisions else "float32")
-        item = ours.decode(exam.encoded[kind][0])
-        assert theirs.label([item]) == [ours.manifest.labels[int(ours.run([item])[0].argmax())]]
+        pixels = ours.decode(item_set.encoded[kind][0])
+        assert theirs.predict([pixels]) == [ours.manifest.labels[int(ours.run([pixels])[0].argmax())]]

@@ -1,4 +1,4 @@
-"""Starting, asking, metering and stopping a server, tried on tiny ones."""
+"""Starting, requesting, metering and stopping a server, with tiny servers."""
 
 import json
 import sys
@@ -25,18 +25,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if body == b"work":
             sum(range(4_000_000))
-        answer = json.dumps({"label": body.decode(), "models": os.environ["BENCH_MODELS"]}).encode()
+        response = json.dumps({"label": body.decode(), "models": os.environ["BENCH_MODELS"]}).encode()
         self.send_response(503 if body == b"bad" else 200)
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(response)
     def log_message(self, *words): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-FORM = Form("plain", lambda _kind, _name, item: ask(item), None, lambda answer: [json.loads(answer.body)["label"]])
+FORM = Form(
+    "plain", lambda _kind, _name, item: request(item), None, lambda response: [json.loads(response.body)["label"]]
+)
 
 
-def ask(body: bytes) -> Request:
+def request(body: bytes) -> Request:
     """A request with this body."""
     return Request("/", "text/plain", body)
 
@@ -50,59 +52,59 @@ def started(program: str, folder: Path) -> Iterator[Server]:
         yield running
 
 
-def test_a_server_is_asked_and_checked(tmp_path: Path) -> None:
-    """It is ready once it answers, is told where the models are, and a wrong label or status is an error."""
+def test_the_labels_of_a_server_are_checked(tmp_path: Path) -> None:
+    """It is ready once it responds, it gets the models' folders, and a wrong label or status is an error."""
     with started(ECHO, tmp_path) as running:
-        running.await_ready([ask(b"7"), ask(b"8")])
+        running.await_ready([request(b"7"), request(b"8")])
         assert running.start_s > 0
-        answer = running.ask(ask(b"7"))
-        assert json.loads(json.loads(answer.body)["models"]) == {"digits": str(tmp_path / "models/digits/1")}
-        running.check(FORM, ask(b"7"), ["7"])
-        with pytest.raises(BenchmarkError, match="says \\['7'\\], the model offline \\['8'\\]"):
-            running.check(FORM, ask(b"7"), ["8"])
+        response = running.send(request(b"7"))
+        assert json.loads(json.loads(response.body)["models"]) == {"digits": str(tmp_path / "models/digits/1")}
+        running.check(FORM, request(b"7"), ["7"])
+        with pytest.raises(BenchmarkError, match=r"'7'.*'8'"):
+            running.check(FORM, request(b"7"), ["8"])
         with pytest.raises(BenchmarkError, match="status 503"):
-            running.check(FORM, ask(b"bad"), ["bad"])
+            running.check(FORM, request(b"bad"), ["bad"])
 
 
-def test_the_whole_family_is_metered_and_ended(tmp_path: Path) -> None:
-    """Memory is that of all processes and of the largest, work shows in processor seconds, and nobody outlives it."""
+def test_all_processes_are_metered_and_ended(tmp_path: Path) -> None:
+    """Memory is that of all processes and of the largest, work uses CPU seconds, and no process outlives the server."""
     with started(ECHO, tmp_path) as running:
-        running.await_ready([ask(b"7")])
-        with running.metered() as busy:
+        running.await_ready([request(b"7")])
+        with running.meter() as busy:
             for _ in range(5):
-                running.ask(ask(b"work"))
+                running.send(request(b"work"))
         running.settle()
-        with running.metered() as quiet:
+        with running.meter() as quiet:
             pass
-        family = psutil.Process(running._process.pid).children(recursive=True)  # noqa: SLF001
-        assert len(family) == 1
-    assert busy[0].largest_mib > 48
-    assert busy[0].memory_mib > busy[0].largest_mib
-    assert busy[0].cpu_s > 0.05 > quiet[0].cpu_s
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+        children = psutil.Process(running._process.pid).children(recursive=True)  # noqa: SLF001
+        assert len(children) == 1
+    assert busy.usage.largest_mib > 48
+    assert busy.usage.memory_mib > busy.usage.largest_mib
+    assert busy.usage.cpu_s > 0.05 > quiet.usage.cpu_s
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in children)
 
 
-def test_a_server_that_ends_is_told_with_its_log(tmp_path: Path) -> None:
-    """One that ends before it answers is an error with its name, its code and its last words."""
+def test_a_server_that_exits_is_reported_with_its_log(tmp_path: Path) -> None:
+    """A server that exits before it is ready is an error with its name, exit code and last lines of its log."""
     with (
-        pytest.raises(BenchmarkError, match=r"(?s)Tiny: the server ended with code 3.*no such graph"),
+        pytest.raises(BenchmarkError, match=r"(?s)Tiny: .*code 3.*no such graph"),
         started("import sys; print('no such graph'); sys.exit(3)", tmp_path) as running,
     ):
-        running.await_ready([ask(b"7")])
+        running.await_ready([request(b"7")])
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is not ready at the deadline is an error that says what it answered."""
+def test_a_server_that_is_never_ready_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not ready at the deadline is an error with the reason."""
     monkeypatch.setattr(server, "START_DEADLINE_S", 0.0)
-    with pytest.raises(BenchmarkError, match="not ready within 0 s"), started(ECHO, tmp_path) as running:
-        running.await_ready([ask(b"bad")])
+    with pytest.raises(BenchmarkError, match="within 0 s"), started(ECHO, tmp_path) as running:
+        running.await_ready([request(b"bad")])
 
 
 def test_the_ceiling_counts_all_threads() -> None:
-    """Every turn of every thread is counted once, and an error in one is raised."""
-    turns: list[int] = []
-    found = measure(turns.append, 2, 0.05)
-    assert found.good == len(turns)
-    assert {turn % 2 for turn in turns} == {0, 1}
+    """Every step of every thread is counted once, and an error in a thread is raised."""
+    steps: list[int] = []
+    result = measure(steps.append, 2, 0.05)
+    assert result.succeeded == len(steps)
+    assert {step % 2 for step in steps} == {0, 1}
     with pytest.raises(ZeroDivisionError):
-        measure(lambda _turn: 1 // 0, 2, 0.05)  # type: ignore[arg-type]
+        measure(lambda _step: 1 // 0, 2, 0.05)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""What each peer does with an item, as its user would write it: Pillow in full, the tokenizer, ONNX Runtime.
+"""What each peer does with an item, as its user would write it: decode with Pillow or the tokenizer, run ONNX Runtime.
 
-Nothing of Convoke is used but the published files: graph, tokenizer and the few facts of the manifest.
+Of Convoke it uses only the published files: graph, tokenizer and manifest.
 """
 
 import io
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class Model:
-    """A published version: decodes what it takes, and labels batches of it."""
+    """A published version: decodes items and predicts labels."""
 
     def __init__(self, folder: Path, threads: int, precision: str = "float32") -> None:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -36,8 +36,14 @@ class Model:
         if self._spec["kind"] == "text":
             self._tokenizer = Tokenizer.from_file(str(folder / self._spec["tokenizer"]))
 
-    def picture(self, image: Image.Image) -> Array:
-        """A picture -> what the graph takes, uint8 (H, W, C)."""
+    def decode(self, encoded: bytes) -> Array:
+        """An encoded image or text -> uint8 (H, W, C) or int64 (L)."""
+        if self._spec["kind"] == "text":
+            return self.tokenize(encoded.decode())
+        return self.pixels(Image.open(io.BytesIO(encoded)))
+
+    def pixels(self, image: Image.Image) -> Array:
+        """An image -> uint8 (H, W, C)."""
         mode, size = self._spec["mode"], (self._spec["width"], self._spec["height"])
         image = image.convert(mode)
         if image.size != size:
@@ -45,24 +51,22 @@ class Model:
         pixels = np.asarray(image, np.uint8)
         return pixels[..., None] if mode == "L" else pixels  # (H, W) -> (H, W, 1)
 
-    def decode(self, encoded: bytes) -> Array:
-        """The bytes of a picture or of a text -> what the graph takes, uint8 (H, W, C) or int64 (L)."""
-        if self._spec["kind"] == "text":
-            return self.text(encoded.decode())
-        return self.picture(Image.open(io.BytesIO(encoded)))
-
-    def text(self, text: str) -> Array:
+    def tokenize(self, text: str) -> Array:
         """A text -> token ids, int64 (L)."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self._spec["length"]]
         return np.array(ids, np.int64)
 
     def tensor(self, raw: bytes) -> Array:
-        """The bytes of many pictures at the graph's size -> uint8 (N, H, W, C)."""
+        """The raw pixels of many images of the graph's size -> uint8 (N, H, W, C)."""
         channels = 1 if self._spec["mode"] == "L" else 3
         return np.frombuffer(raw, np.uint8).reshape(-1, self._spec["height"], self._spec["width"], channels)
 
-    def label(self, items: Sequence[Array]) -> list[str]:
-        """A label an item, in one run: pictures are stacked, texts padded with id 0 to the longest."""
+    def classify(self, items: Sequence[bytes]) -> list[str]:
+        """The label of each encoded item, in one run."""
+        return self.predict([self.decode(item) for item in items])
+
+    def predict(self, items: Sequence[Array]) -> list[str]:
+        """The label of each decoded item, in one run: images are stacked, texts padded with id 0 to the longest."""
         if self._spec["kind"] == "image":
             return self.run(np.stack(items))  # N x (H, W, C) -> (N, H, W, C)
         batch = np.zeros((len(items), max(map(len, items))), np.int64)  # N x (L) -> (N, longest L)
@@ -71,13 +75,13 @@ class Model:
         return self.run(batch)
 
     def run(self, batch: Array) -> list[str]:
-        """A label a row of a batch, (N, ...)."""
+        """The label of each row of a batch, (N, ...)."""
         probabilities = self._session.run(["probabilities"], {self._input: batch})[0]  # (N, classes)
         return [self.labels[index] for index in probabilities.argmax(axis=1)]
 
 
-def load() -> dict[str, Model]:
-    """The models by kind (`digits`, `photos`, `reviews`); $BENCH_MODELS is a JSON object of kinds and folders."""
+def load_models() -> dict[str, Model]:
+    """The models by kind (`digits`, `photos`, `reviews`); $BENCH_MODELS is a JSON object from kind to folder."""
     threads, precision = int(os.environ["BENCH_THREADS"]), os.environ["BENCH_PRECISION"]
     folders: dict[str, str] = json.loads(os.environ["BENCH_MODELS"])
     return {kind: Model(Path(folder), threads, precision) for kind, folder in folders.items()}
