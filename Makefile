@@ -20,7 +20,7 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check format train train-env bench bench-sessions bench-training build audit sbom lock clean
+.PHONY: help serve test fuzz check docs format train train-env bench bench-sessions bench-training build audit sbom lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,13 +37,17 @@ fuzz: $(ENVS)/dev.ready ## try to break the service: 20,000 broken inputs, then 
 	$(ENVS)/dev/bin/python -m tests.fuzz.openapi
 	$(ENVS)/dev/bin/python -m pytest tests/fuzz --hypothesis-profile=long
 
-check: $(ENVS)/dev.ready ## lint, formatting, types, the walls between the packages, undeclared dependencies
+check: $(ENVS)/dev.ready ## lint, formatting, types, walls between folders, declared dependencies, generated tables
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
 	$(ENVS)/dev/bin/lint-imports
 	$(ENVS)/dev/bin/deptry contract service training
 	$(ENVS)/dev/bin/deptry benchmarks requirements tests --ignore DEP002,DEP004
+	$(ENVS)/dev/bin/python -m tests.docs.generate --check
+
+docs: $(ENVS)/dev.ready ## write the tables of the documentation that come from the code
+	@$(ENVS)/dev/bin/python -m tests.docs.generate
 
 format: $(ENVS)/dev.ready ## mend what the linter and formatter can mend
 	$(ENVS)/dev/bin/ruff check --fix .
