@@ -1,12 +1,12 @@
 """What can be wrong with a model or an input, and the base of all errors that a client may see.
 
 ConvokeError
-├── TooLarge              413  too_large         too many bytes, pixels, characters, items or JSON values
-├── UnsupportedMediaType  415  unsupported_kind  a kind of content that the model or the service does not read
-├── Unreadable            422  unreadable        the right kind of content, but damaged
-├── ProviderError         500  internal          the configured execution provider is not available
-└── ModelRefused          422  model_refused     a version that must not be run: damaged, foreign or of another schema
-    └── ManifestError                            its manifest cannot be read
+├── TooLarge              413  too_large
+├── UnsupportedMediaType  415  unsupported_kind
+├── Unreadable            422  unreadable
+├── ProviderError         500  internal
+└── ModelRefused          422  model_refused
+    └── ManifestError
 
 `service/errors.py` adds those that only a request can have.
 """
@@ -18,7 +18,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class ConvokeError(Exception):
-    """Base of all errors: the class fixes `status` (of HTTP) and `code`, the case the message."""
+    """Base of all errors: the class sets the `status` (of HTTP) and the `code`, the raiser sets the message."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -30,19 +30,19 @@ class ConvokeError(Exception):
 
 
 class TooLarge(ConvokeError):
-    """Too many bytes, pixels, characters, items or JSON values."""
+    """The request has too many bytes, pixels, characters, items or JSON values."""
 
     status, code = 413, "too_large"
 
 
 class UnsupportedMediaType(ConvokeError):
-    """A kind of content that the model or the service does not read."""
+    """The model or the service does not read this kind of content."""
 
     status, code = 415, "unsupported_kind"
 
 
 class Unreadable(ConvokeError):
-    """The right kind of content, but damaged."""
+    """The content is of the right kind, but damaged."""
 
     status, code = 422, "unreadable"
 
@@ -52,10 +52,10 @@ class ProviderError(ConvokeError):
 
 
 class ModelRefused(ConvokeError):
-    """A model version that must not be run."""
+    """The version is damaged, or does not match its manifest, and must not be run."""
 
     status, code = 422, "model_refused"
 
 
 class ManifestError(ModelRefused):
-    """A manifest that is missing, damaged, or of a schema that this release does not read."""
+    """The manifest is missing, damaged, or of a schema that this release does not read."""

@@ -1,7 +1,8 @@
 """From an HTTP request to an ONNX Runtime session and back.
 
-In: requests, and the versions in `models/`. Out: predictions. Read it in a request's order: `app.py`, then the folders
-`server`, `http`, `routes`, `inference`; `telemetry` reports on all of them. It never imports torch or `training`.
+In: requests, and the versions in `models/`. Out: predictions. Read it in the order of a request: `app.py`, then the
+folders `server`, `http`, `routes` and `inference`; `telemetry` reports on all of them. It never imports torch or
+`training`.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m service`: run the service on this machine and say how to try it."""
+"""`python -m service`: run the service on this machine, and print a command to try it."""
 
 import argparse
 import gc
@@ -14,34 +14,34 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Check settings and port, say where the service listens, and run `bentoml serve`, which checks the rest."""
+    """Check settings and port, print the address, and run `bentoml serve`, which checks the rest."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     try:
         settings.from_environment()
-        address = _free_address(arguments.host, arguments.port)
+        address = _free_address(args.host, args.port)
     except (settings.SettingsError, OSError, OverflowError) as error:
         sys.exit(f"convoke cannot start: {error}")
-    shown = f"http://{f'[{address}]' if ':' in address else address}:{arguments.port}"
+    url = f"http://{f'[{address}]' if ':' in address else address}:{args.port}"
     print(
-        f"Convoke listens on {shown} once its models are loaded. Try, in another terminal:\n"
-        f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {shown}/classify/digits\n"
+        f"Convoke listens on {url} once its models are loaded. Try it in another terminal:\n"
+        f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {url}/classify/digits\n"
         "Stop it with Ctrl-C.",
         flush=True,
     )
     os.chdir(_ROOT)
-    sys.argv[1:] = ["serve", "service.app:Convoke", "--host", address, "--port", str(arguments.port)]
-    gc.disable()  # until `announce`: collections are a tenth of the time that BentoML takes to import
+    sys.argv[1:] = ["serve", "service.app:Convoke", "--host", address, "--port", str(args.port)]
+    gc.disable()  # until `announce`: collections take a tenth of the time of importing BentoML
     runpy.run_module("bentoml", run_name="__main__", alter_sys=True)
 
 
 def _free_address(host: str, port: int) -> str:
-    """The IP address of `host`, which is all that BentoML takes, once it is clear that the port can be had.
+    """The IP address of `host`, since BentoML takes no names, after a check that the port is free.
 
     Raises:
-        OSError: the name is not known or the port is taken, in words.
+        OSError: the name is unknown, or the port is in use.
     """
     try:
         family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -50,7 +50,7 @@ def _free_address(host: str, port: int) -> str:
             probe.bind(target)
     except OSError as error:
         raise OSError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another: make serve PORT=3001"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port: make serve PORT=3001"
         ) from error
     return str(target[0])
 

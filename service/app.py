@@ -1,12 +1,12 @@
-"""The BentoML service: hands what BentoML asks to a worker's parts.
+"""The BentoML service, which passes BentoML's calls to a worker.
 
-BentoML imports this module in the server, which starts the workers, and in each worker; `announce` runs in the server,
-which needs none of a worker's parts and does not import them.
+BentoML imports this module in the server, which starts the workers, and in each worker. `announce` runs in the server,
+which does not import the parts of a worker.
 
-BentoML gives processes, configuration, /livez, /readyz and the container; every other path belongs to the worker's ASGI
-application, which is mounted past BentoML's own request handling (ten times the throughput). BentoML's access
-log, tracing and request metrics stay off: they cost a third of the requests per second, and their labels come from
-the caller's path.
+BentoML provides processes, configuration, /livez, /readyz and the container. Every other path belongs to the worker's
+ASGI application, which is mounted past BentoML's own request handling (ten times the throughput). BentoML's access log,
+tracing and request metrics stay off: they cost a third of the requests per second, and the client's path becomes a
+label.
 """
 
 import gc
@@ -37,7 +37,7 @@ def _settings() -> settings.Settings:
 
 
 async def _mounted(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hands a request to the application of the service that BentoML has built in this worker."""
+    """Pass a request to the application of the service that BentoML has built in this worker."""
     await bentoml.get_current_service().asgi(scope, receive, send)
 
 
@@ -50,10 +50,10 @@ async def _mounted(scope: Scope, receive: Receive, send: Send) -> None:
 )
 @bentoml.asgi_app(_mounted, path="/")
 class Convoke:
-    """Batched classification of pictures and texts over HTTP."""
+    """Batched classification of images and texts over HTTP."""
 
     def __init__(self) -> None:
-        from service.server.worker import Worker  # noqa: PLC0415 -- the server is spared half a second
+        from service.server.worker import Worker  # noqa: PLC0415 -- saves the server half a second
 
         self._worker = Worker(_settings(), bentoml.server_context.worker_index or 1)
         self.asgi = self._worker.asgi
@@ -61,7 +61,7 @@ class Convoke:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def announce() -> None:
-        """In the server, before any worker: say what is set, refuse what cannot be had, make the workers' folder."""
+        """In the server, before it starts a worker: log the settings, check them, and make the workers' folder."""
         chosen = _settings()
         log.set_up(chosen.log_format)
         logger.info("settings: %s", settings.described(chosen))
@@ -77,24 +77,24 @@ class Convoke:
             raise BentoMLConfigException(str(error)) from error
         if chosen.workers > 1:
             fleet.make_folder()
-        gc.freeze()  # modules, which the server has no more use for than this
+        gc.freeze()  # imported modules stay for good
         gc.enable()
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def classify_texts(self, model: str, texts: list[str]) -> dict[str, Any]:
-        """Classify texts, for BentoML's own clients; others find POST /classify/{model} faster."""
+        """Classify texts, for BentoML's own clients; POST /classify/{model} is faster."""
         return await self._call(model, "texts", texts)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def classify_images(self, model: str, images: list[str]) -> dict[str, Any]:
-        """Classify pictures in base64, for BentoML's own clients; others find POST /classify/{model} faster."""
+        """Classify images in base64, for BentoML's own clients; POST /classify/{model} is faster."""
         return await self._call(model, "images", images)
 
     async def _call(self, model: str, key: Literal["texts", "images"], items: list[str]) -> dict[str, Any]:
-        """A call of another BentoML service in this process; HTTP reaches the same code by `service/routes/native.py`.
+        """A call from this process; HTTP requests reach the same code through `service/routes/native.py`.
 
         Raises:
-            BentoMLException: the request failed; with the status that the HTTP routes answer.
+            BentoMLException: the call failed; with the status that the HTTP routes answer.
         """
         try:
             return await self._worker.call(model, key, items)
@@ -104,16 +104,16 @@ class Convoke:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Begin to load the models."""
+        """Start to load the models."""
         await self._worker.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """Bring to its end what is under way."""
+        """Finish what is running."""
         await self._worker.stop()
 
     async def __is_ready__(self) -> bool:
-        """What /readyz tells."""
+        """Whether /readyz answers 200."""
         return self._worker.is_ready()
 
 

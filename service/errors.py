@@ -1,35 +1,35 @@
-"""The errors that only a request can have, each with its HTTP status; `contract/errors.py` has the others.
+"""The errors that only a request can have, with their HTTP status and code; `contract/errors.py` has the others.
 
 ConvokeError
-├── InvalidRequest        400  invalid_request       the request does not have the form that the route reads
-├── Unauthorized          401  unauthorized          the route needs an API key, and the request has no valid one
-├── Forbidden             403  forbidden             the key does not open this route, or management is switched off
-├── ModelNotFound         404  model_not_found       no model of that name is served
-├── RouteNotFound         404  not_found             no route has this path
-├── MethodNotAllowed      405  method_not_allowed    the path exists, but not for this method
-├── SlowHeader            408  slow_head             the header of the request did not arrive in time
-├── SlowBody              408  slow_body             the body did not arrive in time
-├── ReadOnly              409  read_only             the models folder cannot be written
-├── Overloaded            429  overloaded            the queue or the memory for bodies is full; carries Retry-After
-├── TooManyConnections    429  too_many_connections  the worker has no free connection; carries Retry-After
-├── HeaderTooLarge        431  head_too_large        the header of the request has too many bytes
-├── ClientGone            499  caller_gone           the client closed its connection; nobody reads this response
-├── InferenceFailed       500  inference_failed      the model itself failed on this item
-├── NotReady              503  not_ready             the models are still being loaded; carries Retry-After
-└── DeadlineExceeded      504  deadline_exceeded     the answer took longer than a request may take
+├── InvalidRequest        400  invalid_request
+├── Unauthorized          401  unauthorized
+├── Forbidden             403  forbidden
+├── ModelNotFound         404  model_not_found
+├── RouteNotFound         404  not_found
+├── MethodNotAllowed      405  method_not_allowed
+├── SlowHeader            408  slow_head
+├── SlowBody              408  slow_body
+├── ReadOnly              409  read_only
+├── Overloaded            429  overloaded
+├── TooManyConnections    429  too_many_connections
+├── HeaderTooLarge        431  head_too_large
+├── ClientGone            499  caller_gone
+├── InferenceFailed       500  inference_failed
+├── NotReady              503  not_ready
+└── DeadlineExceeded      504  deadline_exceeded
 """
 
 from collections.abc import Mapping
 
 from contract.errors import ConvokeError
 
-_RETRY_SOON = {"Retry-After": "1"}
-_CLOSE = {"Connection": "close"}
 _AUTHENTICATE = {"WWW-Authenticate": 'Bearer realm="convoke"'}
+_CLOSE = {"Connection": "close"}
+_RETRY_SOON = {"Retry-After": "1"}
 
 
 def clear_tracebacks(error: BaseException) -> None:
-    """Drop the tracebacks of an error and its causes, once it has been answered.
+    """Drop the tracebacks of an error and of its causes, once it has been answered.
 
     A traceback holds the frames that the error passed; they hold the request's body and, again, the error. Such a
     cycle waits for the garbage collector, which runs rarely (`service/server/worker.py`), and refused bodies would
@@ -42,7 +42,7 @@ def clear_tracebacks(error: BaseException) -> None:
 
 
 class InvalidRequest(ConvokeError):
-    """The request does not have the form that the route reads."""
+    """The request does not have the form that the route expects."""
 
     status, code = 400, "invalid_request"
 
@@ -55,13 +55,13 @@ class Unauthorized(ConvokeError):
 
 
 class Forbidden(ConvokeError):
-    """The key does not open this route, or management is switched off."""
+    """The key does not open this route, or no key of the role `manage` exists."""
 
     status, code = 403, "forbidden"
 
 
 class ModelNotFound(ConvokeError):
-    """No model of that name is served."""
+    """No model has this name, or the model has no loaded version of this number."""
 
     status, code = 404, "model_not_found"
 
@@ -102,14 +102,14 @@ class ReadOnly(ConvokeError):
 
 
 class Overloaded(ConvokeError):
-    """The queue of a model is full, or the memory for bodies."""
+    """The queue of the model, or the memory for bodies, is full; Retry-After says when to try again."""
 
     status, code = 429, "overloaded"
     headers = _RETRY_SOON
 
 
 class TooManyConnections(ConvokeError):
-    """The worker has no free connection."""
+    """The worker has no free connection; Retry-After says when to try again."""
 
     status, code = 429, "too_many_connections"
     headers = _RETRY_SOON
@@ -122,25 +122,25 @@ class HeaderTooLarge(ConvokeError):
 
 
 class ClientGone(ConvokeError):
-    """The client closed its connection before its items were run."""
+    """The client closed its connection before its items were run; nobody reads this response."""
 
     status, code = 499, "caller_gone"
 
 
 class InferenceFailed(ConvokeError):
-    """The model itself failed on this item."""
+    """The model failed on this item."""
 
     status, code = 500, "inference_failed"
 
 
 class NotReady(ConvokeError):
-    """The models are still being loaded."""
+    """The models are being loaded, or no version of this one passed its checks; Retry-After says when to try again."""
 
     status, code = 503, "not_ready"
     headers = _RETRY_SOON
 
 
 class DeadlineExceeded(ConvokeError):
-    """The answer took longer than a request may take."""
+    """The request took longer than it may take."""
 
     status, code = 504, "deadline_exceeded"

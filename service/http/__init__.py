@@ -1,5 +1,5 @@
 """Bytes in and out: what every request passes before and after its route.
 
-In: an ASGI scope. Out: a response of any route with its request id, timings and errors; bodies within limits.
-Start with `asgi.py`.
+In: an ASGI scope. Out: the response of a route, with request id and timings, or an error; bodies within limits. Start
+with `asgi.py`.
 """

@@ -12,7 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from service.settings import PREFIX, SettingsError
 
@@ -22,14 +22,16 @@ Role = Literal["predict", "manage", "metrics"]
 ROLES: tuple[Role, ...] = get_args(Role)
 VARIABLE = f"{PREFIX}API_KEYS_FILE"
 
-_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63}) (?P<role>[a-z]+) (?P<digest>[0-9a-f]{64})")
+_LINE = re.compile(
+    rf"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{{0,63}}) (?P<role>{'|'.join(ROLES)}) (?P<digest>[0-9a-f]{{64}})"
+)
 _MAX_BYTES = 1 << 20
-_HEADING = "# API keys of Convoke: name, role (predict, manage or metrics), SHA-256 of the key\n"
+_HEADING = f"# API keys of Convoke: name, role ({', '.join(ROLES)}), SHA-256 of the key\n"
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as far as we know it."""
+    """One line of the file."""
 
     name: str
     role: Role
@@ -37,41 +39,41 @@ class Key:
 
 
 class Keys:
-    """The keys of a file, read again whenever the file has changed."""
+    """The keys of a file, which is read again when it has changed."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            SettingsError: it cannot be read, or has a faulty line.
+            SettingsError: it cannot be read, or has an invalid line.
         """
         self._path = path
-        self._looks = _looks(path)
+        self._fingerprint = _fingerprint(path)
         self._keys = read(path)
 
     def find(self, token: str) -> Key | None:
-        """The key that a caller showed; every key is compared in full, so that time tells nothing."""
-        shown, found = digest(token), None
+        """The key with this token; all keys are compared in full, so that the time taken reveals nothing."""
+        received, match = digest(token), None
         for key in self.current():
-            if hmac.compare_digest(shown, key.digest):
-                found = key
-        return found
+            if hmac.compare_digest(received, key.digest):
+                match = key
+        return match
 
     def current(self) -> tuple[Key, ...]:
-        """The keys of the file as it is now; those before, where it cannot be read now."""
-        looks = _looks(self._path)
-        if looks != self._looks:
-            self._looks = looks
+        """The keys that the file has now; if it cannot be read now, the keys that it had before."""
+        fingerprint = _fingerprint(self._path)
+        if fingerprint != self._fingerprint:
+            self._fingerprint = fingerprint
             try:
                 self._keys = read(self._path)
-                logger.info("%s: %d keys", self._path, len(self._keys))
+                logger.info("%s: read %d keys", self._path, len(self._keys))
             except SettingsError as error:
-                logger.error("%s; the keys that were read before stay in force", error)  # noqa: TRY400
+                logger.error("%s; the keys read before stay valid", error)  # noqa: TRY400
         return self._keys
 
 
 def digest(token: str) -> bytes:
-    """The SHA-256 of a key, as bytes."""
+    """The SHA-256 of a key, 32 bytes."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -79,7 +81,7 @@ def read(path: Path) -> tuple[Key, ...]:
     """The keys of a file.
 
     Raises:
-        SettingsError: it cannot be read, or has a faulty line; the message never holds the line itself.
+        SettingsError: it cannot be read, or has an invalid line; the message never repeats the line.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -93,16 +95,16 @@ def read(path: Path) -> tuple[Key, ...]:
 
 def _key(path: Path, number: int, line: str) -> Key:
     match = _LINE.fullmatch(" ".join(line.split()))
-    if match is None or match["role"] not in ROLES:
+    if match is None:
         raise SettingsError(
-            f"{VARIABLE}={str(path)!r}: line {number} is no name, role ({', '.join(ROLES)}) and SHA-256 in hexadecimal"
+            f"{VARIABLE}={str(path)!r}: line {number} is invalid; expected a name, a role ({', '.join(ROLES)}) and a "
+            "SHA-256 in hexadecimal"
         )
-    role = next(role for role in ROLES if role == match["role"])
-    return Key(match["name"], role, bytes.fromhex(match["digest"]))
+    return Key(match["name"], cast("Role", match["role"]), bytes.fromhex(match["digest"]))
 
 
-def _looks(path: Path) -> tuple[int, int, int] | None:
-    """What changes with the file's content: also where a link to it is exchanged, as Kubernetes does it."""
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """Changes with the file, also when a link to it is replaced, as Kubernetes does."""
     try:
         status = path.stat()
     except OSError:
@@ -111,18 +113,18 @@ def _looks(path: Path) -> tuple[int, int, int] | None:
 
 
 def add(path: Path, name: str, role: Role) -> str:
-    """Make a key, append its hash to the file and give the key, which nobody can read again.
+    """Make a key, append its hash to the file, and return the key, which is stored nowhere.
 
     Raises:
-        SettingsError: the file cannot be read or written, or holds the name already.
+        SettingsError: the file cannot be read or written, the name is invalid, or the file has a key of this name.
     """
     known = read(path) if path.exists() else ()
     if any(key.name == name for key in known):
-        raise SettingsError(f"{path} has a key {name!r} already; remove its line, or choose another name")
+        raise SettingsError(f"{path} already has a key {name!r}; remove its line, or choose another name")
     token = f"convoke_{secrets.token_urlsafe(32)}"
     line = f"{name} {role} {digest(token).hex()}\n"
     if not _LINE.fullmatch(line.strip()):
-        raise SettingsError(f"{name!r} is no name for a key: up to 64 letters, digits, '.', '_', '@' and '-'")
+        raise SettingsError(f"invalid name {name!r}; expected up to 64 letters, digits, '.', '_', '@' and '-'")
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8") as file:
             file.write(line if known or file.tell() else _HEADING + line)

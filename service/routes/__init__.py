@@ -1,1 +1,4 @@
-"""The front ends: one file a protocol, each turning requests into calls of the predictor and answers into JSON."""
+"""The front ends, one file for each protocol.
+
+In: a request and its body. Out: calls of the predictor, and responses in JSON or as tensors. Start with `classify.py`.
+"""

@@ -185,7 +185,7 @@ def test_a_file_that_goes_bad_leaves_the_keys_as_they_were(file: Path, caplog: p
         spoil()
         for _ in range(3):
             assert found.find(token)
-    assert sum("stay in force" in record.getMessage() for record in caplog.records) == 2
+    assert sum("stay valid" in record.getMessage() for record in caplog.records) == 2
     assert "convoke_secret" not in caplog.text
     file.write_text(whole + "# more\n")
     assert found.find(token)
