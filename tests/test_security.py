@@ -29,6 +29,6 @@ def test_every_promise_is_shown_by_tests_that_exist(threat: str, promise: str, s
 
 
 def test_it_says_how_to_report_and_what_is_supported() -> None:
-    """The headings that someone with a hole in hand looks for."""
-    for heading in ("## Report a hole", "## Supported versions"):
+    """The headings that someone who found a vulnerability looks for."""
+    for heading in ("## Report a vulnerability", "## Supported versions"):
         assert heading in SECURITY
