@@ -1,14 +1,13 @@
 """`python -m service`: run the service on this machine, and print a command to try it."""
 
 import argparse
-import gc
 import os
-import runpy
 import socket
 import sys
 from pathlib import Path
 
 from service import settings
+from service.server import launch
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,9 +31,7 @@ def main() -> None:
         flush=True,
     )
     os.chdir(_ROOT)
-    sys.argv[1:] = ["serve", "service.app:Convoke", "--host", address, "--port", str(args.port)]
-    gc.disable()  # until `announce`: collections take a tenth of the time of importing BentoML
-    runpy.run_module("bentoml", run_name="__main__", alter_sys=True)
+    launch.serve(address, args.port)
 
 
 def _free_address(host: str, port: int) -> str:

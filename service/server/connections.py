@@ -11,16 +11,12 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contract.errors import ConvokeError
-from service import settings
 from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader, TooManyConnections
-from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -30,29 +26,6 @@ reset the connection, and most clients would report that instead of the answer."
 
 _MAX_PIPELINED = 16
 _QUIET_S = 10.0  # between two lines in the log about connections that were turned away
-
-
-class Guard:
-    """BentoML middleware that changes nothing but uvicorn's protocol, when the worker starts."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            install(receive, settings.from_environment())
-        await self._app(scope, receive, send)
-
-
-def install(receive: Receive, chosen: Settings) -> None:
-    """Put `Connection` in the place of uvicorn's protocol; `receive` is the lifespan's, a method of uvicorn's."""
-    config = getattr(getattr(receive, "__self__", None), "config", None)
-    if getattr(config, "http_protocol_class", None) is not HttpToolsProtocol:
-        logger.warning("this server is not uvicorn on httptools: heads of requests and connections are not bounded")
-        return
-    assert config is not None
-    limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
-    config.http_protocol_class = partial(Connection, limits=limits)
 
 
 @dataclass(frozen=True)

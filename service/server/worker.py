@@ -13,7 +13,7 @@ from typing import Any
 
 from service.routes import native
 from service.routes.answer import render
-from service.server import fleet
+from service.server import fleet, startup
 from service.server.assembly import assemble
 from service.server.draining import Draining
 from service.server.memory import Memory
@@ -37,7 +37,7 @@ class Worker:
             settings: the service's.
             index: this worker's place among those of its server, from 1.
         """
-        log.set_up(settings.log_format)
+        startup.format_logs(settings.log_format)
         metrics = Metrics()
         self._requests = log.RequestLog(settings.log_format, metrics.log_lines_lost.labels())
         exporter = tracing.chosen_exporter()

@@ -30,23 +30,12 @@ LAST_S = 2.0
 MAX_LINES = 20_000
 """Lines that may wait for a slow reader; what comes on top is lost, and counted."""
 
-_OURS = ("", "bentoml", "uvicorn.error", "circus")
-
 
 def choose_format(chosen: Format) -> Literal["json", "text"]:
     """Text where standard output is a terminal, unless one was chosen."""
     if chosen != "auto":
         return chosen
     return "text" if os.isatty(1) else "json"
-
-
-def set_up(chosen: Format) -> None:
-    """Give all log lines of this process, BentoML's too, the chosen form."""
-    if choose_format(chosen) == "text":
-        return
-    for name in _OURS:
-        for handler in logging.getLogger(name).handlers:
-            handler.setFormatter(JsonFormatter())
 
 
 class JsonFormatter(logging.Formatter):

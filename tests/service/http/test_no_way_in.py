@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.server.bypass import BENTOML_PATHS
+from service.server.takeover import BENTOML_PATHS
 from tests.drawing import encode, mnist_like
 from tests.service.routes.test_docs import routes_of
 from tests.serving import ROOT, Server, application, client, make_keys

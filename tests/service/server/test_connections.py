@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import TooLarge
-from service.server import connections
+from service.server import connections, takeover
 from service.server.connections import Connection, Limits
 from service.settings import Settings
 from tests.serving import Server
@@ -227,8 +227,8 @@ def test_another_server_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     async def receive() -> dict[str, Any]:
         return {}
 
-    connections.install(receive, Settings())
-    assert "not uvicorn on httptools" in caplog.text
+    takeover.take_over(receive, echo, Settings())
+    assert "not uvicorn with httptools" in caplog.text
 
 
 def test_the_started_service_has_the_bounds(server: Server) -> None:
@@ -236,4 +236,4 @@ def test_the_started_service_has_the_bounds(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(HEAD + b"X: " + b"x" * 70_000 + b"\r\n\r\n")
         assert refusal(connection) == (431, "head_too_large")
-    assert "not bounded" not in server.log
+    assert "not uvicorn with httptools" not in server.log

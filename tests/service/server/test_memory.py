@@ -30,7 +30,7 @@ def test_it_is_given_back_where_it_is_worth_it() -> None:
 
 
 FREEING = """
-from service.memory import Memory, _resident
+from service.server.memory import Memory, _resident
 memory = Memory()
 blocks = [bytes([1]) * 60_000 for _ in range(2000)]
 for index in range(0, len(blocks), 2):

@@ -1,0 +1,68 @@
+"""What a server does before it starts its workers.
+
+It imports none of a worker's parts, since that takes half a second.
+"""
+
+import gc
+import logging
+
+from bentoml.exceptions import BentoMLConfigException
+
+from contract import providers
+from contract.errors import ProviderError
+from service import settings
+from service.http import keys
+from service.server import fleet
+from service.settings import Settings, SettingsError
+from service.telemetry import log, tracing
+
+logger = logging.getLogger("bentoml.convoke")
+
+LOGGERS = ("", "bentoml", "uvicorn.error", "circus")
+"""The loggers to which BentoML gives handlers, in the server and in its workers."""
+
+
+def read_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        BentoMLConfigException: a setting is not valid; BentoML ends with the message, without a traceback.
+    """
+    try:
+        return settings.from_environment()
+    except SettingsError as error:
+        raise BentoMLConfigException(str(error)) from error
+
+
+def format_logs(form: log.Format) -> None:
+    """Give all log lines of this process, also those of BentoML and uvicorn, the chosen format."""
+    if log.choose_format(form) == "text":
+        return
+    for name in LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(log.JsonFormatter())
+
+
+def announce() -> None:
+    """Log the settings, check what no worker could start with, and make the folder in which workers publish.
+
+    Raises:
+        BentoMLConfigException: a setting is not valid, or names a device, a file or a package that is missing.
+    """
+    chosen = read_settings()
+    format_logs(chosen.log_format)
+    logger.info("settings: %s", settings.described(chosen))
+    for name, _ in settings.unknown():
+        logger.warning("unknown setting %s is ignored", name)
+    try:
+        providers.check(chosen.provider, chosen.precision)
+        if chosen.api_keys_file is not None:
+            keys.read(chosen.api_keys_file)
+        if exporter := tracing.chosen_exporter():
+            tracing.make_exporter(exporter).shutdown()
+    except (ProviderError, SettingsError) as error:
+        raise BentoMLConfigException(str(error)) from error
+    if chosen.workers > 1:
+        fleet.make_folder()
+    gc.freeze()  # the modules, which the server does not use again
+    gc.enable()  # `launch.serve` disabled it

@@ -1,0 +1,74 @@
+"""Puts our application and our protocol in the place of those that BentoML gives to uvicorn.
+
+BentoML's tracing and timeout cost more per request than classifying a digit does, its timers, which it never cancels,
+keep objects of each request for a minute, and the bodies that it reads have no limits. So it answers `BENTOML_PATHS`
+only.
+
+uvicorn reads the application and the protocol from its configuration each time that a connection opens, and the
+`receive` of the lifespan is a method of an object that holds this configuration. Neither is promised:
+`tests/service/server/test_private.py` checks both.
+"""
+
+import logging
+from functools import partial
+from typing import Any
+
+import bentoml
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service import settings
+from service.server.connections import Connection, Limits
+from service.settings import Settings
+
+logger = logging.getLogger("bentoml.convoke")
+
+BENTOML_PATHS = frozenset({"/livez", "/readyz", "/schema.json"})
+"""The paths that BentoML answers, to GET and HEAD; our application answers every other request."""
+
+
+class TakeOver:
+    """BentoML middleware that acts once, when the worker has started."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._bentoml = self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._bentoml(scope, receive, self._at_start(receive, send))
+        else:
+            await self._app(scope, receive, send)
+
+    def _at_start(self, receive: Receive, send: Send) -> Send:
+        async def forward(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                application = bentoml.get_current_service().asgi
+                self._app = _beside(self._bentoml, application)
+                take_over(receive, application, settings.from_environment())
+            await send(message)
+
+        return forward
+
+
+def take_over(receive: Receive, application: ASGIApp, chosen: Settings) -> None:
+    """Give uvicorn our application and our protocol; `receive` is that of the lifespan."""
+    config: Any = getattr(getattr(receive, "__self__", None), "config", None)
+    if getattr(config, "http_protocol_class", None) is not HttpToolsProtocol:
+        logger.warning(
+            "this server is not uvicorn with httptools: connections and request headers are not limited, and requests "
+            "pass through BentoML's own layers"
+        )
+        return
+    limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
+    config.http_protocol_class = partial(Connection, limits=limits)
+    config.loaded_app = _beside(config.loaded_app, application)
+
+
+def _beside(bentoml_app: ASGIApp, application: ASGIApp) -> ASGIApp:
+    """An application that leaves `BENTOML_PATHS` to BentoML."""
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        is_bentomls = scope["path"] in BENTOML_PATHS and scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
+        await (bentoml_app if is_bentomls else application)(scope, receive, send)
+
+    return choose
