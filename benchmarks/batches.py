@@ -3,7 +3,7 @@
     .venv/serve/bin/python -m benchmarks.batches [MODELS]
 
 Each graph of the latest versions in models/ runs with each batch size (and length of texts) in its own process, on one
-thread. The limits in `contract/batches.py` were chosen from these figures.
+thread. The limits in `contract/spec.py` were chosen from these figures.
 """
 
 import multiprocessing
@@ -18,11 +18,9 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.versions import latest_versions
-from contract import batches
 from contract import manifest as contract
 from contract.manifest import Precision
 from contract.session import options
-from contract.spec import ImageInput
 
 _SIZES = (1, 4, 8, 16, 32, 128)
 _LENGTHS = (30, 250, 1000)  # tokens: a sentence, a review, a long review
@@ -34,11 +32,11 @@ def main() -> None:
     models = Path(sys.argv[1] if len(sys.argv) > 1 else "models")
     context = multiprocessing.get_context("spawn")
     for folder, manifest in latest_versions(models).items():
-        is_image = isinstance(manifest.input, ImageInput)
-        for precision, length, size in product(manifest.precisions, (1,) if is_image else _LENGTHS, _SIZES):
+        has_fixed_shape = manifest.input.has_fixed_shape
+        for precision, length, size in product(manifest.precisions, (1,) if has_fixed_shape else _LENGTHS, _SIZES):
             with context.Pool(1) as pool:
                 cost_s, mib = pool.apply(_measure, (folder, precision, size, length))
-            shape = f"{size} images" if is_image else f"{size} texts of {length} tokens"
+            shape = f"{size} images" if has_fixed_shape else f"{size} texts of {length} tokens"
             name = f"{manifest.model} {manifest.version}, {precision}"
             print(f"{name}: {shape}: {cost_s * 1e6:,.0f} us per item, {mib:.0f} MiB", flush=True)
 
@@ -46,11 +44,10 @@ def main() -> None:
 def _measure(folder: Path, precision: Precision, size: int, length: int) -> tuple[float, float]:
     """Seconds of CPU time per item (the median of many runs), and the MiB that the runs added to peak memory."""
     manifest = contract.read(folder)
+    spec = manifest.input
     session = ort.InferenceSession(folder / manifest.graph(precision), options(1), providers=["CPUExecutionProvider"])
-    batch = batches.example(manifest, size, length)
-    end = 256 if isinstance(manifest.input, ImageInput) else manifest.input.vocabulary
-    values = np.random.default_rng(0).integers(1, end, batch.shape).astype(batch.dtype)
-    feed = {session.get_inputs()[0].name: values}
+    values = np.random.default_rng(0).integers(1, spec.values.stop, spec.shape(size, length), dtype=spec.dtype)
+    feed = {spec.tensor: values}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     durations_s: list[float] = []
     deadline = time.perf_counter() + _SECONDS

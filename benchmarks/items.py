@@ -12,14 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from tokenizers import Tokenizer
 
 from contract import manifest as contract
-from contract.inputs import image_to_pixels
+from contract.inputs import Preprocessor, load_preprocessor
 from contract.manifest import Manifest, Precision
 from contract.session import Session
-from contract.spec import ImageInput
-from contract.text import pad, text_to_tokens
 
 Array = npt.NDArray[Any]
 Kind = Literal["digits", "photos", "reviews"]
@@ -49,7 +46,7 @@ class Model:
     folder: Path
     manifest: Manifest
     session: Session
-    tokenizer: Tokenizer | None
+    preprocessor: Preprocessor
 
     @classmethod
     def load(cls, kind: Kind, folder: Path, runtime: Runtime) -> "Model":
@@ -58,21 +55,15 @@ class Model:
         precision: Precision = runtime.precision if runtime.precision in manifest.precisions else "float32"
         graph = folder / manifest.graph(precision)
         session = Session(graph, manifest, provider="cpu", precision=precision, threads=runtime.threads)
-        spec = manifest.input
-        tokenizer = None if isinstance(spec, ImageInput) else Tokenizer.from_file(str(folder / spec.tokenizer))
-        return cls(kind, folder, manifest, session, tokenizer)
+        return cls(kind, folder, manifest, session, load_preprocessor(folder, manifest.input))
 
     def decode(self, encoded: bytes) -> Array:
         """An encoded image -> uint8 (H, W, C), or a text in UTF-8 -> int64 (L), as the service decodes it."""
-        spec = self.manifest.input
-        if isinstance(spec, ImageInput):
-            return image_to_pixels(encoded, spec)
-        assert self.tokenizer is not None
-        return text_to_tokens(encoded.decode(), self.tokenizer, spec)
+        return self.preprocessor.decode(encoded)
 
     def run(self, items: Sequence[Array]) -> Array:
-        """Probabilities (N, classes) of decoded items, in one batch."""
-        return self.session.run(pad(items) if self.tokenizer else np.stack(items))
+        """Probabilities (N, classes) of decoded items."""
+        return self.preprocessor.run(self.session.run, items)
 
     def label(self, encoded: bytes) -> str:
         """The label of one encoded item."""

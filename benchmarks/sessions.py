@@ -156,7 +156,7 @@ def _worker(configuration: Configuration, folder: Path, precision: contract.Prec
 
 def _do(session: ort.InferenceSession, manifest: Manifest, callers: int, task: str, size: int, seconds: float) -> Work:
     """Do one task; batch size 0 stands for the largest batch."""
-    feed = {session.get_inputs()[0].name: batches.example(manifest, size or manifest.max_batch)}
+    feed = {session.get_inputs()[0].name: batches.example(manifest.input, size or manifest.max_batch)}
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     runs = 0
     if task == "idle":

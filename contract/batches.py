@@ -1,56 +1,50 @@
-"""Made-up batches: what a session is warmed up and timed with. Nothing depends on what stands in them."""
+"""Generated batches, to warm sessions up, to time them and to compare them: no examples of a data set."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.manifest import Manifest
-from contract.spec import ImageInput
+from contract.spec import InputSpec
 
-Batch = npt.NDArray[np.uint8] | npt.NDArray[np.int64]
+Batch = npt.NDArray[Any]
+"""uint8 (N, H, W, C) or int64 (N, L): what the graph of a manifest takes."""
 
-MAX_BATCH_TOKENS = 1 << 11
-"""Token ids in one batch of several texts, padding included; a single text may be longer. Beyond, a text gets no
-cheaper, and dearer where what passes between layers no longer fits the cache. CONTRIBUTING has the measurements."""
-
-_SLICE, _SLICE_VALUES = 32, 1 << 18
-
-SENTENCE = 32  # tokens
+_SENTENCE, _PARAGRAPH = 32, 64  # tokens
 
 
-def slice_size(spec: ImageInput) -> int:
-    """How many pictures a processor computes at once, fewer of large ones: 32 digits, 9 photos of 96 x 96.
-
-    More would be no faster, and slower where what passes between layers no longer fits the cache; memory grows with
-    them. CONTRIBUTING has the measurements.
-    """
-    return min(_SLICE, max(_SLICE_VALUES // (spec.height * spec.width * spec.channels), 1))
+def example(spec: InputSpec, items: int, length: int = _SENTENCE) -> Batch:
+    """A batch of ones; `length` is that of each item, where the input has one, up to the longest it allows."""
+    return np.ones(spec.shape(items, length), spec.dtype)
 
 
-def example(manifest: Manifest, size: int, tokens: int = SENTENCE) -> Batch:
-    """An input of the graph: pictures uint8 (size, H, W, C), or texts int64 (size, L), L as asked where it may be."""
-    spec = manifest.input
-    if isinstance(spec, ImageInput):
-        return np.ones((size, spec.height, spec.width, spec.channels), np.uint8)
-    return np.ones((size, min(spec.length, tokens)), np.int64)
+def random(spec: InputSpec, items: int) -> Batch:
+    """A batch of random values, always the same; items of several lengths, where the input has a length."""
+    batch = np.random.default_rng(0).integers(
+        spec.values.start, spec.values.stop, spec.shape(items, _PARAGRAPH), dtype=spec.dtype
+    )
+    if not spec.has_fixed_shape:
+        for row, length in zip(batch, np.linspace(batch.shape[1], 1, items).astype(int), strict=True):
+            row[length:] = 0
+    return batch
 
 
-def warm_up(manifest: Manifest, most: int) -> list[Batch]:
-    """One item and `most`, which run at once; texts of one token, of the longest, and those between."""
-    spec = manifest.input
-    if isinstance(spec, ImageInput):
-        return [example(manifest, size) for size in (1, most)]
-    many = min(most, MAX_BATCH_TOKENS)
-    few = min(most, max(MAX_BATCH_TOKENS // spec.length, 1))
-    sizes = [(1, 1), (1, spec.length), (many, MAX_BATCH_TOKENS // many), (few, spec.length)]
-    return [example(manifest, size, tokens) for size, tokens in sizes]
+def warm_up(spec: InputSpec, max_items: int) -> list[Batch]:
+    """One item and `max_items` at once; where items have a length, also the longest item and the largest batches."""
+    sizes = [(1, 1), (1, spec.max_length)]
+    if spec.max_batch_tokens is None:
+        sizes.append((max_items, spec.max_length))
+    else:
+        many = min(max_items, spec.max_batch_tokens)
+        few = min(max_items, max(spec.max_batch_tokens // spec.max_length, 1))
+        sizes += [(many, spec.max_batch_tokens // many), (few, spec.max_length)]
+    return [example(spec, *size) for size in dict.fromkeys(sizes)]
 
 
-def growing(manifest: Manifest) -> Iterator[tuple[int, Batch]]:
-    """1, 2, 4, ... pictures, or one text of as many tokens, up to the largest that may come."""
-    spec, size = manifest.input, 1
-    pictures = isinstance(spec, ImageInput)
-    while size <= (manifest.max_batch if isinstance(spec, ImageInput) else spec.length):
-        yield size, example(manifest, size) if pictures else example(manifest, 1, size)
-        size *= 2
+def growing(spec: InputSpec, max_items: int) -> Iterator[tuple[int, Batch]]:
+    """Batches of extent 1, 2, 4, ...: so many items, or one item of that length, where items have one."""
+    largest = max_items if spec.has_fixed_shape else spec.max_length
+    for power in range(largest.bit_length()):
+        extent = 1 << power
+        yield extent, example(spec, extent) if spec.has_fixed_shape else example(spec, 1, extent)

@@ -6,13 +6,14 @@ its labels and the SHA-256 of every file beside it, and it is refused, by name, 
 
 import hashlib
 import json
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from contract.errors import ManifestError, ModelRefused
-from contract.spec import FileName, ImageInput, Section, TextInput
+from contract.spec import FileName, Input, Section
 
 SCHEMA_VERSION: Final = 2
 PREPROCESSING_VERSION = 1
@@ -32,8 +33,8 @@ MAX_FILE_BYTES = 1 << 31
 """What a file of a version may have; ONNX holds no more."""
 MAX_TEXT_BYTES = 64 << 20
 """What a file that is read as text may have: manifest, card and tokenizer."""
-MAX_BATCH_BYTES = 1 << 30
-"""What the largest batch of pictures may take; it is run once before a version is served."""
+MAX_BATCH_VALUES = 1 << 30
+"""How many values, such as pixels, the largest batch may hold; it is run once before a version is served."""
 
 
 class Metrics(Section):
@@ -66,7 +67,7 @@ class Manifest(Section):
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
     version: Annotated[int, Field(ge=1, lt=10**9)]
     task: Literal["classification"] = "classification"
-    input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+    input: Input
     labels: Annotated[list[Label], Field(min_length=2, max_length=100_000)]
     preprocessing_version: int
     max_batch: Annotated[int, Field(ge=1, le=1 << 16)]
@@ -90,12 +91,11 @@ class Manifest(Section):
     def _whole(self) -> "Manifest":
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels stand twice in the list")
-        if GRAPH not in self.files:
-            raise ValueError(f"files does not name {GRAPH}")
-        if isinstance(self.input, TextInput) and self.input.tokenizer not in self.files:
-            raise ValueError(f"files does not name {self.input.tokenizer}")
-        if isinstance(self.input, ImageInput) and self.max_batch * self.input.size_bytes > MAX_BATCH_BYTES:
-            raise ValueError(f"a batch of {self.max_batch} pictures has more than {MAX_BATCH_BYTES} bytes")
+        for name in (GRAPH, *self.input.files):
+            if name not in self.files:
+                raise ValueError(f"files does not name {name}")
+        if prod(self.input.shape(self.max_batch)) > MAX_BATCH_VALUES:
+            raise ValueError(f"a batch of {self.max_batch} items has more than {MAX_BATCH_VALUES} values")
         for variant in self.variants:
             if variant.graph not in self.files or variant.graph == GRAPH:
                 raise ValueError(f"files does not name {variant.graph} as a graph of its own")

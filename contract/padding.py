@@ -69,7 +69,7 @@ class PaddedRuns:
         shape = (len(padded), len(self._manifest.labels))
         probabilities = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("image", image)
+        binding.bind_ortvalue_input(self._manifest.input.tensor, image)
         binding.bind_ortvalue_output("probabilities", probabilities)
         options = ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(len(padded)))

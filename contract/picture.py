@@ -10,13 +10,12 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.screen import screen
-from contract.spec import ImageInput
+from contract.spec import MAX_PIXELS, ImageInput
 
 Pixels = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.float32]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 50_000_000
 
 _BAND = 1 << 20  # pixels that are converted at a time, which bounds what the steps between take of memory
 _WHITE_16 = 0xFFFF

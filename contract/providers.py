@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 from contract.errors import ModelRefused, ProviderError
 from contract.graph import inspect
 from contract.manifest import GRAPH, Manifest, Precision
-from contract.spec import ImageInput
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -140,11 +139,9 @@ def _tensorrt_options(manifest: Manifest, cache: Path) -> dict[str, str]:
 
 def _extremes(manifest: Manifest) -> tuple[str, str]:
     """The smallest and the largest input of a graph as TensorRT reads them, like `image:1x28x28x1`."""
-    spec, most = manifest.input, manifest.max_batch
-    if isinstance(spec, ImageInput):
-        sides = f"{spec.height}x{spec.width}x{spec.channels}"
-        return f"image:1x{sides}", f"image:{most}x{sides}"
-    return "tokens:1x1", f"tokens:{most}x{spec.length}"
+    spec = manifest.input
+    smallest, largest = spec.shape(1), spec.shape(manifest.max_batch, spec.max_length)
+    return f"{spec.tensor}:{'x'.join(map(str, smallest))}", f"{spec.tensor}:{'x'.join(map(str, largest))}"
 
 
 def _has_nvidia_driver() -> bool:

@@ -19,7 +19,7 @@ from contract.errors import ModelRefused
 from contract.manifest import GOLDEN, Manifest, Precision
 from contract.padding import PaddedRuns, sizes
 from contract.providers import ENGINE_CACHE, Provider
-from contract.spec import ImageInput
+from contract.spec import Axes
 
 QUICK_S = 0.0005
 """A run that takes no longer costs less on the event loop than handing it to a thread and back."""
@@ -65,7 +65,7 @@ class Session:
             ModelRefused: ONNX Runtime cannot load the graph, or its inputs and outputs are not the manifest's.
         """
         name = providers.choose(provider)
-        captured = cuda_graphs and name == providers.CUDA and isinstance(manifest.input, ImageInput)
+        captured = cuda_graphs and name == providers.CUDA and manifest.input.has_fixed_shape
         self._session = providers.open_graph(
             graph, manifest, options(threads), name, engine_cache=engine_cache, cuda_graphs=captured
         )
@@ -75,30 +75,31 @@ class Session:
         self.lanes: int = max((os.cpu_count() or 1) // threads, 1) if name == providers.CPU else 1
         """How many runs at once make use of the whole machine; a GPU is given one, and that in large batches."""
         self.manifest = manifest
-        self._input = _check_ends(self._session, graph, manifest)
-        self._most = manifest.max_batch
-        if name == providers.CPU and isinstance(manifest.input, ImageInput):
-            self._most = min(batches.slice_size(manifest.input), manifest.max_batch)
+        _check_ends(self._session, graph, manifest)
+        self._input = manifest.input.tensor
+        self._max_items = manifest.max_batch
+        if name == providers.CPU:
+            self._max_items = min(manifest.input.max_run_items, manifest.max_batch)
         self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
         self._quick = 0
         self._gains = True
 
-    def is_quick(self, items: int, tokens: int = 1) -> bool:
-        """Whether a run of so many pictures, or of texts of so many tokens each, took less than `QUICK_S`."""
-        return items * tokens <= self._quick
+    def is_quick(self, extent: int) -> bool:
+        """Whether a batch of that extent (items, or the tokens of all its items) took less than `QUICK_S`."""
+        return extent <= self._quick
 
-    def runs_alone(self, items: int, tokens: int = 1) -> bool:
-        """Whether a run is quick, and its items would save less than `COMPANY_S` each in a larger batch."""
-        return not self._gains and self.is_quick(items, tokens)
+    def runs_alone(self, extent: int) -> bool:
+        """Whether a batch is quick, and its items would save less than `COMPANY_S` each in a larger one."""
+        return not self._gains and extent <= self._quick
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
         if self._padded is not None:
             return self._padded.run(batch)
-        if len(batch) <= self._most:
+        if len(batch) <= self._max_items:
             return self._run(batch)
-        slices = (batch[start : start + self._most] for start in range(0, len(batch), self._most))
+        slices = (batch[start : start + self._max_items] for start in range(0, len(batch), self._max_items))
         return np.concatenate([self._run(some) for some in slices])
 
     def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -113,24 +114,24 @@ class Session:
         """
         fixed = sizes(self.manifest.max_batch) if self._padded else ()
         for batch in [
-            *batches.warm_up(self.manifest, self._most),
-            *(batches.example(self.manifest, size) for size in fixed),
+            *batches.warm_up(self.manifest.input, self._max_items),
+            *(batches.example(self.manifest.input, size) for size in fixed),
         ]:
             try:
                 self.run(batch)
             except Exception as error:  # ONNX Runtime's own exceptions share no base class
                 raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {batch.shape}: {error}") from error
         self._quick = self._measure_quick()
-        few = batches.example(self.manifest, min(_FEW, self.manifest.max_batch))
+        few = batches.example(self.manifest.input, min(_FEW, self.manifest.max_batch))
         self._gains = self._seconds(few[:1]) - self._seconds(few) / len(few) > COMPANY_S
 
     def _measure_quick(self) -> int:
-        """How many pictures, or tokens of a text, are run within `QUICK_S`; 0 where not one is."""
+        """The largest extent that is run within `QUICK_S`; 0 if even a single item takes longer."""
         quick = 0
-        for size, batch in batches.growing(self.manifest):
+        for extent, batch in batches.growing(self.manifest.input, self.manifest.max_batch):
             if self._seconds(batch) > QUICK_S:
                 break
-            quick = size
+            quick = extent
         return quick
 
     def _seconds(self, batch: Batch) -> float:
@@ -181,7 +182,7 @@ def race(sessions: Sequence[Session], size: int) -> list[float]:
 
     Where runs stay in the calling thread, these are seconds of the processor, without those that it spent on others.
     """
-    batch = batches.example(sessions[0].manifest, size)
+    batch = batches.example(sessions[0].manifest.input, size)
     clock = _clock(*sessions)
     times_s: list[list[float]] = [[] for _ in sessions]
     for session in sessions:
@@ -206,43 +207,40 @@ def _timed(session: Session, batch: Batch, clock: Callable[[], float]) -> float:
     return clock() - began
 
 
-def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) -> str:
-    """The name of the graph's input, once both ends are found to be the manifest's."""
-    name, kind = ("image", "uint8") if isinstance(manifest.input, ImageInput) else ("tokens", "int64")
-    ends: list[tuple[Any, str, str, list[str | int]]] = [
-        (session.get_inputs(), name, f"tensor({kind})", _input_axes(manifest)),
-        (session.get_outputs(), "probabilities", "tensor(float)", ["N", len(manifest.labels)]),
-    ]
-    for found, end, tensor, axes in ends:
-        described = [(one.name, one.type, _named(one.shape, axes)) for one in found]
-        if described != [(end, tensor, axes)]:
-            raise ModelRefused(
-                f"{graph}: expected {end} {tensor} of shape [{', '.join(map(str, axes))}], "
-                f"found {[(one.name, one.type, one.shape) for one in found]}"
-            )
-    return name
-
-
-def _input_axes(manifest: Manifest) -> list[str | int]:
-    """The axes of the graph's input: a number where the size is fixed, a letter where any is taken."""
+def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) -> None:
+    """Refuse a graph whose input or output is not the one that the manifest describes."""
     spec = manifest.input
-    return ["N", spec.height, spec.width, spec.channels] if isinstance(spec, ImageInput) else ["N", "L"]
+    ends: list[tuple[Any, str, str, Axes]] = [
+        (session.get_inputs(), spec.tensor, f"tensor({spec.dtype})", spec.axes),
+        (session.get_outputs(), "probabilities", "tensor(float)", ("N", len(manifest.labels))),
+    ]
+    for actual, name, dtype, axes in ends:
+        if [(end.name, end.type, _named(end.shape, axes)) for end in actual] != [(name, dtype, axes)]:
+            raise ModelRefused(
+                f"{graph}: expected {name} {dtype} of shape {_shown(axes)}, "
+                f"found {[(end.name, end.type, end.shape) for end in actual]}"
+            )
 
 
-def _named(shape: list[Any], axes: list[str | int]) -> list[Any]:
-    """A graph's shape with its open axes under our names, as far as there are any."""
+def _named(shape: Sequence[Any], axes: Axes) -> Axes:
+    """A graph's shape, its open axes under the names of `axes`, which stand in the same places."""
     names = [*axes, *("?" for _ in shape[len(axes) :])]
-    return [size if isinstance(size, int) else name for size, name in zip(shape, names, strict=False)]
+    return tuple(size if isinstance(size, int) else name for size, name in zip(shape, names, strict=False))
+
+
+def _shown(axes: Axes) -> str:
+    return f"[{', '.join(map(str, axes))}]"
 
 
 def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:
-    """Refuse golden arrays that cannot be an input of the manifest's graph and what it gave."""
-    kind = "uint8" if isinstance(manifest.input, ImageInput) else "int64"
-    axes = _input_axes(manifest)
-    sizes = [axis if isinstance(axis, str) else size for axis, size in zip(axes, inputs.shape, strict=False)]
-    if inputs.dtype != kind or inputs.ndim != len(axes) or sizes != axes or not inputs.size:
+    """Refuse golden arrays that cannot be inputs and outputs of the manifest's graph."""
+    spec = manifest.input
+    fits = len(inputs.shape) == len(spec.axes) and all(
+        size == axis or isinstance(axis, str) for size, axis in zip(inputs.shape, spec.axes, strict=True)
+    )
+    if inputs.dtype != spec.dtype or not fits or not inputs.size:
         raise ModelRefused(
-            f"{path}: expected inputs {kind} of shape [{', '.join(map(str, axes))}], "
+            f"{path}: expected inputs {spec.dtype} of shape {_shown(spec.axes)}, "
             f"found {inputs.dtype} of shape {list(inputs.shape)}"
         )
     shape = (len(inputs), len(manifest.labels))
@@ -252,4 +250,4 @@ def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outp
             f"found {outputs.dtype} of shape {list(outputs.shape)}"
         )
     if not np.isfinite(outputs).all():
-        raise ModelRefused(f"{path}: holds probabilities that are no numbers")
+        raise ModelRefused(f"{path}: the probabilities hold values that are not finite numbers")

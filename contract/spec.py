@@ -1,15 +1,29 @@
-"""What a model takes: the `input` section of a manifest, one class for each kind of input."""
+"""What a model takes: the `input` section of a manifest, one class for each kind of input.
 
-from typing import Annotated, Literal
+All that others must know about a kind stands here: the tensor of the graph, the form of encoded items, and how large a
+batch may be. `contract.inputs` has what needs decoding libraries. A new kind of input is a class here and one there.
+"""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 TOKENIZER = "tokenizer.json"
 DIGIT_WORKING_SIDE = 112
 """Pixels of the longer side at which a digit is searched for: four for each pixel of MNIST's 28."""
+MAX_PIXELS, MAX_CHARACTERS = 50_000_000, 100_000
+"""Of an encoded image or a text, where nothing else is set."""
+
+_MAX_RUN_IMAGES, _MAX_RUN_VALUES = 32, 1 << 18
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Side = Annotated[int, Field(ge=1, le=4096)]
+Axes = tuple[int | str, ...]
 
 
 class Section(BaseModel):
@@ -18,12 +32,75 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ImageInput(Section):
-    """A picture as the graph wants it: uint8 (height, width, channels).
+class InputSpec(Section):
+    """What the code that runs, batches and transports items asks about any kind of input."""
 
-    `framing` says how a picture comes to that size: `squash` resizes both sides; `mnist` makes light ink on black
-    of it, fitted into a 20 x 20 box and centred by its mass in 28 x 28.
+    tensor: ClassVar[str]
+    """The name of the graph's input."""
+    dtype: ClassVar[str]
+    """NumPy's name of the type of its values."""
+    json_key: ClassVar[str]
+    """The key of a list of items in JSON."""
+    is_text: ClassVar[bool]
+    """Whether an encoded item is a text: UTF-8 in a body, a string in JSON. Any other is bytes, in JSON as base64."""
+    max_batch_tokens: ClassVar[int | None] = None
+    """The largest batch of items with a length: the product of both, padding included; one item may be longer."""
+
+    @property
+    @abstractmethod
+    def axes(self) -> Axes:
+        """The axes of the graph's input: a size, or a letter where it is open: `N` items, `L` the length of an item."""
+
+    @property
+    @abstractmethod
+    def values(self) -> range:
+        """The values that an item may hold, without padding."""
+
+    @property
+    @abstractmethod
+    def max_run_items(self) -> int:
+        """How many items a processor computes at once. More would not be faster, and memory grows with them."""
+
+    @property
+    def max_length(self) -> int:
+        """The largest size of the axis `L`."""
+        return 1
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that decoding needs, in the version's folder."""
+        return ()
+
+    @property
+    def has_fixed_shape(self) -> bool:
+        """Whether all items have the same shape."""
+        return "L" not in self.axes
+
+    def shape(self, items: int, length: int = 1) -> tuple[int, ...]:
+        """The shape of a batch of `items`, each of `length` up to `max_length`."""
+        sizes = {"N": items, "L": min(length, self.max_length)}
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.axes)
+
+    @abstractmethod
+    def split(self, tensor: "npt.NDArray[Any]") -> "list[Any] | npt.NDArray[Any]":
+        """Take a tensor that a client sent for the graph's input apart into items.
+
+        Raises:
+            ValueError: the graph does not take this shape, or these values.
+        """
+
+
+class ImageInput(InputSpec):
+    """An image as the graph takes it: uint8 (height, width, channels).
+
+    `framing` says how an image is brought to that size: `squash` resizes both sides; `mnist` makes it light ink on
+    black, fits the ink into a 20 x 20 box and centres it by its mass in 28 x 28.
     """
+
+    tensor: ClassVar[str] = "image"
+    dtype: ClassVar[str] = "uint8"
+    json_key: ClassVar[str] = "images"
+    is_text: ClassVar[bool] = False
 
     kind: Literal["image"] = "image"
     height: Side
@@ -42,24 +119,91 @@ class ImageInput(Section):
         return DIGIT_WORKING_SIDE if self.framing == "mnist" else max(self.height, self.width)
 
     @property
-    def size_bytes(self) -> int:
-        return self.height * self.width * self.channels
+    def axes(self) -> Axes:
+        return "N", self.height, self.width, self.channels
+
+    @property
+    def values(self) -> range:
+        return range(256)
+
+    @property
+    def max_run_items(self) -> int:
+        """32 digits, 9 photos of 96 x 96: what passes between layers fits the cache. CONTRIBUTING has measurements."""
+        return min(_MAX_RUN_IMAGES, max(_MAX_RUN_VALUES // (self.height * self.width * self.channels), 1))
+
+    def split(self, tensor: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.uint8]":
+        """(N, H, W, C) as it is."""
+        if tensor.shape[1:] != self.axes[1:]:
+            raise ValueError(f"has shape {list(tensor.shape)}; expected {['N', *self.axes[1:]]}")
+        return tensor
+
+    def __str__(self) -> str:
+        size = f"{self.height} x {self.width} pixels (height x width), {self.mode}"
+        return f"image, {size}, framing {self.framing}, {self.resample}"
 
     @model_validator(mode="after")
     def _framing_fits(self) -> "ImageInput":
         if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
-            raise ValueError("framing 'mnist' makes 28 x 28 pictures of mode 'L'")
+            raise ValueError("framing 'mnist' makes 28 x 28 images of mode 'L'")
         return self
 
 
-class TextInput(Section):
-    """A text as the graph wants it: token ids int64 (L), 1 <= L <= `length`, each below `vocabulary`.
+class TextInput(InputSpec):
+    """A text as the graph takes it: token ids int64 (L), 1 <= L <= `length`, each below `vocabulary`.
 
-    Id 0 is padding: it stands behind the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer`
-    is the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids.
+    Id 0 is padding: it follows the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer` names
+    the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids.
     """
+
+    tensor: ClassVar[str] = "tokens"
+    dtype: ClassVar[str] = "int64"
+    json_key: ClassVar[str] = "texts"
+    is_text: ClassVar[bool] = True
+    max_batch_tokens: ClassVar[int] = 1 << 11
+    """Beyond, a text gets no cheaper, and dearer once what passes between layers no longer fits the cache. CONTRIBUTING
+    has the measurements."""
 
     kind: Literal["text"] = "text"
     length: Annotated[int, Field(ge=1, le=1 << 20)]
     vocabulary: Annotated[int, Field(ge=2, le=1 << 24)]
     tokenizer: FileName = TOKENIZER
+
+    @property
+    def axes(self) -> Axes:
+        return "N", "L"
+
+    @property
+    def values(self) -> range:
+        return range(1, self.vocabulary)
+
+    @property
+    def max_run_items(self) -> int:
+        """As many as `max_batch_tokens` allows of texts of one token."""
+        return self.max_batch_tokens
+
+    @property
+    def max_length(self) -> int:
+        return self.length
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.tokenizer,)
+
+    def split(self, tensor: "npt.NDArray[np.int64]") -> "list[Any]":
+        """(N, L) -> N rows of token ids, without the padding at their ends."""
+        if tensor.ndim != len(self.axes) or not 1 <= tensor.shape[1] <= self.length:
+            raise ValueError(f"has shape {list(tensor.shape)}; expected [N, L], L from 1 to {self.length}")
+        if tensor.min() < 0 or tensor.max() >= self.vocabulary:
+            raise ValueError(f"holds ids outside of 0 to {self.vocabulary - 1}, the model's vocabulary")
+        is_token = tensor != 0
+        if not is_token.any(axis=1).all():
+            raise ValueError("has a row of padding (id 0) only; a text has one token at least")
+        ends = tensor.shape[1] - is_token[:, ::-1].argmax(axis=1)
+        return [row[:end] for row, end in zip(tensor, ends, strict=True)]
+
+    def __str__(self) -> str:
+        return f"text, {self.length} tokens of {self.vocabulary:,}, {self.tokenizer}"
+
+
+Input = Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+INPUTS: tuple[type[InputSpec], ...] = (ImageInput, TextInput)

@@ -1,48 +1,104 @@
-"""Text -> token ids."""
+"""Text -> token ids -> batches padded to one length."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from contract.errors import Unreadable
+from contract.errors import ModelRefused, TooLarge, Unreadable
+from contract.manifest import read_text
 from contract.spec import TextInput
 
 Tokens = npt.NDArray[np.int64]
+
+_PIECE = 4096  # characters that are decomposed at a time
+_STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
+
+
+def read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
+    """Read a tokenizer.json, and check that it fits the graph.
+
+    Raises:
+        ModelRefused: it cannot be read, has ids that the graph has no embedding for, or truncates or pads by itself.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(read_text(path))
+    except BaseException as error:  # the library raises bare exceptions
+        if isinstance(error, Exception) or _is_panic(error):
+            raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
+        raise
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= spec.vocabulary:
+        raise ModelRefused(f"{path}: has the id {highest}, but the graph only takes ids below {spec.vocabulary}")
+    if tokenizer.padding is not None or tokenizer.truncation is not None:
+        raise ModelRefused(f"{path}: pads or truncates, which the service does itself; save the tokenizer without both")
+    return tokenizer
+
+
+def check_length(text: str, max_characters: int) -> None:
+    """Refuse a text that is too long, also once its characters are decomposed: one ligature can become 18 letters.
+
+    Raises:
+        TooLarge: more than `max_characters`.
+    """
+    if len(text) > max_characters:
+        raise TooLarge(f"the text is too long: {len(text)} characters (maximum {max_characters})")
+    if text.isascii():
+        return
+    length = 0
+    for start in range(0, len(text), _PIECE):
+        length += len(unicodedata.normalize("NFKD", text[start : start + _PIECE]))
+        if length > max_characters:
+            raise TooLarge(
+                f"the text is too long: more than {max_characters} characters once its ligatures are written out"
+            )
 
 
 def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     """Turn a text into what the graph takes: the ids of its first `spec.length` tokens, int64 (L), L from 1.
 
     Raises:
-        Unreadable: there is no word in it, it holds half of a surrogate pair, or the tokenizer gives up on it.
+        Unreadable: the text has no word or holds half of a surrogate pair, or the tokenizer gives up on it.
     """
-    try:  # `encode` alone would hold the interpreter's lock; for a batch it is let go
+    try:  # `encode` alone would hold the interpreter's lock; for a batch the library releases it
         (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
     except TypeError as error:
-        raise Unreadable("the text holds half of a surrogate pair, which is no character") from error
+        raise Unreadable("the text holds half of a surrogate pair, which is not a character") from error
     except BaseException as error:
-        if is_panic(error):
+        if _is_panic(error):
             raise Unreadable("the tokenizer gave up on this text") from error
         raise
     ids = encoding.ids[: spec.length]
     if not ids:
-        raise Unreadable("the text holds no word")
+        raise Unreadable("the text has no word")
     return np.array(ids, np.int64)
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether an exception is a panic of a library in Rust, which no `except Exception` catches.
-
-    `tokenizers` panics where a pattern needs too many steps on a text.
-    """
-    return type(error).__name__ == "PanicException"
-
-
 def pad(texts: Sequence[Tokens]) -> Tokens:
-    """Bring the ids of several texts to one length with padding, id 0, at their ends: N x (L) -> (N, longest L)."""
+    """Pad the ids of several texts to one length with id 0 at their ends: N x (L) -> (N, longest L)."""
     padded = np.zeros((len(texts), max(map(len, texts))), np.int64)
     for row, ids in zip(padded, texts, strict=True):
         row[: len(ids)] = ids
     return padded
+
+
+def group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The positions of texts in groups of similar length, the shortest first, so that little padding is computed."""
+    group: list[int] = []
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and lengths[position] > _STRETCH * lengths[group[0]] + _SLACK:
+            yield group
+            group = []
+        group.append(position)
+    yield group
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether an exception is a panic of a library in Rust, which no `except Exception` catches.
+
+    `tokenizers` panics if a pattern needs too many steps on a text.
+    """
+    return type(error).__name__ == "PanicException"

@@ -14,16 +14,15 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
-from contract.picture import has_image_signature
+from contract.spec import INPUTS, InputSpec
 from service.errors import InvalidRequest, SlowBody
 from service.http import limited, pending
-from service.inference.predictor import Item, Kind
+from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.facts import of
 
 _QUICK_BYTES = pending.SMALL_BYTES  # longer bodies are taken apart off the event loop
-_FORMS = {"image": '{"images": ["<base64>", ...]}', "text": '{"texts": ["...", ...]}'}
-_KEYS = {"image": "images", "text": "texts"}
+_JSON_KEYS = {spec.json_key for spec in INPUTS}
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
 _CHARSETS = {b"", b"utf-8", b"utf8", b"us-ascii"}
 
@@ -134,14 +133,14 @@ def gone(request: Request) -> Callable[[], bool]:
     return ask
 
 
-async def read_items(request: Request, kind: Kind, settings: Settings) -> list[Item]:
+async def read_items(request: Request, spec: InputSpec, settings: Settings) -> list[Item]:
     """The items of a request: every part of a multipart body, those of a JSON list, or the body itself as one.
 
-    Pictures come as bytes, texts as strings; an item that is no such thing comes as the error to answer in its place.
+    Items are still encoded. An item of a JSON list that is not base64 is an error in its place.
 
     Args:
         request: the request, its body not read yet.
-        kind: what the model takes.
+        spec: the input of the model.
         settings: the limits.
 
     Raises:
@@ -154,14 +153,13 @@ async def read_items(request: Request, kind: Kind, settings: Settings) -> list[I
     body = await read(request, settings)
     match label:
         case b"multipart/form-data":
-            split = partial(_from_multipart, body, options.get(b"boundary"), kind, settings)
+            split = partial(_from_multipart, body, options.get(b"boundary"), settings)
         case b"application/json":
-            split = partial(_from_json, body, kind, settings)
-        case _ if kind == "image":
-            return [body]
+            split = partial(_from_json, body, spec, settings)
         case _:
-            _check_text_label(label, options.get(b"charset", b""), body)
-            return [_text_or_error(body)]
+            if spec.is_text:
+                _check_text_label(label, options.get(b"charset", b""), body)
+            return [body]
     return split() if len(body) <= _QUICK_BYTES else await asyncio.to_thread(split)
 
 
@@ -181,50 +179,31 @@ def _check_text_label(label: bytes, charset: bytes, body: bytes) -> None:
         )
 
 
-def _text_or_error(data: bytes) -> str | ConvokeError:
-    try:
-        return _text(data)
-    except ConvokeError as error:
-        return error
-
-
-def _text(data: bytes) -> str:
-    """UTF-8, with or without a byte order mark -> text."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if has_image_signature(data):
-            raise UnsupportedMediaType("this is a picture, but the model takes texts; send UTF-8 text") from error
-        raise Unreadable(
-            f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}; send it in UTF-8"
-        ) from error
-
-
-def _from_json(body: bytes, kind: Kind, settings: Settings) -> list[Item]:
+def _from_json(body: bytes, spec: InputSpec, settings: Settings) -> list[Item]:
     """The items of `{"images": ["<base64>", ...]}` or `{"texts": ["...", ...]}`, in order."""
-    values = _values(limited.loads(body, settings, form=_FORMS[kind]), kind)
+    form = f'{{"{spec.json_key}": ["{"..." if spec.is_text else "<base64>"}", ...]}}'
+    values = _values(limited.loads(body, settings, form=form), spec.json_key, form)
     if len(values) > settings.max_items:
         raise _too_many(settings.max_items)
     for position, value in enumerate(values):
         if not isinstance(value, str):
-            raise InvalidRequest(f"{_KEYS[kind]}[{position}] is {_json_name(value)}; expected a string")
-    return [_from_base64(value) for value in values] if kind == "image" else values
+            raise InvalidRequest(f"{spec.json_key}[{position}] is {_json_name(value)}; expected a string")
+    return from_strings(values, spec)
 
 
-def _values(content: Any, kind: Kind) -> list[Any]:
+def _values(content: Any, key: str, form: str) -> list[Any]:
     """The list that a JSON body is about, not empty."""
-    key, other = _KEYS[kind], _KEYS["text" if kind == "image" else "image"]
     if not isinstance(content, dict):
-        raise InvalidRequest(f"the JSON is {_json_name(content)}; expected {_FORMS[kind]}")
-    if set(content) == {other}:
-        raise UnsupportedMediaType(f"the model takes {key}, not {other}; send {_FORMS[kind]}")
+        raise InvalidRequest(f"the JSON is {_json_name(content)}; expected {form}")
+    if len(content) == 1 and content.keys() <= _JSON_KEYS - {key}:
+        raise UnsupportedMediaType(f"the model takes {key}, not {min(content)}; send {form}")
     foreign = sorted(set(content) - {key})
     if foreign:
-        raise InvalidRequest(f"the JSON has a key {foreign[0][:40]!r} that is not known; expected {_FORMS[kind]}")
+        raise InvalidRequest(f"the JSON has a key {foreign[0][:40]!r} that is not known; expected {form}")
     values = content.get(key)
     if not isinstance(values, list) or not values:
         found = "missing" if key not in content else "empty" if values == [] else _json_name(values)
-        raise InvalidRequest(f"{key} is {found}; expected {_FORMS[kind]}")
+        raise InvalidRequest(f"{key} is {found}; expected {form}")
     return values
 
 
@@ -232,6 +211,11 @@ def _json_name(value: Any) -> str:
     """A JSON value's type, in words."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def from_strings(values: list[str], spec: InputSpec) -> list[Item]:
+    """Strings of a JSON body -> encoded items: texts as they are, others from base64."""
+    return [*values] if spec.is_text else [_from_base64(value) for value in values]
 
 
 def _from_base64(value: str) -> bytes | ConvokeError:
@@ -245,22 +229,16 @@ def _too_many(max_items: int) -> TooLarge:
     return TooLarge(f"the request holds more than {max_items} items; at most that many are taken")
 
 
-def _from_multipart(body: bytes, boundary: bytes | None, kind: Kind, settings: Settings) -> list[Item]:
+def _from_multipart(body: bytes, boundary: bytes | None, settings: Settings) -> list[Item]:
     """The contents of a multipart body's parts, in order."""
     if not boundary:
         raise InvalidRequest("the Content-Type is multipart/form-data without a boundary")
-    parts = _split(body, boundary, settings.max_items, settings.max_part_head_bytes)
-    return [*parts] if kind == "image" else [_text_or_error(part) for part in parts]
-
-
-def _split(body: bytes, boundary: bytes, max_items: int, max_head_bytes: int) -> list[bytes]:
-    """The contents of a multipart body's parts, in order."""
     parts: list[bytearray] = []
     ended = False
 
     def begin() -> None:
-        if len(parts) == max_items:
-            raise _too_many(max_items)
+        if len(parts) == settings.max_items:
+            raise _too_many(settings.max_items)
         parts.append(bytearray())
 
     def data(chunk: bytes, start: int, end: int) -> None:
@@ -272,7 +250,9 @@ def _split(body: bytes, boundary: bytes, max_items: int, max_head_bytes: int) ->
 
     try:
         parser = MultipartParser(
-            boundary, {"on_part_begin": begin, "on_part_data": data, "on_end": end}, max_header_size=max_head_bytes
+            boundary,
+            {"on_part_begin": begin, "on_part_data": data, "on_end": end},
+            max_header_size=settings.max_part_head_bytes,
         )
         parser.write(body)
         parser.finalize()

@@ -14,16 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overloaded
 
-Array = npt.NDArray[Any]
-Items = Sequence[Array] | Array
-"""Items one by one, or all along the first axis of one array, which spares taking it apart and together again."""
 Row = npt.NDArray[np.float32] | InferenceFailed
 
 PATIENCE_S = 0.05

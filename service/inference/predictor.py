@@ -4,22 +4,18 @@ import asyncio
 import logging
 import math
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.batches import MAX_BATCH_TOKENS
-from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
-from contract.inputs import image_to_pixels, is_tiny
-from contract.spec import ImageInput
-from contract.text import Tokens, pad, text_to_tokens
+from contract.errors import ConvokeError, TooLarge
+from contract.inputs import Array, Items, Preprocessor
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import PATIENCE_S, Batcher, Items, Observer
+from service.inference.batching import PATIENCE_S, Batcher, Observer
 from service.inference.decoding import Decoders
 from service.inference.repository import Repository, Version
 from service.settings import Settings
@@ -27,16 +23,11 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
-Kind = Literal["image", "text"]
-Array = npt.NDArray[Any]
 Item = bytes | str | Array | ConvokeError
-"""An encoded picture, a text, what the graph takes of either, or why a front end could read nothing."""
+"""An encoded item, a decoded one, or the reason why a front end could not read it."""
 Row = npt.NDArray[np.float32]
 
-_STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
-_PART = 1 << 15  # bytes or characters that take far longer to decode than a thread takes to be asked
-_PIECE = 4096  # characters
-_TINY_CHARACTERS = 2000  # fewer become tokens in less time than another thread takes to be asked
+_PART = 1 << 15  # bytes or characters that take far longer to decode than to hand to another thread
 
 
 @dataclass(frozen=True)
@@ -168,8 +159,8 @@ class Predictor:
         Raises:
             Overloaded, DeadlineExceeded, ClientGone: as `classify`.
         """
-        if len(items) == 1 and _is_quick(items[0]):
-            return _decode_each(version, items, self._settings, math.inf)
+        if len(items) == 1 and (not isinstance(items[0], bytes | str) or version.preprocessor.is_quick(items[0])):
+            return [_decode(version.preprocessor, items[0], math.inf)]
         until = time.perf_counter() + timeout_s
         try:
             with self._batcher(version).room(len(items)):
@@ -188,20 +179,21 @@ class Predictor:
         async with self._decoders.turn(version.name):
             if time.perf_counter() - began > PATIENCE_S and is_gone():
                 raise ClientGone("the client went away before its turn came")
-            return await self._decoders.run(partial(_decode_each, version, items, self._settings, until))
+            return await self._decoders.run(partial(_decode_each, version.preprocessor, items, until))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
         if batcher is None:
             self._retire()
+            preprocessor, session = version.preprocessor, version.session
             batcher = self._batchers[version] = Batcher(
-                partial(_run, version),
+                partial(preprocessor.run, session.run),
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
-                max_tokens=MAX_BATCH_TOKENS if version.tokenizer else None,
-                lanes=version.session.lanes,
-                is_quick=lambda batch: version.session.is_quick(*_extent(version, batch)),
-                runs_alone=lambda batch: version.session.runs_alone(*_extent(version, batch)),
+                max_tokens=version.manifest.input.max_batch_tokens,
+                lanes=session.lanes,
+                is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
+                runs_alone=lambda batch: session.runs_alone(preprocessor.extent(batch)),
                 observer=self._observer(version),
             )
         return batcher
@@ -262,114 +254,21 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
             start, size = stop, 0
 
 
-def _is_quick(item: Item) -> bool:
-    """Whether an item is certainly decoded in less time than another thread takes to be asked."""
-    match item:
-        case bytes():
-            return is_tiny(item)
-        case str():
-            return len(item) <= _TINY_CHARACTERS
-        case _:
-            return True
+def _decode_each(preprocessor: Preprocessor, items: Sequence[Item], until: float) -> list[Array | ConvokeError]:
+    """Decode items as long as a client can still be waiting for them: up to `until`, in `time.perf_counter()`."""
+    return [_decode(preprocessor, item, until) for item in items]
 
 
-def _decode_each(
-    version: Version, items: Sequence[Item], settings: Settings, until: float
-) -> list[Array | ConvokeError]:
-    """Decode items, as long as somebody can still be waiting for them: until `time.perf_counter()` says so."""
-
-    def one(item: Item) -> Array | ConvokeError:
-        if time.perf_counter() > until:
-            return DeadlineExceeded("not decoded in time")
-        try:
-            return _decode_one(version, item, settings)
-        except ConvokeError as error:
-            return error
-
-    return [one(item) for item in items]
-
-
-def _decode_one(version: Version, item: Item, settings: Settings) -> Array:
-    """A picture -> pixels (H, W, C), a text -> token ids (L)."""
-    spec = version.manifest.input
-    match item:
-        case ConvokeError():
-            raise item
-        case np.ndarray():
-            return item
-        case bytes() if isinstance(spec, ImageInput):
-            return image_to_pixels(item, spec, max_pixels=settings.max_pixels)
-        case str() if not isinstance(spec, ImageInput):
-            return _tokens(version, item, settings.max_characters)
-        case _:
-            takes, given = ("texts", "a picture") if spec.kind == "text" else ("pictures", "a text")
-            raise UnsupportedMediaType(f"model {version.name!r} takes {takes}, this is {given}")
-
-
-def _tokens(version: Version, text: str, max_characters: int) -> Tokens:
-    """The token ids of a text, int64 (L).
-
-    Raises:
-        TooLarge: more than `max_characters`.
-        Unreadable: as `preprocess.text_to_tokens`.
-        InferenceFailed: the model's tokenizer cannot take it.
-    """
-    spec, tokenizer = version.manifest.input, version.tokenizer
-    assert tokenizer is not None, "a version that takes texts has a tokenizer"
-    assert not isinstance(spec, ImageInput)
-    if len(text) > max_characters:
-        raise TooLarge(f"the text has {len(text)} characters; at most {max_characters} are read")
-    if not text.isascii() and _grows_beyond(text, max_characters):
-        raise TooLarge(f"the text has more than {max_characters} characters once its ligatures are written out")
+def _decode(preprocessor: Preprocessor, item: Item, until: float) -> Array | ConvokeError:
+    if not isinstance(item, bytes | str):
+        return item
+    if time.perf_counter() > until:
+        return DeadlineExceeded("not decoded in time")
     try:
-        return text_to_tokens(text, tokenizer, spec)
-    except ConvokeError:
-        raise
-    except Exception as error:  # the library raises bare exceptions
-        raise InferenceFailed(f"the tokenizer failed on this text: {error}") from error
-
-
-def _grows_beyond(text: str, most: int) -> bool:
-    """Whether a tokenizer that takes characters apart, of which one can become 18, would have more than `most`."""
-    length = 0
-    for start in range(0, len(text), _PIECE):
-        length += len(unicodedata.normalize("NFKD", text[start : start + _PIECE]))
-        if length > most:
-            return True
-    return False
-
-
-def _extent(version: Version, items: Items) -> tuple[int, int]:
-    """Pictures and 1, or 1 text and the tokens of all: what the time of a run depends on."""
-    return (len(items), 1) if version.tokenizer is None else (1, sum(map(len, items)))
-
-
-def _run(version: Version, items: Items) -> npt.NDArray[np.float32]:
-    """Probabilities (N, classes) of N items, put together into what the graph takes."""
-    run = version.session.run
-    if version.tokenizer is None:
-        return run(items if isinstance(items, np.ndarray) else _stack(items))  # N x (H, W, C) -> (N, H, W, C)
-    if len(items) == 1:
-        return run(items[0][None])
-    assert not isinstance(items, np.ndarray), "texts come one by one"
-    order = sorted(range(len(items)), key=lambda row: len(items[row]))
-    rows = np.empty((len(items), len(version.manifest.labels)), np.float32)
-    for group in _alike(order, items):
-        rows[group] = run(pad([items[row] for row in group]))  # N x (L) -> (N, longest L)
-    return rows
-
-
-def _stack(items: Sequence[Array]) -> Array:
-    """As np.stack, in a fifth of the time for hundreds of small pictures."""
-    return np.concatenate(items).reshape(len(items), *items[0].shape)
-
-
-def _alike(order: Sequence[int], items: Sequence[Array]) -> Iterator[list[int]]:
-    """Texts, the shortest first, in groups of like length, so that little padding is computed."""
-    group: list[int] = []
-    for row in order:
-        if group and len(items[row]) > _STRETCH * len(items[group[0]]) + _SLACK:
-            yield group
-            group = []
-        group.append(row)
-    yield group
+        return preprocessor.decode(item)
+    except ConvokeError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 -- whatever a decoder raises, the neighbours of this item get their answers
+        failure = InferenceFailed(f"preprocessing failed on this item: {error}")
+        failure.__cause__ = error
+        return failure

@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from contract import inputs, providers
 from contract import manifest as contract
 from contract.errors import ModelRefused
+from contract.inputs import Preprocessor
 from contract.manifest import Manifest
 from contract.session import Session
-from contract.spec import TextInput
-from contract.text import is_panic
 from service.errors import ModelNotFound, NotReady, ReadOnly
 from service.inference import precision
 from service.settings import Settings
@@ -38,12 +35,12 @@ WITHDRAWN = "withdrawn.json"
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One version of a model, ready to run; a model that takes texts has a tokenizer."""
+    """One version of a model, ready to run."""
 
     manifest: Manifest
+    preprocessor: Preprocessor
     session: Session
     card: str
-    tokenizer: Tokenizer | None = None
 
     @property
     def name(self) -> str:
@@ -396,31 +393,12 @@ def open_version(folder: Path, settings: Settings) -> Version:
             f"{folder}: the manifest is of {manifest.model} version {manifest.version}; the folder names must agree"
         )
     contract.verify(folder, manifest)
-    spec = manifest.input
-    tokenizer = _read_tokenizer(folder / spec.tokenizer, spec) if isinstance(spec, TextInput) else None
+    preprocessor = inputs.load_preprocessor(
+        folder, manifest.input, max_pixels=settings.max_pixels, max_characters=settings.max_characters
+    )
     session = precision.open_session(folder, manifest, settings)
     session.warm_up()
-    return Version(manifest, session, contract.read_text(folder / contract.CARD), tokenizer)
-
-
-def _read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
-    """The tokenizer of a model that takes texts, once it is found to fit the graph.
-
-    Raises:
-        ModelRefused: it cannot be read, gives ids that the graph has no embedding for, or cuts and pads by itself.
-    """
-    try:
-        tokenizer = Tokenizer.from_str(contract.read_text(path))
-    except BaseException as error:  # the library raises bare exceptions
-        if isinstance(error, Exception) or is_panic(error):
-            raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
-        raise
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if highest >= spec.vocabulary:
-        raise ModelRefused(f"{path}: holds id {highest}, but the graph takes ids below {spec.vocabulary} only")
-    if tokenizer.padding is not None or tokenizer.truncation is not None:
-        raise ModelRefused(f"{path}: pads or truncates by itself; the service does both, so save it without")
-    return tokenizer
+    return Version(manifest, preprocessor, session, contract.read_text(folder / contract.CARD))
 
 
 def _is_version(path: Path) -> bool:

@@ -23,7 +23,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         facts, began = of(request.scope), time.perf_counter()
         top, min_score = _top(request), _min_score(request)
         version = predictor.resolve(request.path_params["model"])
-        items = await body.read_items(request, version.manifest.input.kind, settings)
+        items = await body.read_items(request, version.manifest.input, settings)
         read_s = time.perf_counter() - began
         answer = await predictor.classify(version, items, is_gone=body.gone(request))
         facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)

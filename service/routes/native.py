@@ -4,7 +4,6 @@ BentoML would answer them itself, but it bounds no body, reads other kinds of co
 URLs. Its clients find the calls in /schema.json, send JSON and expect JSON, which is all that is done here.
 """
 
-import base64
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contract.errors import Unreadable, UnsupportedMediaType
+from contract.errors import UnsupportedMediaType
 from service.errors import InvalidRequest
 from service.http import body, limited
 from service.http.route import Endpoint, Route
-from service.inference.predictor import Answer, Item, Predictor
+from service.inference.predictor import Answer, Predictor
 from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import of
@@ -54,12 +53,14 @@ async def call(
         ConvokeError: as `Predictor.classify`.
     """
     version = predictor.resolve(model)
-    if key == "images":
-        decoded: list[Item] = await run_in_threadpool(lambda: [_image(item) for item in items])
+    spec = version.manifest.input
+    if key == spec.json_key:
+        encoded = await run_in_threadpool(body.from_strings, items, spec)
     else:
-        decoded = [*items]
+        error = UnsupportedMediaType(f"model {version.name!r} takes {spec.json_key}, not {key}")
+        encoded = [error for _ in items]
     items.clear()  # what waits for its turn holds no body
-    return await predictor.classify(version, decoded, is_gone=is_gone)
+    return await predictor.classify(version, encoded, is_gone=is_gone)
 
 
 async def _arguments(request: Request, key: Key, settings: Settings) -> tuple[str, list[str]]:
@@ -82,11 +83,3 @@ async def _arguments(request: Request, key: Key, settings: Settings) -> tuple[st
     if not (isinstance(model, str) and items and isinstance(items, list) and all(isinstance(i, str) for i in items)):
         raise InvalidRequest(f"the JSON does not have the form {form}")
     return model, items
-
-
-def _image(text: str) -> Item:
-    """An encoded image in base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        return Unreadable(f"the image is not base64: {error}; send its bytes in base64, not a path or a URL")

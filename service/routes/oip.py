@@ -14,7 +14,6 @@ from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.spec import ImageInput
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
@@ -191,16 +190,12 @@ def _index(repository: Repository, *, only_ready: bool) -> Index:
 
 def _metadata(version: Version, repository: Repository) -> ModelMetadata:
     spec, labels = version.manifest.input, len(version.manifest.labels)
-    takes = (
-        _tensor("image", "UINT8", [-1, spec.height, spec.width, spec.channels])
-        if isinstance(spec, ImageInput)
-        else _tensor("tokens", "INT64", [-1, -1])
-    )
+    shape = [axis if isinstance(axis, int) else -1 for axis in spec.axes]
     return ModelMetadata(
         name=version.name,
         versions=repository.numbers(version.name),
         platform="onnxruntime_onnx",
-        inputs=[takes],
+        inputs=[_tensor(spec.tensor, tensors.datatype(spec), shape)],
         outputs=[_tensor("probabilities", "FP32", [-1, labels]), _tensor("label", "BYTES", [-1])],
     )
 

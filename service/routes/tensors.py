@@ -4,7 +4,6 @@ A body is JSON; with the binary-tensor extension, the JSON's length stands in a 
 it in the order of their descriptions, little-endian; BYTES as 4 bytes of length and the value, each.
 """
 
-import base64
 import json
 import struct
 from collections.abc import Sequence
@@ -16,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
+from contract.errors import TooLarge, Unreadable
 from contract.manifest import Manifest
-from contract.picture import has_image_signature
-from contract.spec import ImageInput, TextInput
+from contract.spec import InputSpec
 from service.errors import InvalidRequest
-from service.http import limited
+from service.http import body, limited
 from service.inference.predictor import Item
 from service.settings import Settings
 
@@ -84,6 +82,11 @@ class Asked:
     items: list[Item] | Array
     outputs: list[tuple[OutputName, bool]]
     id: str | None
+
+
+def datatype(spec: InputSpec) -> str:
+    """The protocol's name of the type of the graph's input."""
+    return next(name for name, dtype in _DTYPES.items() if dtype == spec.dtype)
 
 
 def parse(content: bytes, head_length: str | None, manifest: Manifest, settings: Settings) -> Asked:
@@ -186,22 +189,23 @@ def _values(described: InputTensor, tail: bytes) -> list[Any] | bytes:
 def _items(described: InputTensor, values: list[Any] | bytes, manifest: Manifest) -> list[Item] | Array:
     """One item a row of a tensor that the model takes."""
     spec = manifest.input
-    encoded, graph, datatype = ("image", "image", "UINT8") if spec.kind == "image" else ("text", "tokens", "INT64")
     match described.name, described.datatype:
-        case name, "BYTES" if name == encoded:
+        case name, "BYTES" if name == spec.kind:
             if len(described.shape) != 1:
                 raise InvalidRequest(f"input {name!r} has shape {described.shape}; BYTES are of shape [N]")
-            found = _packed(values) if isinstance(values, bytes) else _strings(values, spec.kind)
-            if len(found) != described.shape[0]:
-                raise InvalidRequest(f"input {name!r} has shape {described.shape}, but {len(found)} values")
-            return [_utf8(place, value) for place, value in enumerate(found)] if spec.kind == "text" else [*found]
-        case name, kind if (name, kind) == (graph, datatype):
-            tensor = _tensor(described, values)
-            return _pictures(tensor, spec) if isinstance(spec, ImageInput) else _texts(tensor, spec)
+            items = _packed(values) if isinstance(values, bytes) else _strings(values, spec)
+            if len(items) != described.shape[0]:
+                raise InvalidRequest(f"input {name!r} has shape {described.shape}, but {len(items)} values")
+            return items
+        case name, kind if (name, kind) == (spec.tensor, datatype(spec)):
+            try:
+                return spec.split(_tensor(described, values))
+            except ValueError as error:
+                raise InvalidRequest(f"input {name!r} {error}") from error
         case name, kind:
             raise InvalidRequest(
-                f"model {manifest.model!r} takes the input {graph!r} of {datatype} or {encoded!r} of BYTES; "
-                f"this is {name[:40]!r} of {kind[:40]!r}"
+                f"model {manifest.model!r} takes the input {spec.tensor!r} of {datatype(spec)} or {spec.kind!r} of "
+                f"BYTES; this is {name[:40]!r} of {kind[:40]!r}"
             )
 
 
@@ -231,30 +235,9 @@ def _tensor(described: InputTensor, values: list[Any] | bytes) -> Array:
     return numbers.astype(dtype).reshape(shape)
 
 
-def _pictures(tensor: Array, spec: ImageInput) -> Array:
-    expected = [spec.height, spec.width, spec.channels]
-    if list(tensor.shape[1:]) != expected:
-        raise InvalidRequest(f"input 'image' has shape {list(tensor.shape)}; expected {['N', *expected]}")
-    return tensor
-
-
-def _texts(tensor: Array, spec: TextInput) -> list[Item]:
-    """Rows (L) of token ids without the padding behind their ends."""
-    if tensor.ndim != 2 or not 1 <= tensor.shape[1] <= spec.length:  # noqa: PLR2004 -- (N, L)
-        raise InvalidRequest(
-            f"input 'tokens' has shape {list(tensor.shape)}; expected [N, L], L from 1 to {spec.length}"
-        )
-    if tensor.min() < 0 or tensor.max() >= spec.vocabulary:
-        raise InvalidRequest(f"input 'tokens' holds ids outside of 0 to {spec.vocabulary - 1}, the model's vocabulary")
-    ends = tensor.shape[1] - np.argmax(tensor[:, ::-1] != 0, axis=1)
-    if not (tensor != 0).any(axis=1).all():
-        raise InvalidRequest("input 'tokens' has a row of padding, id 0, alone: a text has one token at least")
-    return [row[:end] for row, end in zip(tensor, ends, strict=True)]
-
-
-def _packed(values: bytes) -> list[bytes]:
+def _packed(values: bytes) -> list[Item]:
     """The values of a BYTES tensor: each behind its length."""
-    found: list[bytes] = []
+    found: list[Item] = []
     place = 0
     while place < len(values):
         stop = place + _LENGTH.size
@@ -267,26 +250,11 @@ def _packed(values: bytes) -> list[bytes]:
     return found
 
 
-def _strings(values: list[Any], kind: str) -> list[bytes]:
-    """The values of a BYTES tensor in JSON: texts as they are, pictures in base64."""
+def _strings(values: list[Any], spec: InputSpec) -> list[Item]:
+    """The values of a BYTES tensor in JSON: texts as they are, others in base64."""
     if not all(isinstance(value, str) for value in values):
         raise InvalidRequest("the data of a BYTES tensor must be a flat list of strings")
-    try:
-        return [value.encode() if kind == "text" else base64.b64decode(value, validate=True) for value in values]
-    except UnicodeEncodeError as error:
-        raise Unreadable("a text in the data holds half of a surrogate pair, which is no character") from error
-    except ValueError as error:
-        raise Unreadable(f"a picture in the data is no base64: {error}") from error
-
-
-def _utf8(place: int, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        if has_image_signature(value):
-            raise UnsupportedMediaType(f"item {place}: this is a picture, but the model takes texts") from error
-        found = f"byte 0x{value[error.start]:02x} at position {error.start}"
-        raise Unreadable(f"item {place}: the text is not UTF-8: {found}") from error
+    return body.from_strings(values, spec)
 
 
 def _outputs(head: InferenceRequest) -> list[tuple[OutputName, bool]]:

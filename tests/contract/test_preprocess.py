@@ -9,7 +9,7 @@ from PIL import Image
 
 from contract import picture
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
-from contract.inputs import _ready_made, image_to_pixels, is_tiny
+from contract.inputs import _decode_plain_digit, image_to_pixels, is_tiny
 from contract.picture import FORMATS, decode
 from contract.spec import ImageInput, TextInput
 from contract.text import pad, text_to_tokens
@@ -162,14 +162,14 @@ def test_the_short_way_for_framed_digits_gives_what_the_long_way_gives(
         Image.fromarray(grey).save(buffer, "PNG", **options)
         short = image_to_pixels(buffer.getvalue(), DIGIT)
         with monkeypatch.context() as context:
-            context.setattr("contract.inputs._ready_made", lambda *_: None)
+            context.setattr("contract.inputs._decode_plain_digit", lambda *_: None)
             assert np.array_equal(short, image_to_pixels(buffer.getvalue(), DIGIT))
 
 
 def test_the_short_way_is_taken_for_plain_pngs_alone() -> None:
     """A plain framed PNG needs no general decoder; a damaged, turned, transparent or larger one gets it."""
     plain = encode(draw(3, size=(28, 28)))
-    assert _ready_made(plain, DIGIT) is not None
+    assert _decode_plain_digit(plain, DIGIT) is not None
     exif = Image.Exif()
     exif[0x0112] = 6
     grey = Image.open(io.BytesIO(plain))
@@ -178,8 +178,8 @@ def test_the_short_way_is_taken_for_plain_pngs_alone() -> None:
     grey.save(clear, "PNG", transparency=0)
     grey.resize((28, 29)).save(tall, "PNG")
     for other in (plain[:-30], turned.getvalue(), clear.getvalue(), tall.getvalue()):
-        assert _ready_made(other, DIGIT) is None
-    assert _ready_made(plain, PHOTO) is None
+        assert _decode_plain_digit(other, DIGIT) is None
+    assert _decode_plain_digit(plain, PHOTO) is None
 
 
 @pytest.mark.parametrize("digit", range(10))

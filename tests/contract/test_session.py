@@ -8,10 +8,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from contract import batches
 from contract import manifest as contract
 from contract import session as session_module
-from contract.batches import MAX_BATCH_TOKENS, Batch
+from contract.batches import Batch
 from contract.errors import ModelRefused
 from contract.session import Session, race
 from contract.spec import ImageInput, TextInput
@@ -58,7 +57,7 @@ def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: p
 def test_a_slice_holds_fewer_of_large_pictures(side: int, channels: int, pictures: int) -> None:
     """Some 260,000 values at once, one picture at least."""
     spec = ImageInput(height=side, width=side, mode="L" if channels == 1 else "RGB", framing="squash")
-    assert batches.slice_size(spec) == pictures
+    assert spec.max_run_items == pictures
 
 
 def test_golden_inputs_are_replayed(version: Path) -> None:
@@ -88,11 +87,11 @@ def test_golden_inputs_are_replayed(version: Path) -> None:
         (lambda inputs, rows: (inputs[:0], rows[:0]), r"found uint8 of shape \[0, 28, 28, 1\]"),
         (lambda inputs, rows: (inputs, rows[:3]), r"expected probabilities float32 of shape \[16, 10\]"),
         (lambda inputs, rows: (inputs, rows.astype(np.float64)), "found float64"),
-        (lambda inputs, rows: (inputs, rows * np.nan), "no numbers"),
+        (lambda inputs, rows: (inputs, rows * np.nan), "not finite"),
     ],
 )
 def test_golden_arrays_of_another_form_are_refused(version: Path, spoil: Callable[..., Any], said: str) -> None:
-    """Inputs and outputs of a wrong type or shape, and outputs that are no numbers, are named, not run."""
+    """Inputs and outputs of a wrong type or shape, and outputs that are not finite, are refused before they are run."""
     with np.load(version / contract.GOLDEN) as golden:
         inputs, rows = spoil(golden["inputs"], golden["probabilities"])
     np.savez(version / contract.GOLDEN, inputs=inputs, probabilities=rows)
@@ -159,9 +158,9 @@ def test_the_warm_up_of_texts_is_bounded(
     monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch.shape))
     session.warm_up()
     assert {(1, 1), (1, length)} <= set(shapes)
-    assert all(size == 1 or size * tokens <= MAX_BATCH_TOKENS for size, tokens in shapes)
+    assert all(size == 1 or size * tokens <= TextInput.max_batch_tokens for size, tokens in shapes)
     assert all(1 <= size <= max_batch and 1 <= tokens <= length for size, tokens in shapes)
-    assert max(size for size, _ in shapes) == min(max_batch, MAX_BATCH_TOKENS)
+    assert max(size for size, _ in shapes) == min(max_batch, TextInput.max_batch_tokens)
 
 
 def test_a_graph_that_fails_on_a_short_text_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 import httpx
-import numpy as np
 
 from contract.errors import ConvokeError
-from contract.inputs import image_to_pixels
-from contract.spec import ImageInput
-from contract.text import text_to_tokens
 from service.http import asgi
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository, Version
@@ -169,17 +165,9 @@ class Target:
         """
         spec = version.manifest.input
         try:
-            if isinstance(spec, ImageInput):
-                pixels = image_to_pixels(one.data, spec, max_pixels=self._limits.max_pixels)
-                assert pixels.dtype == np.uint8
-                assert pixels.shape == (spec.height, spec.width, spec.channels)
-            else:
-                assert version.tokenizer is not None
-                text = one.data.decode("utf-8-sig", "surrogateescape")  # bytes that are none become lone surrogates
-                tokens = text_to_tokens(text, version.tokenizer, spec)
-                assert tokens.dtype == np.int64
-                assert 1 <= len(tokens) <= spec.length
-                assert 0 <= tokens.min() <= tokens.max() < spec.vocabulary
+            decoded = version.preprocessor.decode(one.data)
+            assert decoded.dtype == spec.dtype
+            assert len(spec.split(decoded[None])) == 1
         except ConvokeError as error:
             if error.status not in range(400, 500) or not str(error):
                 raise AssertionError(f"{error!r} is no fault of the caller's") from error

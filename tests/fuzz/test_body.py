@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
+from contract.spec import ImageInput, InputSpec, TextInput
 from service.errors import InvalidRequest
 from service.http import body
-from service.inference.predictor import Item, Kind
+from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, attach
 from tests.fuzz.spoil import spoilt, values
@@ -37,7 +38,9 @@ TYPES = st.one_of(
     st.text(max_size=30),
 )  # fmt: skip
 ENCODINGS = st.sampled_from(["identity", "gzip", "deflate", "x-gzip", "br", "gzip, gzip", ""])
-KINDS: st.SearchStrategy[Kind] = st.sampled_from(["image", "text"])
+IMAGE = ImageInput(height=28, width=28, mode="L", framing="mnist")
+TEXT = TextInput(length=4, vocabulary=7)
+INPUTS: st.SearchStrategy[InputSpec] = st.sampled_from([IMAGE, TEXT])
 PARTS = (
     b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n', b"--b\r\n", b"\r\n--b--\r\n", b"\r\n--b",
     b"\r\n\r\n", b"\r\n", b"--", b"Content-Type: text/plain\r\n", b"good film", b"\x89PNG\r\n\x1a\n", b": \r\n", b"\0",
@@ -45,7 +48,7 @@ PARTS = (
 FORMS = st.lists(st.sampled_from(PARTS) | st.binary(max_size=6), max_size=12).map(b"".join)
 
 
-def read(chunks: Sequence[bytes], kind: Kind, content_type: str, **headers: str) -> list[Item]:
+def read(chunks: Sequence[bytes], spec: InputSpec, content_type: str, **headers: str) -> list[Item]:
     """The items of a request whose body arrives in these chunks."""
     named = {"content-type": content_type, **headers}
     raw = [(name.replace("_", "-").encode(), value.encode("utf-8", "replace")) for name, value in named.items()]
@@ -57,37 +60,39 @@ def read(chunks: Sequence[bytes], kind: Kind, content_type: str, **headers: str)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}
     attach(scope, RequestFacts("x", "POST"))
-    return asyncio.run(body.read_items(Request(scope, receive), kind, SETTINGS))
+    return asyncio.run(body.read_items(Request(scope, receive), spec, SETTINGS))
 
 
-def check(content: bytes, kind: Kind, content_type: str, **headers: str) -> None:
-    """The property: items of the kind, or an error in an item's place, as many as are allowed; or a refusal."""
+def check(content: bytes, spec: InputSpec, content_type: str, **headers: str) -> None:
+    """The property: encoded items, or errors in their places, as many as are allowed; or a refusal."""
     with contextlib.suppress(*REFUSALS):
-        items = read([content], kind, content_type, **headers)
+        items = read([content], spec, content_type, **headers)
         assert 1 <= len(items) <= SETTINGS.max_items
         for item in items:
-            assert isinstance(item, (bytes if kind == "image" else str, ConvokeError))
+            assert isinstance(item, bytes | ConvokeError) or (isinstance(item, str) and spec.is_text)
             assert not isinstance(item, ConvokeError) or 400 <= item.status < 500
 
 
-@given(st.binary(max_size=200), KINDS, TYPES, ENCODINGS, st.text(max_size=8))
-def test_any_body_is_read_or_refused(content: bytes, kind: Kind, content_type: str, encoding: str, length: str) -> None:
+@given(st.binary(max_size=200), INPUTS, TYPES, ENCODINGS, st.text(max_size=8))
+def test_any_body_is_read_or_refused(
+    content: bytes, spec: InputSpec, content_type: str, encoding: str, length: str
+) -> None:
     """Whatever its label, its packing and its announced length say."""
-    check(content, kind, content_type, content_encoding=encoding, content_length=length)
+    check(content, spec, content_type, content_encoding=encoding, content_length=length)
 
 
-@given(FORMS, KINDS, TYPES)
-def test_any_multipart_body_is_read_or_refused(content: bytes, kind: Kind, content_type: str) -> None:
+@given(FORMS, INPUTS, TYPES)
+def test_any_multipart_body_is_read_or_refused(content: bytes, spec: InputSpec, content_type: str) -> None:
     """Boundaries, headers and ends in any order."""
-    check(content, kind, content_type)
-    check(content, kind, "multipart/form-data; boundary=b")
+    check(content, spec, content_type)
+    check(content, spec, "multipart/form-data; boundary=b")
 
 
-@given(values() | spoilt({"texts": ["good film", "bad"]}) | spoilt({"images": ["AAAA", "iVBORw0KGgo="]}), KINDS)
-def test_any_json_is_read_or_refused(content: Any, kind: Kind) -> None:
+@given(values() | spoilt({"texts": ["good film", "bad"]}) | spoilt({"images": ["AAAA", "iVBORw0KGgo="]}), INPUTS)
+def test_any_json_is_read_or_refused(content: Any, spec: InputSpec) -> None:
     """NaN, lone surrogates, keys that are not known, strings that are no base64."""
-    check(json.dumps(content).encode(), kind, "application/json")
-    check(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), kind, "application/json; x=y")
+    check(json.dumps(content).encode(), spec, "application/json")
+    check(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), spec, "application/json; x=y")
 
 
 @given(st.binary(max_size=120), st.sampled_from(["gzip", "deflate"]), st.integers(0, 140), st.integers(0, 1100))
@@ -97,7 +102,7 @@ def test_spoilt_packing_is_read_or_refused(content: bytes, encoding: str, cut: i
     if bit // 8 < len(spoilt_body):
         spoilt_body[bit // 8] ^= 1 << bit % 8
     with contextlib.suppress(*REFUSALS):
-        assert read([bytes(spoilt_body[: cut or None])], "image", "", content_encoding=encoding) == [content]
+        assert read([bytes(spoilt_body[: cut or None])], IMAGE, "", content_encoding=encoding) == [content]
 
 
 @given(
@@ -115,30 +120,30 @@ def test_parts_come_back_as_they_were_sent(parts: list[bytes], boundary: str, cu
     content += mark + b"--\r\n"
     places = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
     chunks = [content[start:end] for start, end in pairwise(places)]
-    assert read(chunks, "image", f'multipart/form-data; boundary="{boundary}"') == parts
+    assert read(chunks, IMAGE, f'multipart/form-data; boundary="{boundary}"') == parts
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.booleans())
 def test_texts_come_back_as_they_were_sent(texts: list[str], escaped: bool) -> None:
     """Any characters, in JSON of either spelling."""
     content = json.dumps({"texts": texts}, ensure_ascii=escaped).encode()
-    assert read([content], "text", "application/json") == texts
+    assert read([content], TEXT, "application/json") == texts
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=8))
 def test_pictures_come_back_as_they_were_sent(pictures: list[bytes]) -> None:
     """Any bytes, in base64."""
     content = json.dumps({"images": [base64.b64encode(picture).decode() for picture in pictures]}).encode()
-    assert read([content], "image", "application/json") == pictures
+    assert read([content], IMAGE, "application/json") == pictures
 
 
 @pytest.mark.parametrize("extra", [1, 100])
 def test_one_byte_or_item_too_many_is_refused(extra: int) -> None:
     """The limits hold to the byte and to the item, however the body is packed."""
     full = bytes(SETTINGS.max_body_bytes)
-    assert read([full], "image", "") == [full]
+    assert read([full], IMAGE, "") == [full]
     for headers, content in (({}, full + bytes(extra)), ({"content_encoding": "gzip"}, gzip.compress(full + b"x"))):
         with pytest.raises(TooLarge):
-            read([content], "image", "", **headers)
+            read([content], IMAGE, "", **headers)
     with pytest.raises(TooLarge):
-        read([json.dumps({"texts": ["a"] * (SETTINGS.max_items + extra)}).encode()], "text", "application/json")
+        read([json.dumps({"texts": ["a"] * (SETTINGS.max_items + extra)}).encode()], TEXT, "application/json")

@@ -14,19 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
+from contract import batches
 from contract.manifest import CARD, GOLDEN, GRAPH, PREPROCESSING_VERSION, Manifest, Metrics, sha256, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
 from contract.spec import TOKENIZER, ImageInput, TextInput
 from training.data.dataset import Split
-from training.data.schema import Image, Text
+from training.data.schema import Text
 from training.errors import PublishError
 from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Probabilities
@@ -97,16 +96,19 @@ def export(served: Served, recipe: Recipe, path: Path) -> None:
     Raises:
         PublishError: the batch axis, or the length of texts, came out fixed.
     """
-    name, example = ("image", torch.from_numpy(_noise(recipe, 2)[:2]))
-    axes: dict[int, Any] = {0: torch.export.Dim("N", min=1)}
-    if isinstance(recipe.input, Text):
-        name, axes = "tokens", {**axes, 1: torch.export.Dim("L", min=1, max=recipe.input.length)}
+    spec = _input(recipe)
+    limits = {"N": None, "L": spec.max_length}
+    axes = {
+        place: torch.export.Dim(axis, min=1, max=limits[axis])
+        for place, axis in enumerate(spec.axes)
+        if isinstance(axis, str)
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of deprecated torch
         program = torch.onnx.export(
             served,
-            (example,),
-            input_names=[name],
+            (torch.from_numpy(batches.random(spec, 2)),),
+            input_names=[spec.tensor],
             output_names=["probabilities"],
             dynamic_shapes={"inputs": axes},
             dynamo=True,
@@ -119,7 +121,7 @@ def export(served: Served, recipe: Recipe, path: Path) -> None:
     _forget_origins(graph)
     onnx.save(graph, path)
     onnx.checker.check_model(graph, full_check=True)
-    ends = [(graph.graph.input[0], axes), (graph.graph.output[0], {0: None})]
+    ends = [(graph.graph.input[0], list(axes)), (graph.graph.output[0], [0])]
     for end, free in ends:
         if not all(end.type.tensor_type.shape.dim[axis].dim_param for axis in free):
             raise PublishError(f"{path}: an axis of {end.name} came out fixed")
@@ -163,7 +165,7 @@ def _describe(
     force: bool,
 ) -> Manifest:
     """Check the exported graph over the test splits and write golden file, card and manifest beside it."""
-    files = [GRAPH, *([TOKENIZER] if isinstance(recipe.input, Text) else [])]
+    files = [GRAPH, *_input(recipe).files]
     draft = Manifest(
         model=recipe.task,
         version=next_version(home),
@@ -187,7 +189,7 @@ def _describe(
     metrics = {name: evaluate.metrics(probabilities[name], tests[name].labels) for name in tests}
     answers = {name: gate.right(probabilities[name], tests[name]) for name in tests}
     verdict = pass_gate(answers, draft, home, force=force)
-    noise = _noise(recipe, _GOLDEN)
+    noise = batches.random(_input(recipe), _GOLDEN)
     np.savez_compressed(partial / GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
     text = card(measured, recipe, result, verdict)
@@ -219,18 +221,6 @@ def _input(recipe: Recipe) -> ImageInput | TextInput:
     if isinstance(spec, Text):
         return TextInput(length=spec.length, vocabulary=spec.vocabulary)
     return ImageInput(height=spec.height, width=spec.width, mode=spec.mode, framing=spec.framing)
-
-
-def _noise(recipe: Recipe, count: int) -> npt.NDArray[Any]:
-    """Generated inputs, never examples of a data set: uint8 (N, H, W, C), or int64 (N, L) of several lengths."""
-    spec, draw = recipe.input, np.random.default_rng(0)
-    if isinstance(spec, Image):
-        return draw.integers(0, 256, (count, spec.height, spec.width, spec.channels), dtype=np.uint8)
-    longest = min(spec.length, 64)
-    tokens = draw.integers(1, spec.vocabulary, (count, longest))
-    for row, length in zip(tokens, np.linspace(longest, 1, count).astype(int), strict=True):
-        row[length:] = 0
-    return tokens
 
 
 def next_version(home: Path) -> int:

@@ -16,7 +16,6 @@ from onnx import TensorProto, numpy_helper
 from contract.errors import ManifestError, ModelRefused
 from contract.manifest import GRAPH, MANIFEST, Manifest, verify
 from contract.manifest import read as read_manifest
-from contract.spec import ImageInput
 from training.errors import PublishError, RunError
 from training.runs import record
 from training.runs.record import Record
@@ -140,12 +139,7 @@ def _version(folder: Path) -> Iterator[str]:
 
 
 def _facts(manifest: Manifest) -> Iterator[str]:
-    spec = manifest.input
-    if isinstance(spec, ImageInput):
-        size = f"{spec.height} x {spec.width} pixels (height x width), {spec.mode}"
-        yield _fact("input", f"image, {size}, framing {spec.framing}, {spec.resample}")
-    else:
-        yield _fact("input", f"text, {spec.length} tokens of {spec.vocabulary:,}, {spec.tokenizer}")
+    yield _fact("input", str(manifest.input))
     yield _fact("labels", ", ".join(manifest.labels))
     for split, metrics in manifest.test_metrics.items():
         yield _fact(

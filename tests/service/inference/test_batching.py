@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overloaded
-from service.inference.batching import Batcher, Items, Observer, Outcome
+from service.inference.batching import Batcher, Observer, Outcome
 
 Array = npt.NDArray[Any]
 

@@ -17,6 +17,7 @@ from service.inference.repository import Repository, Version
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests import reviews
+from tests.drawing import encode, mnist_like
 
 
 def repository(models: Path) -> Repository:
@@ -194,15 +195,13 @@ def test_an_empty_or_missing_folder_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_a_model_of_texts_comes_with_its_tokenizer(version: Path) -> None:
-    """Both kinds are served side by side; only the one that takes texts has a tokenizer, the one of its folder."""
+    """Both kinds are served side by side, each with its own preprocessing: texts with the tokenizer of the folder."""
     reviews.publish(version.parents[1])
     shelf = repository(version.parents[1])
     shelf.load()
     assert shelf.ready
-    assert shelf.get("digits").tokenizer is None
-    tokenizer = shelf.get("reviews").tokenizer
-    assert tokenizer is not None
-    assert tokenizer.encode("Good film").ids == [3, 2]
+    assert shelf.get("digits").preprocessor.decode(encode(mnist_like(1))).shape == (28, 28, 1)
+    assert shelf.get("reviews").preprocessor.decode("Good film").tolist() == [3, 2]
 
 
 def padding() -> str:
@@ -231,9 +230,9 @@ def added() -> str:
     [
         (lambda: "{}", "cannot be read as a tokenizer"),
         (lambda: "", "cannot be read as a tokenizer"),
-        (padding, "pads or truncates by itself"),
-        (truncating, "pads or truncates by itself"),
-        (added, "holds id 7, but the graph takes ids below 7 only"),
+        (padding, "pads or truncates"),
+        (truncating, "pads or truncates"),
+        (added, "id 7, but the graph only takes ids below 7"),
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, words: Callable[[], str], said: str) -> None:

