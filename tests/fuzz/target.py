@@ -11,14 +11,10 @@ from typing import Literal, Self
 import httpx
 
 from contract.errors import ConvokeError
-from service.http import asgi
-from service.inference.predictor import Predictor
-from service.inference.repository import Repository, Version
-from service.routes import classify
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.inference.repository import Version
 from tests import reviews
 from tests.fuzz.measure import measured
+from tests.serving import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,15 +85,11 @@ class Target:
         shutil.copytree(ROOT / "models", folder / "models")
         if not (folder / "models/reviews").exists():
             reviews.publish(folder / "models")
-        settings = Settings(models=folder / "models", provider="cpu", max_pixels=limits.max_pixels)
-        metrics = Metrics()
-        repository = Repository(settings, metrics)
-        repository.load()
+        served = parts(models=folder / "models", max_pixels=limits.max_pixels)
         self._limits = limits
-        self._versions = repository.serving()
-        self._predictor = Predictor(repository, settings, metrics)
-        app = asgi.Application(classify.routes(self._predictor, settings), metrics)
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        self._versions = served.repository.serving()
+        self._predictor = served.predictor
+        transport = httpx.ASGITransport(app=served.application, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://test")
         self._runner = asyncio.Runner()
 

@@ -20,12 +20,9 @@ from contract.spec import TextInput
 from contract.text import text_to_tokens
 from service.inference import predictor
 from service.inference.batching import Batcher
-from service.inference.repository import Repository
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like
-from tests.serving import ROOT, Call, application, client, code
+from tests.serving import ROOT, Call, application, client, code, parts
 
 JSON = {"Content-Type": "application/json"}
 
@@ -284,9 +281,7 @@ def test_a_text_that_grows_is_refused_by_what_it_becomes(models: Path) -> None:
 
 def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When its items come into the queue, a request has let go of what they were decoded from."""
-    chosen, metrics = Settings(models=models, provider="cpu"), Metrics()
-    repository = Repository(chosen, metrics)
-    repository.load()
+    served = parts(models=models).predictor
     items: list[predictor.Item] = ["good " * 500, "bad"]
     left: list[int] = []
     submit = Batcher.submit
@@ -296,7 +291,6 @@ def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch)
         return submit(self, *words, **named)
 
     monkeypatch.setattr(Batcher, "submit", spy)
-    served = predictor.Predictor(repository, chosen, metrics)
     answer = asyncio.run(served.classify(served.resolve("reviews"), items))
     assert len(answer.rows) == 2
     assert left == [0]
