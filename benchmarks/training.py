@@ -29,8 +29,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.results import markdown_table
 from contract.inputs import image_to_pixels
-from training.data import photos
-from training.data.dataset import folder
+from training.data.dataset import data_folder
 from training.data.schema import Image
 from training.fit.augment import augment
 from training.fit.optimise import optimiser
@@ -59,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipe = recipes.load("alexnet")
     with tempfile.TemporaryDirectory() as scratch:
-        root = folder() / "cats-vs-dogs" / "train"
+        root = data_folder() / "cats-vs-dogs" / "train"
         is_drawn = not (root / "cat").is_dir()
         if is_drawn:
             root = _draw(Path(scratch), args.photos)
@@ -87,7 +86,7 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
         Subset(data, chosen), int(recipe.batch_size), shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
     )
     variants = [Variant("the usual script", _rate(_Trainer(recipe), lambda: iter(loader)))]
-    stored = photos.contract_of(spec, recipe.data.stored_side)
+    stored = spec.served(recipe.data.stored_side)
     start = time.perf_counter()
     paths = [Path(data.samples[index][0]) for index in chosen]
     images = torch.stack([torch.tensor(image_to_pixels(path.read_bytes(), stored)) for path in paths])  # (N, H, W, 3)

@@ -1,15 +1,15 @@
-"""What training refuses, and how it says so.
+"""The errors of training.
 
 TrainingError
 ├── RecipeError    a recipe that cannot be read, checked or built
-├── DataError      a data set that is not there or not what it should be
-├── RunError       a run folder that cannot be continued or used
-└── PublishError   a model that may not go into service
+├── DataError      a data set that is missing, damaged or not the expected one
+├── RunError       a run that cannot be started, resumed or used
+└── PublishError   a model that cannot be published
 """
 
 
 class TrainingError(Exception):
-    """Something the user can mend; the command line prints its message alone and exits with 2."""
+    """An error that the user can fix; the command line prints its message and exits with status 2."""
 
 
 class RecipeError(TrainingError):
@@ -17,12 +17,12 @@ class RecipeError(TrainingError):
 
 
 class DataError(TrainingError):
-    """A data set that is not there or not what it should be."""
+    """A data set that is missing, damaged or not the expected one."""
 
 
 class RunError(TrainingError):
-    """A run folder that cannot be continued or used."""
+    """A run that cannot be started, resumed or used."""
 
 
 class PublishError(TrainingError):
-    """A model that may not go into service."""
+    """A model that cannot be published."""

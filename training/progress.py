@@ -1,4 +1,4 @@
-"""What a person sees while a network is trained: a bar on a terminal, a line an epoch elsewhere."""
+"""Progress on standard error: a bar on a terminal, one line for each epoch elsewhere."""
 
 import sys
 import time
@@ -9,27 +9,26 @@ from tqdm import tqdm
 
 
 def say(line: str) -> None:
-    """Tell a person what happens next."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- what this is for
+    """Print a line on standard error."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- the purpose of this function
 
 
 class EpochBar:
-    """One epoch's progress: examples, live loss and accuracy, examples/s, time left; then one line that stays."""
+    """The progress of one epoch: examples, loss and accuracy so far, speed, time left; then a line with the results."""
 
     def __init__(self, epoch: int, epochs: int, examples: int, *, visible: bool = True) -> None:
         self._terminal = visible and sys.stderr.isatty()
         self._visible = visible
-        self._began, self._left = time.perf_counter(), epochs - epoch
+        self._started, self._epochs_left = time.perf_counter(), epochs - epoch
+        self._title, self._line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}", ""
         self._bar = tqdm(
             total=examples,
-            desc=f"epoch {epoch:>{len(str(epochs))}}/{epochs}",
+            desc=self._title,
             unit="img",
             unit_scale=True,
             disable=not self._terminal,
             dynamic_ncols=True,
         )
-        self._title = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-        self._line = ""
 
     def __enter__(self) -> Self:
         return self
@@ -42,19 +41,20 @@ class EpochBar:
             say(f"{self._title}: {self._line}")
 
     def step(self, seen: int, loss: float, accuracy: float) -> None:
-        """Show the figures after `seen` examples."""
+        """Show loss and accuracy after `seen` examples."""
         self._line = f"loss {loss:.4f}, accuracy {accuracy:.2%}"
         self._bar.set_postfix_str(self._line, refresh=False)
         self._bar.update(seen - self._bar.n)
 
     def finish(self, validation_loss: float | None, validation_accuracy: float | None) -> None:
-        """Show the epoch's last figures."""
+        """Show the results of the epoch."""
         if validation_loss is not None and validation_accuracy is not None:
             self._line += f", validation loss {validation_loss:.4f}, accuracy {validation_accuracy:.2%}"
-        seconds = time.perf_counter() - self._began
-        self._line += f", {seconds:.0f} s" + (f", about {_minutes(seconds * self._left)} left" if self._left else "")
+        seconds = time.perf_counter() - self._started
+        left = f", about {_duration(seconds * self._epochs_left)} left" if self._epochs_left else ""
+        self._line += f", {seconds:.0f} s{left}"
         self._bar.set_postfix_str(self._line)
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 -- a minute and a half

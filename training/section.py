@@ -1,4 +1,4 @@
-"""What every table of a recipe is made of: the section, and the types of its values."""
+"""The base class of all tables of a recipe, and the types of their values."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,17 +13,17 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A table of a recipe: no unknown keys, no conversions between types, no change once it is made."""
+    """A table of a recipe. It is immutable; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def count_or(word: str, meaning: str) -> BeforeValidator:
-    """A whole number from 1, or one word; refused in one line, where a union would give one a member."""
+    """Validates a positive integer or `word`, with one error where a union would report one for each member."""
 
     def check(value: Any) -> Any:
         if value == word or (type(value) is int and value >= 1):
             return value
-        raise ValueError(f"{value!r} is refused: expected a whole number from 1, or {word!r} for {meaning}")
+        raise ValueError(f"invalid value {value!r}: expected a positive integer, or {word!r} for {meaning}")
 
     return BeforeValidator(check)

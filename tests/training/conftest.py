@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.data.dataset import Split, folder
+from training.data.dataset import Split, data_folder
 from training.recipe.schema import Recipe, parse
 
 
@@ -71,7 +71,7 @@ def stripes() -> Callable[..., Split]:
 @pytest.fixture
 def mnist_folder() -> Path:
     """The folder of the real MNIST; the test skips where it is absent."""
-    place = folder() / "mnist"
+    place = data_folder() / "mnist"
     raw = place / "MNIST" / "raw"
     if not any((raw / f"train-images-idx3-ubyte{ending}").exists() for ending in ("", ".gz")):
         pytest.skip(f"there is no MNIST in {raw}: name the data folder in CONVOKE_DATA")

@@ -1,7 +1,7 @@
-"""A data set by its name in a recipe or a manifest: the one door, through which labels keep their names.
+"""Data sets by their name in a recipe or a manifest.
 
-Each source numbers its labels in an order of its own. Callers pass the labels of a recipe or a manifest, and get splits
-that are numbered in that order.
+Each loader numbers its labels in its own order, `LABELS`. The functions here take the labels of a recipe or a manifest
+and return splits that are numbered in that order: labels are matched by name.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from training.data.schema import Data, Input, Text
 from training.errors import DataError, RecipeError
 
 
-class Source(Protocol):
-    """What a module that reads data sets offers."""
+class Loader(Protocol):
+    """The interface of a module that loads data sets."""
 
     KIND: Literal["image", "text"]
     LABELS: tuple[str, ...]
-    """The names of the labels: the number n in the splits of `load` and `tests` stands for `LABELS[n]`."""
+    """The number n in the splits of `load` and `tests` stands for the label `LABELS[n]`."""
 
     def load(self, data: Data, spec: Any, /) -> Dataset:
         """The splits that `data` describes, for the `Image` or `Text` of a recipe."""
@@ -31,7 +31,7 @@ class Source(Protocol):
         """The test splits of a data set, for the `ImageInput` or `TextInput` of a manifest."""
 
 
-SOURCES: dict[str, Source] = {
+LOADERS: dict[str, Loader] = {
     "mnist": mnist,
     "cats-vs-dogs": photos,
     "oxford-pets": photos,
@@ -49,9 +49,9 @@ def load(data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
         DataError: the data set is missing or damaged, or has no training example of a label.
         RecipeError: the kind of input or the labels are not those of the data set.
     """
-    source = _source(data.name, spec.kind)
+    loader = _loader(data.name, spec.kind)
     numbers = _numbers(data.name, labels)
-    return _complete(source.load(data, spec).renumbered(numbers), labels)
+    return _complete(loader.load(data, spec).renumbered(numbers), labels)
 
 
 def fold(data: Data, spec: Input, labels: Sequence[str], number: int) -> Dataset:
@@ -60,8 +60,8 @@ def fold(data: Data, spec: Input, labels: Sequence[str], number: int) -> Dataset
     Raises:
         DataError, RecipeError: as `load`.
     """
-    source = _source(data.name, spec.kind)
-    assert source is reviews, source
+    loader = _loader(data.name, spec.kind)
+    assert loader is reviews, loader
     assert isinstance(spec, Text), spec
     numbers = _numbers(data.name, labels)
     return _complete(reviews.fold(data, spec, number).renumbered(numbers), labels)
@@ -74,11 +74,11 @@ def tests(name: str, spec: ImageInput | TextInput, labels: Sequence[str], tokeni
         DataError: the data set is missing or damaged.
         RecipeError: the kind of input or the labels are not those of the data set.
     """
-    if name not in SOURCES:
+    if name not in LOADERS:
         return {}
-    source = _source(name, spec.kind)
+    loader = _loader(name, spec.kind)
     numbers = _numbers(name, labels)
-    return {test: split.renumbered(numbers) for test, split in source.tests(name, spec, tokenizer).items()}
+    return {test: split.renumbered(numbers) for test, split in loader.tests(name, spec, tokenizer).items()}
 
 
 def sample(
@@ -89,7 +89,7 @@ def sample(
     Raises:
         DataError, RecipeError: as `load`.
     """
-    if isinstance(spec, ImageInput) and SOURCES[data.name] is photos:
+    if isinstance(spec, ImageInput) and LOADERS[data.name] is photos:
         numbers = _numbers(data.name, labels)
         split, fingerprint = photos.sample(data, spec, count)
         return split.renumbered(numbers), fingerprint
@@ -98,16 +98,16 @@ def sample(
     return Split(dataset.train.inputs[::step], dataset.train.labels[::step]).first(count), dataset.fingerprint
 
 
-def _source(name: str, kind: str) -> Source:
-    source = SOURCES[name]
-    if kind != source.KIND:
-        raise RecipeError(f"data.name: {name!r} holds inputs of kind {source.KIND!r}, but input.kind is {kind!r}")
-    return source
+def _loader(name: str, kind: str) -> Loader:
+    loader = LOADERS[name]
+    if kind != loader.KIND:
+        raise RecipeError(f"input.kind: got {kind!r}, but data set {name!r} has inputs of kind {loader.KIND!r}")
+    return loader
 
 
 def _numbers(name: str, labels: Sequence[str]) -> Tensor:
     """For each of a data set's labels, in its own order, the place of that name in `labels`: int64 (classes)."""
-    expected = SOURCES[name].LABELS
+    expected = LOADERS[name].LABELS
     if sorted(labels) != sorted(expected):
         unknown = ", ".join(label for label in labels if label not in expected) or "none"
         missing = ", ".join(label for label in expected if label not in labels) or "none"
@@ -122,5 +122,5 @@ def _complete(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     counts = dataset.train.labels.bincount(minlength=len(labels)).tolist()
     absent = [label for label, count in zip(labels, counts, strict=True) if not count]
     if absent:
-        raise DataError(f"the training split has no example of {', '.join(absent)}: add some, or hold out fewer")
+        raise DataError(f"the training split has no example with the label {', '.join(absent)}")
     return dataset

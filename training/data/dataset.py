@@ -1,7 +1,4 @@
-"""Data sets: where they lie, what they hold, and how they are split.
-
-One file a kind of data. Each gives a `Dataset` whose training and validation splits are disjoint by content.
-"""
+"""Data sets and their splits, and the folders that hold them."""
 
 import hashlib
 import os
@@ -12,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 -- its usual name
+import torch.nn.functional as F  # noqa: N812 -- the usual name
 from torch import Tensor
 
 from training.errors import DataError
@@ -20,9 +17,9 @@ from training.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Examples decoded once, and their labels, int64 (N).
+    """Decoded examples and their labels, int64 (N).
 
-    `inputs` are pictures, uint8 (N, H, W, C), or the token ids of texts, int32 (N, L), 0 behind their ends.
+    `inputs` are images, uint8 (N, H, W, C), or token ids of texts, int32 (N, L), padded with 0.
     """
 
     inputs: Tensor
@@ -37,16 +34,16 @@ class Split:
 
     @cached_property
     def lengths(self) -> Tensor | None:
-        """How many tokens each text has, int64 (N); None for pictures."""
+        """The number of tokens of each text, int64 (N); None for images."""
         return (self.inputs != 0).sum(dim=1) if self.inputs.dtype == torch.int32 else None
 
-    def texts(self, chosen: Tensor) -> Tensor:
-        """The token ids of some texts, padded to the longest of them: int32 (n, L)."""
-        assert self.lengths is not None, "pictures have no length"
-        return self.inputs[chosen, : max(int(self.lengths[chosen].max()), 1)]
+    def texts(self, rows: Tensor) -> Tensor:
+        """The token ids of the texts at `rows`, padded to the longest of them: int32 (n, L)."""
+        assert self.lengths is not None, "images have no length"
+        return self.inputs[rows, : max(int(self.lengths[rows].max()), 1)]
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """The inputs in order, up to `size` at a time: (n, H, W, C) or (n, L)."""
+        """The inputs in order, in batches of up to `size`: (n, H, W, C) or (n, L)."""
         for start in range(0, len(self), size):
             yield self.inputs[start : start + size]
 
@@ -59,24 +56,24 @@ class Split:
         return Split(self.inputs, numbers[self.labels])
 
     def __add__(self, other: "Split") -> "Split":
-        ours, theirs = self.inputs, other.inputs
+        inputs = [self.inputs, other.inputs]
         if self.lengths is not None:
-            length = max(ours.shape[1], theirs.shape[1])
-            ours, theirs = (F.pad(tokens, (0, length - tokens.shape[1])) for tokens in (ours, theirs))
-        return Split(torch.cat([ours, theirs]), torch.cat([self.labels, other.labels]))
+            length = max(tokens.shape[1] for tokens in inputs)
+            inputs = [F.pad(tokens, (0, length - tokens.shape[1])) for tokens in inputs]
+        return Split(torch.cat(inputs), torch.cat([self.labels, other.labels]))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's splits, and the SHA-256 over all their bytes that says which data this was."""
+    """The splits of a data set, which share no example, and the SHA-256 of their content."""
 
     train: Split
     validation: Split
     tests: dict[str, Split]
-    """Test splits that nothing was chosen on, by the name of their data set; most have one."""
+    """Test splits by the name of their data set. No choice in training depends on them."""
     fingerprint: str
     tokenizer: str | None = None
-    """The content of the tokenizer.json that made the token ids, where the inputs are texts."""
+    """For texts, the content of the tokenizer.json that gave the token ids."""
 
     def renumbered(self, numbers: Tensor) -> "Dataset":
         """The same data set, each split as `Split.renumbered` gives it."""
@@ -88,29 +85,28 @@ class Dataset:
         )
 
 
-def folder() -> Path:
-    """Where data sets lie: the directory that CONVOKE_DATA names, or data/ below the working directory."""
+def data_folder() -> Path:
+    """The folder of the data sets: $CONVOKE_DATA, or data/ in the working directory."""
     return Path(os.environ.get("CONVOKE_DATA") or "data")
 
 
 def cache_folder() -> Path:
-    """Where decoded photos and downloaded weights are kept: $CONVOKE_CACHE, or convoke/ in the user's cache folder."""
+    """The folder of decoded photos and downloaded weights: $CONVOKE_CACHE, or convoke/ in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("CONVOKE_CACHE") or Path(home) / "convoke")
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split]:
-    """Split off `count` examples by the hash of their pixels: (rest, held out).
+    """Hold out `count` images by the hash of their pixels: (rest, held out).
 
-    The choice depends on content alone, not on order or seed, and equal pictures fall on the same side, so the
-    held-out part can be a few examples larger than `count`.
+    The choice depends on the content alone, not on order or seed. Equal images are on the same side, so the held-out
+    part can be slightly larger than `count`.
 
     Raises:
-        DataError: there are not more than `count`.
+        DataError: the split has no more than `count` images.
     """
-    digests = np.array([hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in split.inputs])
-    if not 0 < count < len(digests):
-        raise DataError(f"{count} examples cannot be held out of {len(digests)}: set data.validation lower")
+    digests = np.array([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in split.inputs])
+    check_held_out(count, len(digests))
     held_out = torch.from_numpy(digests <= np.sort(digests)[count - 1])
     return (
         Split(split.inputs[~held_out], split.labels[~held_out]),
@@ -118,8 +114,14 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split]:
     )
 
 
+def check_held_out(count: int, total: int) -> None:
+    """Raise a DataError unless `count` of `total` examples can be held out with some left to train on."""
+    if not 0 < count < total:
+        raise DataError(f"data.validation: cannot hold out {count} of {total} examples; set it below {total}")
+
+
 def fingerprint(*splits: Split) -> str:
-    """SHA-256 over shapes, pictures and labels in order, as `sha256:<hex>`."""
+    """SHA-256 over shapes, images and labels in order, as `sha256:<hex>`."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(tuple(split.inputs.shape)).encode())

@@ -1,11 +1,10 @@
-"""Photos of cats and dogs, decoded once into a file that is mapped into memory.
+"""Photos of cats and dogs, decoded once into a memory-mapped file.
 
-Three layouts below `cats-vs-dogs/` of the data folder are read: `{train,test}/{cat,dog}/*.jpg`, Kaggle's
-`train/cat.N.jpg`, and Microsoft's `PetImages/{Cat,Dog}/N.jpg`; the last two have no test split of their own, so a tenth
-is held out by content. Oxford-IIIT Pet (Parkhi et al., 2012) comes through torchvision, in its binary categories.
+Three layouts of `cats-vs-dogs/` below the data folder are supported: `{train,test}/{cat,dog}/*.jpg`, Kaggle's
+`train/cat.N.jpg`, and Microsoft's `PetImages/{Cat,Dog}/N.jpg`. The last two have no test split; a tenth is held out by
+content. torchvision reads Oxford-IIIT Pet (Parkhi et al., 2012), in its binary categories.
 
-Every photo goes through `contract.inputs`, so that what is trained on is what will be served. A file that cannot be
-decoded is named and skipped.
+`contract.inputs` decodes every photo, in training as in serving. A file that cannot be decoded is reported and skipped.
 """
 
 import errno
@@ -18,9 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +28,9 @@ from tqdm import tqdm
 
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
-from contract.manifest import PREPROCESSING_VERSION
+from contract.manifest import PREPROCESSING_VERSION, sha256
 from contract.spec import ImageInput
-from training.data.dataset import Dataset, Split, cache_folder, folder
+from training.data.dataset import Dataset, Split, cache_folder, check_held_out, data_folder
 from training.data.schema import Data, Image
 from training.errors import DataError
 from training.progress import say
@@ -41,7 +40,8 @@ R = TypeVar("R")
 
 KIND: Literal["image", "text"] = "image"
 LABELS: tuple[str, ...] = ("cat", "dog")
-_TEST_SHARE = 10  # one in so many photos is the test split of a layout that has none
+_TEST_SHARE = 10
+"""One in ten photos is held out as the test split of a layout that has none."""
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
@@ -54,31 +54,27 @@ class Photo:
     digest: str = ""
 
 
-@dataclass(frozen=True)
-class Files:
-    """The photos of a data set before they are decoded; `test` is None where the layout has no such split."""
+class Files(NamedTuple):
+    """The photos of a data set before they are decoded; `test` is None if the layout has no test split."""
 
     train: list[Photo]
     test: list[Photo] | None
 
 
 def load(data: Data, spec: Image) -> Dataset:
-    """Cats and dogs: test and validation split uint8 (N, height, width, 3), training split (N, side, side, 3).
+    """The splits: training uint8 (N, side, side, 3), validation and test uint8 (N, height, width, 3).
 
-    The side is `data.stored_side`, or the input's. Splits are disjoint by the content of the files, duplicates removed.
+    The side is `data.stored_side`, or the input's. Splits are disjoint by the content of the files, without duplicates.
 
     Raises:
-        DataError: there are no photos in any of the layouts, or too few of them.
+        DataError: the photos are missing, or too few.
     """
     train, validation, test = split(data)
-    side = data.stored_side
-    decoded = {
-        "training": decode(train, contract_of(spec, side), "training"),
-        "validation": decode(validation, contract_of(spec), "validation"),
-        "test": decode(test, contract_of(spec), "test"),
-    }
     return Dataset(
-        decoded["training"], decoded["validation"], {data.name: decoded["test"]}, _fingerprint(train + validation, test)
+        train=decode(train, spec.served(data.stored_side), "training"),
+        validation=decode(validation, spec.served(), "validation"),
+        tests={data.name: decode(test, spec.served(), "test")},
+        fingerprint=_fingerprint(train + validation, test),
     )
 
 
@@ -88,11 +84,11 @@ def tests(name: str, spec: ImageInput, _tokenizer: str | None) -> dict[str, Spli
     Raises:
         DataError: as `load`.
     """
-    return {name: decode(_parted(name)[1], spec, "test")}
+    return {name: decode(_split_test(name)[1], spec, "test")}
 
 
 def sample(data: Data, spec: ImageInput, count: int) -> tuple[Split, str]:
-    """`count` training photos at the size that is served, chosen by content, and the data set's fingerprint.
+    """`count` training photos as they are served, chosen by content, and the fingerprint of the data set.
 
     Raises:
         DataError: as `load`.
@@ -103,39 +99,37 @@ def sample(data: Data, spec: ImageInput, count: int) -> tuple[Split, str]:
 
 
 def split(data: Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
-    """Training, validation and test photos, each content in one of them only; in the first two once.
+    """Training, validation and test photos, disjoint by content; the first two have each content once.
 
     Raises:
         DataError: as `load`.
     """
-    train, test = _parted(data.name)
-    if not data.validation < len(train):
-        raise DataError(f"{data.validation} of {len(train)} photos cannot be held out: set data.validation lower")
-    train, validation = _hold_out(train, data.validation)
-    return train, validation, test
+    train, test = _split_test(data.name)
+    check_held_out(data.validation, len(train))
+    return *_hold_out(train, data.validation), test
 
 
-def _parted(name: str) -> tuple[list[Photo], list[Photo]]:
-    """(all photos but the test split's, each content once; test photos as they were published)."""
+def _split_test(name: str) -> tuple[list[Photo], list[Photo]]:
+    """(all other photos, each content once; the test photos as published)."""
     files = {"cats-vs-dogs": cats_vs_dogs, "oxford-pets": oxford_pets}[name]()
     train = _unique(_hashed(files.train))
     if files.test is None:
         return _hold_out(train, len(train) // _TEST_SHARE)
     test = _hashed(files.test)
-    held_back = {photo.digest for photo in test}
-    return [photo for photo in train if photo.digest not in held_back], test
+    tested = {photo.digest for photo in test}
+    return [photo for photo in train if photo.digest not in tested], test
 
 
 def cats_vs_dogs() -> Files:
-    """The photos below cats-vs-dogs/, in whichever layout they lie.
+    """The photos below cats-vs-dogs/, in any of the three layouts.
 
     Raises:
-        DataError: in none.
+        DataError: the photos are missing.
     """
-    root = folder() / "cats-vs-dogs"
+    root = data_folder() / "cats-vs-dogs"
     if (root / "train" / "cat").is_dir():
         return Files(_by_folder(root / "train", LABELS), _by_folder(root / "test", LABELS))
-    pets = next((place for place in (root / "PetImages", root) if (place / "Cat").is_dir()), None)
+    pets = next((folder for folder in (root / "PetImages", root) if (folder / "Cat").is_dir()), None)
     if pets is not None:
         return Files(_by_folder(pets, ("Cat", "Dog")), None)
     kaggle = [
@@ -146,22 +140,22 @@ def cats_vs_dogs() -> Files:
     if kaggle:
         return Files(kaggle, None)
     raise DataError(
-        f"there are no photos in {root}: expected {{train,test}}/{{cat,dog}}/*.jpg, Kaggle's train/cat.N.jpg or "
-        "Microsoft's PetImages/{Cat,Dog}/N.jpg. Download them with: python -m training data cats-vs-dogs"
+        f"{root} has no photos: expected {{train,test}}/{{cat,dog}}/*.jpg, Kaggle's train/cat.N.jpg or Microsoft's "
+        "PetImages/{Cat,Dog}/N.jpg. Download them with: python -m training data cats-vs-dogs"
     )
 
 
 def oxford_pets() -> Files:
-    """Oxford-IIIT Pet's official splits, downloaded by torchvision where they are not there.
+    """The official splits of Oxford-IIIT Pet, downloaded by torchvision if they are missing.
 
     Raises:
-        DataError: they are not there and cannot be downloaded.
+        DataError: they are missing and cannot be downloaded.
     """
-    root = folder() / "oxford-pets"
+    root = data_folder() / "oxford-pets"
     try:
         parts = [OxfordIIITPet(str(root), part, "binary-category", download=True) for part in ("trainval", "test")]
     except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(f"Oxford-IIIT Pet cannot be read from {root}, nor downloaded there: {error}") from error
+        raise DataError(f"Oxford-IIIT Pet can neither be read from {root} nor downloaded: {error}") from error
     train, test = (
         [Photo(Path(path), label) for path, label in zip(part._images, part._bin_labels, strict=True)]  # noqa: SLF001 -- torchvision has no public list of files
         for part in parts
@@ -169,71 +163,67 @@ def oxford_pets() -> Files:
     return Files(train, test)
 
 
-def decode(photos: Sequence[Photo], spec: ImageInput, what: str) -> Split:
-    """Decode photos as the service does: uint8 (N, height, width, 3), from the cache where they were decoded before.
+def decode(photos: Sequence[Photo], spec: ImageInput, name: str) -> Split:
+    """The pixels of photos as the service decodes them, uint8 (N, height, width, 3); cached.
+
+    Args:
+        photos: those of one split. Files that cannot be decoded are skipped.
+        spec: size and mode.
+        name: the split in progress and error messages.
 
     Raises:
-        DataError: none can be decoded, or the cache cannot be written.
+        DataError: no photo can be decoded, or the cache cannot be written or read.
     """
-    key = _key(photos, spec)
-    store = cache_folder() / f"photos-{key}.npy"
+    store = cache_folder() / f"photos-{_key(photos, spec)}.npy"
     index = store.with_suffix(".json")
     if not index.exists():
-        _fill(photos, spec, store, index, what)
+        _fill(photos, spec, store, index, name)
     try:
         skipped = set(json.loads(index.read_text(encoding="utf-8")))
-        pixels = np.load(
-            store, mmap_mode="c", allow_pickle=False
-        )  # copy on write: torch wants memory that it may write to
+        pixels = np.load(store, mmap_mode="c", allow_pickle=False)  # copy on write, since torch needs writable memory
     except (OSError, ValueError) as error:
-        raise DataError(f"{store}: decoded photos cannot be read: {error}. Remove {index} to decode again.") from error
-    kept = [photo for photo in photos if photo.digest not in skipped]
-    if not kept:
-        raise DataError(f"none of the {len(photos)} {what} photos can be decoded")
-    return Split(torch.from_numpy(pixels), torch.tensor([photo.label for photo in kept]))
+        raise DataError(f"{store}: cannot read the decoded photos: {error}. Remove {index} to decode again.") from error
+    labels = [photo.label for photo in photos if photo.digest not in skipped]
+    if not labels:
+        raise DataError(f"none of the {len(photos)} {name} photos can be decoded")
+    return Split(torch.from_numpy(pixels), torch.tensor(labels))
 
 
-def contract_of(spec: Image, side: int | None = None) -> ImageInput:
-    """The input of the served model, or the same at another side."""
-    return ImageInput(height=side or spec.height, width=side or spec.width, mode=spec.mode, framing=spec.framing)
-
-
-def broken(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
+def faults(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
     """One line for each photo that cannot be decoded."""
-    return [line for line in _parallel(lambda photo: _fault(photo, spec), photos, "checking") if line]
+
+    def fault(photo: Photo) -> str:
+        try:
+            image_to_pixels(photo.path.read_bytes(), spec)
+        except (ConvokeError, OSError) as error:
+            return f"{photo.path}: {error}"
+        return ""
+
+    return [line for line in _parallel(fault, photos, "checking") if line]
 
 
-def _fault(photo: Photo, spec: ImageInput) -> str:
-    try:
-        image_to_pixels(photo.path.read_bytes(), spec)
-    except (ConvokeError, OSError) as error:
-        return f"{photo.path}: {error}"
-    return ""
-
-
-def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, what: str) -> None:
-    """Decode into a new file beside the cache's place, then move it there: a killed run leaves no half cache."""
+def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, name: str) -> None:
+    """Decode into a temporary file, then move it to its place: an interrupted run leaves no incomplete cache."""
     partial = store.with_name(f".{os.getpid()}-{store.name}")
-    kept_only = partial.with_suffix(".kept.npy")
+    compact = partial.with_suffix(".compact.npy")
+    shape = (len(photos), spec.height, spec.width, spec.channels)
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(photos), spec.height, spec.width, spec.channels)
-        _insist_on_room(store.parent, math.prod(shape))
+        _check_space(store.parent, math.prod(shape))
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
 
-        def one(place: int) -> str:
+        def decode_row(row: int) -> str:
             try:
-                pixels[place] = image_to_pixels(photos[place].path.read_bytes(), spec)
+                pixels[row] = image_to_pixels(photos[row].path.read_bytes(), spec)
             except (ConvokeError, OSError) as error:
-                say(f"skipped {photos[place].path}: {error}")
-                return photos[place].digest
+                say(f"skipped {photos[row].path}: {error}")
+                return photos[row].digest
             return ""
 
-        skipped = {digest for digest in _parallel(one, range(len(photos)), f"decoding {what} photos") if digest}
+        skipped = {digest for digest in _parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
         if skipped:
-            kept = np.array([photo.digest not in skipped for photo in photos])
-            np.save(kept_only, pixels[kept])
-            kept_only.replace(partial)
+            np.save(compact, pixels[np.array([photo.digest not in skipped for photo in photos])])
+            compact.replace(partial)
         else:
             pixels.flush()
         partial.replace(store)
@@ -241,18 +231,18 @@ def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, w
         partial.replace(index)
     except OSError as error:
         raise DataError(
-            f"{store}: decoded photos cannot be kept there: {error}. Name a folder with room for "
-            f"{len(photos) * spec.height * spec.width * spec.channels / 1e9:.1f} GB in CONVOKE_CACHE."
+            f"{store}: cannot write the decoded photos: {error}. Set CONVOKE_CACHE to a folder with "
+            f"{math.prod(shape) / 1e9:.1f} GB of free space."
         ) from error
     finally:
-        with suppress(OSError):  # the folder may be none
+        with suppress(OSError):  # the folder may not exist
             partial.unlink(missing_ok=True)
-            kept_only.unlink(missing_ok=True)
+            compact.unlink(missing_ok=True)
 
 
-def _insist_on_room(place: Path, size_bytes: int) -> None:
-    """A disk that runs full under a mapped file kills the process, so that is looked at before."""
-    if size_bytes > shutil.disk_usage(place).free:
+def _check_space(folder: Path, size_bytes: int) -> None:
+    """Raise an OSError now: a disk that fills up under a memory-mapped file kills the process."""
+    if size_bytes > shutil.disk_usage(folder).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -263,7 +253,7 @@ def _parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]
 
 
 def _key(photos: Sequence[Photo], spec: ImageInput) -> str:
-    """Names a cache by all that its pixels depend on: the files' content, the frame, and the preprocessing."""
+    """Identifies a cache by all that its pixels depend on: content of the files, input and preprocessing."""
     digest = hashlib.sha256(f"{PREPROCESSING_VERSION} {spec.model_dump_json()}".encode())
     for photo in photos:
         digest.update(photo.digest.encode())
@@ -274,24 +264,20 @@ def _by_folder(root: Path, names: Sequence[str]) -> list[Photo]:
     return [
         Photo(path, label)
         for label, name in enumerate(names)
-        for path in sorted((root / name).iterdir() if (root / name).is_dir() else ())
+        for path in sorted((root / name).glob("*"))
         if path.suffix.lower() in _SUFFIXES
     ]
 
 
 def _hashed(photos: list[Photo]) -> list[Photo]:
-    def one(photo: Photo) -> Photo:
-        with photo.path.open("rb") as file:
-            return Photo(photo.path, photo.label, hashlib.file_digest(file, "sha256").hexdigest())
-
     try:
-        return _parallel(one, photos, "reading photos")
+        return _parallel(lambda photo: replace(photo, digest=sha256(photo.path)), photos, "reading photos")
     except OSError as error:
-        raise DataError(f"the photos cannot be read: {error}") from error
+        raise DataError(f"cannot read the photos: {error}") from error
 
 
 def _unique(photos: list[Photo]) -> list[Photo]:
-    """Each content once; none of those that stand under two labels."""
+    """Each content once; those with two labels are left out."""
     labels: dict[str, set[int]] = {}
     for photo in photos:
         labels.setdefault(photo.digest, set()).add(photo.label)
@@ -300,7 +286,7 @@ def _unique(photos: list[Photo]) -> list[Photo]:
 
 
 def _hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
-    """(rest, the `count` photos whose digests come first): by content alone, whatever their order and names."""
+    """(rest, the `count` photos with the lowest digests): the choice depends on the content alone."""
     last = sorted(photo.digest for photo in photos)[count - 1] if count else ""
     rest = [photo for photo in photos if photo.digest > last]
     return rest, [photo for photo in photos if photo.digest <= last]

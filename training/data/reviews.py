@@ -1,11 +1,11 @@
-"""Films reviewed in text, negative (0) or positive (1): IMDB, MR, SST-2, and `reviews`, which is all three.
+"""Film reviews, negative or positive: IMDB, MR, SST-2, and `reviews`, which is all three.
 
-IMDB (Maas et al., 2011): whole reviews. MR (Pang & Lee, 2005): one snippet a line, no fixed split, so a tenth, chosen
-by content, is its test split here. SST-2 (Socher et al., 2013): MR's snippets cut into sentences and judged anew, with
-a fixed split. So MR and SST-2 overlap nearly wholly, under different spellings and cuts: what is learnt from is
-compared with what is tested on by its letters and digits alone, and sentences by every run of 32 of them.
+IMDB (Maas et al., 2011) has whole reviews. MR (Pang & Lee, 2005) has one snippet on each line and no fixed split; a
+tenth, chosen by content, is its test split. SST-2 (Socher et al., 2013) has MR's snippets, cut into sentences and
+labelled again, with a fixed split. MR and SST-2 overlap almost completely, with different spelling and cuts. Training
+texts are therefore compared with test texts by their letters and digits alone, sentences by their character n-grams.
 
-Test splits stay as they were published. Layout below the data folder: `imdb/aclImdb_v1.tar.gz` or `imdb/aclImdb/`,
+Test splits are as published. Layout below the data folder: `imdb/aclImdb_v1.tar.gz` or `imdb/aclImdb/`,
 `mr/rt-polarity.{pos,neg}`, `sst2/stsa.binary.{train,dev,test}`.
 """
 
@@ -24,7 +24,7 @@ import torch
 
 from contract.spec import TextInput
 from training.data import vocabulary
-from training.data.dataset import Dataset, Split, folder
+from training.data.dataset import Dataset, Split, check_held_out, data_folder
 from training.data.schema import Data, Text
 from training.errors import DataError
 
@@ -33,12 +33,13 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 KIND: Literal["image", "text"] = "text"
 LABELS: tuple[str, ...] = ("negative", "positive")
 
-RUN = 32
-"""Sentences that share a run of so many letters and digits hold the same words; shorter phrases are everyone's."""
-TENTHS = 10
+NGRAM = 32
+"""Sentences that share a run of this many letters and digits hold the same words; shorter phrases are common."""
 BLOCK = 150
-"""Neighbouring reviews of IMDB, of either kind, that are held out together: up to 30 of a film follow each other."""
+"""The number of neighbouring reviews of IMDB that are held out together: up to 30 in a row are of one film."""
 MAX_REVIEW_BYTES = 1_000_000  # the longest has 14 kB
+_TEST_SHARE = 10
+"""One in ten texts of MR is held out as its test split."""
 
 _MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
 _MARKUP = re.compile(r"-[lr][rsc]b-|<br ?/?>")
@@ -53,39 +54,39 @@ class Review:
     label: int
     source: Source
     key: str = field(init=False)
-    """The text's letters and digits, in lower case: equal for one text spelt in two ways."""
+    """The letters and digits of the text, in lower case: equal for two spellings of one text."""
     block: str = ""
-    """Reviews of one block stand side by side as published, most of them of the same few films; "" where unknown."""
+    """Reviews of one block are neighbours in the published order, most of them of a few films; "" if unknown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", _NO_LETTER.sub("", _MARKUP.sub(" ", self.text.lower())))
 
     def order(self, purpose: str = "") -> str:
-        """Where the text comes in a shuffle that depends on its content, and on what the shuffle is for, alone.
+        """The sort key of a shuffle that depends on the content of the texts and the purpose of the shuffle alone.
 
         Texts of one block stay together, so that few films have reviews on both sides of a split.
         """
-        together = hashlib.sha256(f"{purpose}{self.block}".encode()).hexdigest() if self.block else ""
-        return together + hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
+        block = hashlib.sha256(f"{purpose}{self.block}".encode()).hexdigest() if self.block else ""
+        return block + hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was published of one source: what may be learnt from, and what is tested on."""
+    """The texts of one source: those to train on and the test split."""
 
     train: list[Review]
     test: list[Review]
 
 
 def load(data: Data, spec: Text) -> Dataset:
-    """The splits of imdb, mr, sst2, or of `reviews`: all three together, tested on each alone.
+    """The splits of imdb, mr, sst2, or `reviews`, which is trained on all three and tested on each.
 
-    `data.validation` texts are held out of those to learn from, of each source its share, chosen by content. Texts to
-    learn from stand under one label, and neither in the validation split nor in any test split; they stand once, or
-    as often as `data.repeat` has their source. The vocabulary is that of the training split alone, each text once.
+    The validation split has `data.validation` texts, chosen by content, in proportion to the sources. Training texts
+    have one label and are in no other split; each occurs once, or as often as `data.repeat` says of its source. The
+    vocabulary is that of the training split, with each text counted once.
 
     Raises:
-        DataError: a file is missing or not what it should be, or too few texts are left to learn from.
+        DataError: a file is missing or damaged, or too few texts are left to train on.
     """
     corpora = {name: read(name) for name in _sources(data.name)}
     return _dataset(
@@ -97,7 +98,7 @@ def load(data: Data, spec: Text) -> Dataset:
 
 
 def tests(name: str, spec: TextInput, tokenizer: str | None) -> dict[str, Split]:
-    """The test splits of a data set in the ids of a published model's tokenizer, each by its source's name.
+    """The test splits by the name of their source, as token ids of a published model's tokenizer.
 
     Raises:
         DataError: as `load`.
@@ -107,50 +108,46 @@ def tests(name: str, spec: TextInput, tokenizer: str | None) -> dict[str, Split]
 
 
 def fold(data: Data, spec: Text, number: int) -> Dataset:
-    """Fold `number`, from 0, of a cross-validation over the whole of MR, as Kim (2014, section 3) reports it.
+    """Fold `number`, from 0, of a cross-validation over all of MR, as in Kim (2014, section 3).
 
-    The `data.folds` test splits part MR between them, as equal in size as copies of one text, kept together, allow.
-    Each fold has its own vocabulary, and `data.validation` texts of its training part are held out for early stopping.
+    The `data.folds` test splits partition MR into parts of nearly equal size; copies of one text stay together. Each
+    fold has its own vocabulary and holds out `data.validation` of its training texts for early stopping.
 
     Raises:
         DataError: as `load`.
     """
     assert data.name == "mr", data.name
     assert data.folds is not None, "no cross-validation"
-    assert 0 <= number < data.folds, (number, data.folds)
-    folds = parts(read_mr(), data.folds)
-    rest = [review for other, part in enumerate(folds) if other != number for review in part]
-    return _dataset(rest, {"mr": folds[number]}, data, spec)
+    folds = partition(read_mr(), data.folds)
+    test = folds.pop(number)
+    return _dataset([review for part in folds for review in part], {"mr": test}, data, spec)
 
 
 def read(name: Source) -> Corpus:
-    """The texts of one source as published; of MR, the tenth that its test split is.
+    """The texts of one source, with the published test split, or the tenth that replaces it for MR.
 
     Raises:
-        DataError: a file is missing or not what it should be.
+        DataError: a file is missing or damaged.
     """
     readers: dict[Source, Callable[[], Corpus]] = {"imdb": _imdb, "mr": _mr, "sst2": _sst2}
     return readers[name]()
 
 
 def _sources(name: str) -> tuple[Source, ...]:
-    names = SOURCES if name == "reviews" else tuple(source for source in SOURCES if source == name)
-    assert names, name
-    return names
+    return SOURCES if name == "reviews" else tuple(source for source in SOURCES if source == name)
 
 
 def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: Data, spec: Text) -> Dataset:
     tested = [review for test in tests.values() for review in test]
-    kept = without(once(train), tested)
-    rest, held_out = hold_out(kept, data.validation)
-    rest = without(rest, held_out)
+    rest, held_out = hold_out(without(unique(train), tested), data.validation)
+    rest = without(rest, held_out)  # sentences that share words with one that was held out
     tokenizer = vocabulary.build([review.text for review in rest], spec)
     encode = partial(_encode, tokenizer=tokenizer, spec=spec)
-    learnt = encode(rest + held_out)  # as one, so that both are of one length and can be joined
-    seen = torch.tensor([row for row, review in enumerate(rest) for _ in range(data.repeat.get(review.source, 1))])
+    encoded = encode(rest + held_out)  # together, so that a refit can join the two splits
+    rows = torch.tensor([row for row, review in enumerate(rest) for _ in range(data.repeat.get(review.source, 1))])
     return Dataset(
-        train=Split(learnt.inputs[seen], learnt.labels[seen]),
-        validation=Split(learnt.inputs[len(rest) :], learnt.labels[len(rest) :]),
+        train=Split(encoded.inputs[rows], encoded.labels[rows]),
+        validation=Split(encoded.inputs[len(rest) :], encoded.labels[len(rest) :]),
         tests={name: encode(test) for name, test in tests.items()},
         fingerprint=_fingerprint(train + tested),
         tokenizer=tokenizer,
@@ -165,7 +162,7 @@ def _encode(reviews: list[Review], tokenizer: str, spec: Text | TextInput) -> Sp
 
 
 def _fingerprint(reviews: Iterable[Review]) -> str:
-    """SHA-256 over texts and labels in order, each text behind its length, as `sha256:<hex>`."""
+    """SHA-256 over the labels, lengths and texts in order, as `sha256:<hex>`."""
     digest = hashlib.sha256()
     for review in reviews:
         text = review.text.encode()
@@ -173,8 +170,8 @@ def _fingerprint(reviews: Iterable[Review]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def once(reviews: Iterable[Review]) -> list[Review]:
-    """The first of equal texts; none of those that stand under both labels, or without a letter or digit."""
+def unique(reviews: Iterable[Review]) -> list[Review]:
+    """The first of equal texts; texts with two labels, or without a letter or digit, are left out."""
     labels: dict[str, set[int]] = {}
     first: dict[str, Review] = {}
     for review in reviews:
@@ -184,67 +181,66 @@ def once(reviews: Iterable[Review]) -> list[Review]:
 
 
 def without(reviews: Iterable[Review], others: Iterable[Review]) -> list[Review]:
-    """Those that share no text with `others`: none has the same key, and no two sentences the same run of `RUN`."""
-    held = {part for review in others for part in (review.key, *_runs(review))}
-    return [review for review in reviews if review.key not in held and held.isdisjoint(_runs(review))]
+    """Those that share no text with `others`: neither the key nor, for sentences, an n-gram of `NGRAM` characters."""
+    held = {part for review in others for part in (review.key, *_ngrams(review))}
+    return [review for review in reviews if review.key not in held and held.isdisjoint(_ngrams(review))]
 
 
-def _runs(review: Review) -> Iterator[str]:
-    """Every `RUN` letters and digits in sequence; none of a whole review, where quotations and titles are common."""
+def _ngrams(review: Review) -> Iterator[str]:
+    """The character n-grams of a sentence's key; none for whole reviews, which share quotations and titles."""
     if review.source != "imdb":
-        for start in range(len(review.key) - RUN + 1):
-            yield review.key[start : start + RUN]
+        for start in range(len(review.key) - NGRAM + 1):
+            yield review.key[start : start + NGRAM]
 
 
 def hold_out(reviews: list[Review], count: int) -> tuple[list[Review], list[Review]]:
-    """Split off `count` by content, of each source in proportion: (rest, held out), both in the order given.
+    """Hold out `count` texts by content, in proportion to the sources: (rest, held out), in the order of `reviews`.
 
     Raises:
-        DataError: there are not more than `count`.
+        DataError: there are no more than `count` texts.
     """
-    if not 0 < count < len(reviews):
-        raise DataError(f"{count} texts cannot be held out of {len(reviews)}: set data.validation lower")
-    of_source: dict[str, list[str]] = {}
+    check_held_out(count, len(reviews))
     orders = [review.order("validation") for review in reviews]
+    of_source: dict[str, list[str]] = {}
     for order, review in sorted(zip(orders, reviews, strict=True), key=itemgetter(0)):
         of_source.setdefault(review.source, []).append(order)
-    # Rank r of n stands at (r + 1/2) / n of its source: the lowest shares of all sources are taken.
-    shares = sorted(
+    # Rank r of n in a source has the quantile (r + 1/2) / n; the lowest quantiles over all sources are held out.
+    quantiles = sorted(
         ((rank + 0.5) / len(ranked), order) for ranked in of_source.values() for rank, order in enumerate(ranked)
     )
-    chosen = {order for _share, order in shares[:count]}
-    held_out = [review for order, review in zip(orders, reviews, strict=True) if order in chosen]
-    return [review for order, review in zip(orders, reviews, strict=True) if order not in chosen], held_out
+    chosen = {order for _quantile, order in quantiles[:count]}
+    rest = [review for order, review in zip(orders, reviews, strict=True) if order not in chosen]
+    return rest, [review for order, review in zip(orders, reviews, strict=True) if order in chosen]
 
 
-def parts(reviews: list[Review], count: int) -> list[list[Review]]:
-    """Part texts by content into `count` parts of nearly equal size; copies of one text come into one part."""
+def partition(reviews: list[Review], count: int) -> list[list[Review]]:
+    """Partition texts by content into `count` parts of nearly equal size; copies of one text are in one part."""
     copies = Counter(review.order() for review in reviews)
     part_of: dict[str, int] = {}
     before = 0
     for order in sorted(copies):
         part_of[order] = before * count // len(reviews)
         before += copies[order]
-    parted: list[list[Review]] = [[] for _ in range(count)]
+    parts: list[list[Review]] = [[] for _ in range(count)]
     for review in reviews:
-        parted[part_of[review.order()]].append(review)
-    return parted
+        parts[part_of[review.order()]].append(review)
+    return parts
 
 
 def _mr() -> Corpus:
-    test, *rest = parts(read_mr(), TENTHS)
+    test, *rest = partition(read_mr(), _TEST_SHARE)
     return Corpus([review for part in rest for review in part], test)
 
 
 def read_mr() -> list[Review]:
-    """All of MR, the negative snippets first.
+    """All snippets of MR, the negative ones first.
 
     Raises:
         DataError: as `read`.
     """
     reviews: list[Review] = []
     for label, name in enumerate(("rt-polarity.neg", "rt-polarity.pos")):
-        lines = _lines(folder() / "mr" / name, "cp1252")
+        lines = _lines(data_folder() / "mr" / name, "cp1252")
         reviews += [Review(line, label, "mr") for line in lines]
     return reviews
 
@@ -252,7 +248,7 @@ def read_mr() -> list[Review]:
 def _sst2() -> Corpus:
     train, dev, test = (
         [_labelled(line, path) for line in _lines(path, "utf-8")]
-        for path in (folder() / "sst2" / f"stsa.binary.{name}" for name in ("train", "dev", "test"))
+        for path in (data_folder() / "sst2" / f"stsa.binary.{name}" for name in ("train", "dev", "test"))
     )
     return Corpus(train + dev, test)
 
@@ -260,18 +256,20 @@ def _sst2() -> Corpus:
 def _labelled(line: str, path: Path) -> Review:
     label, _, text = line.partition(" ")
     if label not in {"0", "1"} or not text:
-        raise DataError(f"{path}: {line[:60]!r} is no line of SST-2, which is 0 or 1, a space and a sentence")
+        raise DataError(
+            f"{path}: invalid line {line[:60]!r}, expected 0 or 1, a space and a sentence; {_again('sst2')}"
+        )
     return Review(text, int(label), "sst2")
 
 
 def _lines(path: Path, encoding: str) -> list[str]:
-    """The lines of a file that are not blank. MR's hold characters that `splitlines` would split at."""
+    """The lines of a file that are not blank; `splitlines` would also split at other characters, which MR has."""
     try:
         content = path.read_bytes().decode(encoding)
     except OSError as error:
         raise _missing(path) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not in {encoding}: {error}; {_again(path.parent.name)}") from error
+        raise DataError(f"{path} is not encoded in {encoding}: {error}; {_again(path.parent.name)}") from error
     lines = [line.strip() for line in content.split("\n") if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty; {_again(path.parent.name)}")
@@ -279,28 +277,28 @@ def _lines(path: Path, encoding: str) -> list[str]:
 
 
 def _imdb() -> Corpus:
-    root = folder() / "imdb"
+    root = data_folder() / "imdb"
     files = _imdb_folder(root / "aclImdb") if (root / "aclImdb").is_dir() else _imdb_archive(root / "aclImdb_v1.tar.gz")
     splits: dict[str, list[Review]] = {"train": [], "test": []}
-    for (split, kind, number), content in sorted(files):
-        block = f"{split} {number // BLOCK}"  # both kinds, so that neither is held out more often than the other
+    for (split, label, number), content in sorted(files):
+        block = f"{split} {number // BLOCK}"  # of both labels, so that they are held out equally often
         try:
-            splits[split].append(Review(content.decode(), ("neg", "pos").index(kind), "imdb", block=block))
+            splits[split].append(Review(content.decode(), ("neg", "pos").index(label), "imdb", block=block))
         except UnicodeDecodeError as error:
-            raise DataError(f"a review in {root} is not in UTF-8: {error}; {_again('imdb')}") from error
+            raise DataError(f"a review in {root} is not encoded in UTF-8: {error}; {_again('imdb')}") from error
     if any({review.label for review in reviews} != {0, 1} for reviews in splits.values()):
-        raise DataError(f"{root} does not hold aclImdb/{{train,test}}/{{neg,pos}}/*.txt; {_again('imdb')}")
+        raise DataError(f"{root} is incomplete: expected aclImdb/{{train,test}}/{{neg,pos}}/*.txt; {_again('imdb')}")
     return Corpus(splits["train"], splits["test"])
 
 
 _File = tuple[tuple[str, str, int], bytes]
-"""Split, neg or pos, number; and the content."""
+"""(split, neg or pos, number) of a review, and its content."""
 
 
 def _imdb_archive(path: Path) -> Iterator[_File]:
-    """Read the reviews out of Stanford's archive: nothing is unpacked, and other members are passed over."""
+    """Read the reviews from Stanford's archive, without unpacking it to the disk; other members are skipped."""
     try:
-        with tarfile.open(path, "r|gz") as archive:  # as a stream: no second pass to seek
+        with tarfile.open(path, "r|gz") as archive:  # a stream is read only once
             for member in archive:
                 match = _MEMBER.fullmatch(member.name)
                 if match and member.isreg() and member.size <= MAX_REVIEW_BYTES:
@@ -310,7 +308,7 @@ def _imdb_archive(path: Path) -> Iterator[_File]:
     except FileNotFoundError as error:
         raise _missing(path) from error
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(f"{path} is damaged or cut off: {error}; remove it, then {_again('imdb')}") from error
+        raise DataError(f"{path} is damaged: {error}; remove it, then {_again('imdb')}") from error
 
 
 def _imdb_folder(root: Path) -> Iterator[_File]:
@@ -323,8 +321,8 @@ def _imdb_folder(root: Path) -> Iterator[_File]:
 def _missing(path: Path) -> DataError:
     name = path.parent.name
     return DataError(
-        f"there is no {path} that can be read: download it with `python -m training data {name}`, put it there, or "
-        f"name the folder that holds {name}/ in CONVOKE_DATA"
+        f"{path} cannot be read: download it with `python -m training data {name}`, put it there, or set CONVOKE_DATA "
+        f"to the folder that holds {name}/"
     )
 
 

@@ -1,10 +1,9 @@
-"""Where each data set comes from, under what terms, and whether what lies on the disk is it.
+"""The origin, terms and checksums of each data set; lists, downloads and verifies them.
 
-`report` is the verb `python -m training data [NAME]`. Downloads go to the layout that the loaders read, below the data
-folder. CONVOKE_MIRROR names another server that has every file as NAME/FILE.
+`report` is the command `python -m training data [NAME]`. Files are downloaded to the layout that the loaders read, from
+their publishers, or as NAME/FILE from the server in CONVOKE_MIRROR.
 """
 
-import gzip
 import hashlib
 import os
 import re
@@ -14,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
+from contract.manifest import sha256
 from contract.spec import ImageInput
 from training.data import download, reviews
-from training.data.dataset import folder
+from training.data.dataset import data_folder
 from training.errors import DataError
 
 Lines: TypeAlias = Iterator[str]
@@ -26,15 +24,15 @@ Lines: TypeAlias = Iterator[str]
 
 @dataclass(frozen=True)
 class File:
-    """One file of a data set: where it comes from and its SHA-256.
+    """A file of a data set, its SHA-256, and the folder it goes to, below that of the data set.
 
-    Of an archive, the members that `unpack` matches are unpacked into `place`, below the data set's folder, under the
-    name in its first group; the archive is removed then. Another file is kept in `place` as it is.
+    An archive has a pattern in `unpack`: members that match are unpacked to the path in its first group, then the
+    archive is removed.
     """
 
     url: str
     sha256: str
-    place: str = ""
+    folder: str = ""
     unpack: re.Pattern[str] | None = None
 
     @property
@@ -42,36 +40,35 @@ class File:
         return self.url.rsplit("/", 1)[1]
 
     def target(self, member: str) -> str | None:
-        """Where a member of the archive goes, below `place`; None for those that are not unpacked."""
+        """The path of a member of the archive below `folder`; None if it is not unpacked."""
         match = self.unpack and self.unpack.fullmatch(member.removeprefix("./"))
         return match[1] if match else None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its files, how to see that they are there, and how to look into them."""
+    """A data set: its files, and how to check them."""
 
     title: str
     terms: str
     files: tuple[File, ...]
     layouts: tuple[tuple[str, ...], ...]
-    """Each of these sets of paths is the whole data set."""
+    """The data set is complete if all paths of one of these groups exist."""
     inspect: Callable[[str, Path], Lines]
-    """Says what is there, given the name and the folder; raises DataError where that is not the data set."""
+    """Describes the files, given the name and the folder of the data set; raises a DataError if they are damaged."""
 
-    def is_in(self, root: Path) -> bool:
+    def is_complete(self, root: Path) -> bool:
         return any(all((root / path).exists() for path in layout) for layout in self.layouts)
 
 
 def report(name: str | None, *, download: bool = True) -> Lines:
-    """Say what is there of a data set, download what is not, and verify it; or list all of them.
+    """Download a data set if it is missing, and verify it; without a name, list all data sets.
 
     Yields:
-        Lines for a person to read, each as soon as it is known.
+        Lines of text, each as soon as it is known.
 
     Raises:
-        DataError: no data set has that name, it is not there and may not or cannot be downloaded, or what is there is
-            not that data set.
+        DataError: the name is unknown, the data set is missing and is not downloaded, or it is damaged.
     """
     if name is None:
         yield from _list()
@@ -79,28 +76,28 @@ def report(name: str | None, *, download: bool = True) -> Lines:
     names = reviews.SOURCES if name == "reviews" else (name,)
     for each in names:
         if each not in SOURCES:
-            raise DataError(f"there is no data set {each!r}; there are {', '.join((*SOURCES, 'reviews'))}")
-        yield from _one(each, may_download=download)
+            raise DataError(f"unknown data set {each!r}; available data sets: {', '.join((*SOURCES, 'reviews'))}")
+        yield from _verify(each, may_download=download)
 
 
 def _list() -> Lines:
-    yield f"data sets in {folder()} (name another folder in CONVOKE_DATA)"
+    yield f"data sets in {data_folder()} (CONVOKE_DATA sets another folder)"
     for name, source in SOURCES.items():
-        state = "there" if source.is_in(folder() / name) else f"not there; python -m training data {name} downloads it"
-        yield f"\n{name}: {state}"
+        missing = f"missing; download it with: python -m training data {name}"
+        yield f"\n{name}: {'complete' if source.is_complete(data_folder() / name) else missing}"
         yield f"  {source.title}"
         yield f"  {source.terms}"
     yield "\nreviews: imdb, mr and sst2 together"
 
 
-def _one(name: str, *, may_download: bool) -> Lines:
-    source, root = SOURCES[name], folder() / name
+def _verify(name: str, *, may_download: bool) -> Lines:
+    source, root = SOURCES[name], data_folder() / name
     yield f"{name}: {source.title}"
     yield f"  {source.terms}"
-    if not source.is_in(root):
+    if not source.is_complete(root):
         if not may_download:
             urls = ", ".join(_address(name, file) for file in source.files)
-            raise DataError(f"{name} is not in {root}: put it there, or let it be downloaded from {urls}")
+            raise DataError(f"{name} is missing in {root}: run this command without --no-download, or download {urls}")
         yield from _download(name, source, root)
     yield f"  folder: {root}"
     for line in source.inspect(name, root):
@@ -109,17 +106,17 @@ def _one(name: str, *, may_download: bool) -> Lines:
 
 def _download(name: str, source: Source, root: Path) -> Lines:
     for file in source.files:
-        url, place = _address(name, file), root / file.place
-        path = place / file.name
+        url, folder = _address(name, file), root / file.folder
+        path = folder / file.name
         if not path.exists():
             yield f"  downloading {url}"
             download.fetch(url, path, sha256=file.sha256)
         if file.unpack:
-            made = download.unpack(path, place, file.target)
+            entries = download.unpack(path, folder, file.target)
             path.unlink()
-            yield f"  unpacked {', '.join(map(str, made))}"
-    if not source.is_in(root):
-        raise DataError(f"{root} does not hold {name} after the download: look into it, or remove it and try again")
+            yield f"  unpacked {', '.join(map(str, entries))}"
+    if not source.is_complete(root):
+        raise DataError(f"{root} is incomplete after the download: remove it and try again")
 
 
 def _address(name: str, file: File) -> str:
@@ -128,8 +125,8 @@ def _address(name: str, file: File) -> str:
 
 
 def _counts(labels: Iterable[int], names: tuple[str, ...]) -> str:
-    counted = Counter(labels)
-    return f"{counted.total():,} ({', '.join(f'{name} {counted[index]:,}' for index, name in enumerate(names))})"
+    counts = Counter(labels)
+    return f"{counts.total():,} ({', '.join(f'{name} {counts[index]:,}' for index, name in enumerate(names))})"
 
 
 TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
@@ -137,7 +134,7 @@ TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
     "mr": {"train": (4_798, 4_797), "test": (533, 534)},
     "sst2": {"train": (3_738, 4_054), "test": (912, 909)},
 }
-"""Negative and positive texts; sst2's train is its train and dev, mr's test the tenth that `reviews` chooses."""
+"""Negative and positive texts. For sst2, train includes dev; for mr, test is the tenth that `reviews` chooses."""
 
 TEXT_DIGESTS: dict[str, dict[str, str]] = {
     "imdb": {
@@ -153,11 +150,11 @@ TEXT_DIGESTS: dict[str, dict[str, str]] = {
         "test": "0ca14def83a432e9b5eb5ef746baa5b65feb0cafcb444f23881a9acda0bed3dc",
     },
 }
-"""`digest` of the texts that the numbers in this repository were measured on."""
+"""The `digest` of the texts behind the figures in this repository."""
 
 
 def digest(texts: Iterable[reviews.Review]) -> str:
-    """SHA-256 over labels and keys, sorted: it does not change with files, order, spacing or encoding."""
+    """SHA-256 over labels and keys, sorted: it does not depend on files, order, spacing or encoding."""
     lines = sorted(f"{review.label} {review.key}" for review in texts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -170,51 +167,42 @@ def _inspect_texts(name: str, _root: Path) -> Lines:
         expected = TEXT_COUNTS[name][split]
         if (labels.count(0), labels.count(1)) != expected:
             raise DataError(
-                f"{name} is not whole: its {split} split has {expected[0]:,} negative and {expected[1]:,} positive "
-                f"texts; remove its files and run `python -m training data {name}`"
+                f"{name} is incomplete: expected {expected[0]:,} negative and {expected[1]:,} positive texts in the "
+                f"{split} split; remove its files and run `python -m training data {name}`"
             )
         known = digest(texts) == TEXT_DIGESTS[name][split]
-        yield "content: as known" if known else "content: not that on which this repository's numbers were measured"
+        yield f"content: {'as expected' if known else 'differs from the data behind the figures in this repository'}"
 
 
 def _inspect_mnist(name: str, root: Path) -> Lines:
-    from training.data import mnist  # noqa: PLC0415 -- torchvision, which a list of data sets does without
+    from training.data import mnist  # noqa: PLC0415 -- torchvision, which a list of data sets does not need
 
-    raw = root / "MNIST" / "raw"
     for file in SOURCES[name].files:
-        packed = raw / file.name
-        if packed.exists() and hashlib.sha256(packed.read_bytes()).hexdigest() != file.sha256:
-            raise DataError(f"{packed} is damaged: remove it and run `python -m training data {name}`")
-    for split, stem, expected in (("train", "train", 60_000), ("test", "t10k", 10_000)):
-        labels = _idx(raw / f"{stem}-labels-idx1-ubyte")[8:]
-        pixels = _idx(raw / f"{stem}-images-idx3-ubyte")[16:]
-        yield f"{split}: {_counts(labels.tolist(), mnist.LABELS)}"
-        if (len(labels), len(pixels)) != (expected, expected * 28 * 28):
-            raise DataError(f"{raw} is not whole: its {split} split has {expected:,} pictures of 28 x 28; remove it")
-
-
-def _idx(path: Path) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
-    packed = path.with_name(f"{path.name}.gz")
-    try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError) as error:
-        raise DataError(f"{packed} cannot be read: {error}") from error
-    return np.frombuffer(content, np.uint8)
+        path = root / file.folder / file.name
+        if path.exists() and sha256(path) != file.sha256:
+            raise DataError(f"{path} is damaged: remove it and run `python -m training data {name}`")
+    for split, expected in (("train", 60_000), ("test", 10_000)):
+        data = mnist.read(train=split == "train")
+        yield f"{split}: {_counts(data.labels.tolist(), mnist.LABELS)}"
+        if data.inputs.shape != (expected, 28, 28, 1):
+            raise DataError(
+                f"{root} is incomplete: expected {expected:,} images of 28 x 28 in the {split} split; remove it"
+            )
 
 
 def _inspect_photos(name: str, _root: Path) -> Lines:
-    from training.data import photos  # noqa: PLC0415 -- torch and torchvision, which a list of data sets does without
+    from training.data import photos  # noqa: PLC0415 -- torchvision, as above
 
     files = {"cats-vs-dogs": photos.cats_vs_dogs, "oxford-pets": photos.oxford_pets}[name]()
-    splits = {"train": files.train} if files.test is None else {"train": files.train, "test": files.test}
-    for split, found in splits.items():
-        yield f"{split}: {_counts((photo.label for photo in found), photos.LABELS)}"
+    yield f"train: {_counts((photo.label for photo in files.train), photos.LABELS)}"
     if files.test is None:
-        yield "test: there is no such split; a tenth is held out by content"
-    everything = [photo for found in splits.values() for photo in found]
-    broken = photos.broken(everything, ImageInput(height=32, width=32, mode="RGB", framing="squash"))
-    yield f"cannot be decoded and will be skipped: {len(broken)}"
-    yield from (f"  {line}" for line in broken)
+        yield "test: this layout has no test split; a tenth is held out by content"
+    else:
+        yield f"test: {_counts((photo.label for photo in files.test), photos.LABELS)}"
+    spec = ImageInput(height=32, width=32, mode="RGB", framing="squash")
+    faults = photos.faults([*files.train, *(files.test or [])], spec)
+    yield f"cannot be decoded and will be skipped: {len(faults)}"
+    yield from (f"  {line}" for line in faults)
 
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -244,8 +232,8 @@ SOURCES: dict[str, Source] = {
     ),
     "cats-vs-dogs": Source(
         title="Cats and dogs: 25,000 photos of the Asirra data set (Elson et al., 2007), in Microsoft's archive",
-        terms="terms: Microsoft Research's and Kaggle's, for research; the photos may not be passed on; cite Elson et "
-        "al., Asirra, CCS 2007",
+        terms="terms: Microsoft Research's and Kaggle's, for research; the photos may not be redistributed; cite Elson "
+        "et al., Asirra, CCS 2007",
         files=(
             File(
                 f"{_MICROSOFT}kagglecatsanddogs_5340.zip",
@@ -257,7 +245,7 @@ SOURCES: dict[str, Source] = {
         inspect=_inspect_photos,
     ),
     "oxford-pets": Source(
-        title="Oxford-IIIT Pet: 7,349 photos of 37 breeds, here as cats and dogs (Parkhi et al., 2012)",
+        title="Oxford-IIIT Pet: 7,349 photos of 37 breeds, used as cats and dogs (Parkhi et al., 2012)",
         terms="terms: CC BY-SA 4.0; cite Parkhi et al., Cats and dogs, CVPR 2012",
         files=(
             File(
@@ -278,7 +266,7 @@ SOURCES: dict[str, Source] = {
     ),
     "imdb": Source(
         title="IMDB: 50,000 film reviews, half of them for testing (Maas et al., 2011)",
-        terms="terms: none stated but the request to cite Maas et al., Learning word vectors for sentiment analysis, "
+        terms="terms: none stated except a request to cite Maas et al., Learning word vectors for sentiment analysis, "
         "ACL 2011",
         files=(
             File(
@@ -303,7 +291,7 @@ SOURCES: dict[str, Source] = {
         inspect=_inspect_texts,
     ),
     "sst2": Source(
-        title="SST-2: 9,613 sentences from film reviews, judged anew (Socher et al., 2013), as in Kim (2014)",
+        title="SST-2: 9,613 sentences from film reviews, labelled again (Socher et al., 2013), as in Kim (2014)",
         terms="terms: none stated; cite Socher et al., Recursive deep models, EMNLP 2013",
         files=tuple(File(f"{_SST}{name}", sha256) for name, sha256 in _SST_FILES.items()),
         layouts=(tuple(_SST_FILES),),

@@ -1,9 +1,9 @@
-r"""A vocabulary of whole words, in the form that serving reads: a `tokenizer.json` of Hugging Face `tokenizers`.
+r"""A vocabulary of words as a `tokenizer.json` of Hugging Face `tokenizers`, which serving reads.
 
-The tokenizer takes raw text. It brings web text (`<br />`, entities, curly quotes, accents) and the Penn Treebank's
-spelling of it (`-lrb-`, `\/`, ``) to the same tokens, so that all review corpora, and what people type, share
-one vocabulary: `It doesn't work.<br />` and `it does n't work .` are both `it does n't work .`. As Kim (2014) does,
-contractions are split; of the marks only `. ... , ! ?` are kept, which tell of mood; all other marks only part words.
+The tokenizer takes raw text. It gives web text (`<br />`, entities, curly quotes, accents) and the spelling of the Penn
+Treebank (`-lrb-`, `\/`, ``) the same tokens, so that all review corpora and the texts of users share one vocabulary:
+`It doesn't work.<br />` and `it does n't work .` are both `it does n't work .`. As in Kim (2014), contractions are
+split. Of the punctuation, only `. ... , ! ?` are tokens, since they carry sentiment; the rest separates words.
 """
 
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ from training.data.schema import Text
 from training.errors import DataError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
-"""Ids 0 and 1. No text can spell them: the tokenizer lower-cases words and drops brackets."""
+"""Ids 0 and 1. No text contains them, since the tokenizer lower-cases words and drops brackets."""
 
 _MARKUP = (
     r"<br ?/?>|</?(?:p|i|b|em|hr|strong) ?/?>"
     r"|&(?:amp|quot|lt|gt|nbsp|#[0-9]{1,5});"
-    r"|-[lr][rsc]b-"  # brackets, in the Penn Treebank
+    r"|-[lr][rsc]b-"  # brackets in the Penn Treebank
 )
-_INVISIBLE = r"[\u00ad\u200b-\u200d\ufeff]"  # soft hyphens and marks of no width
+_INVISIBLE = r"[\u00ad\u200b-\u200d\ufeff]"  # soft hyphens and zero-width characters
 _APOSTROPHE = r"[\u2018\u2019\u201b\u2032\u00b4\u0091\u0092`]"
 
 _WORD = (
@@ -37,18 +37,18 @@ _WORD = (
     r"|[.,!?]"
 )
 
-_BATCH = 1000  # texts encoded at a time, which bounds what their encodings take of memory
+_BATCH = 1000  # texts encoded at a time; bounds the memory of their encodings
 
 
 def build(texts: Iterable[str], spec: Text) -> str:
     """The tokenizer of the most frequent words of `texts`, as the content of a tokenizer.json.
 
-    Ids are [PAD], [UNK], then words by falling frequency, ties in alphabetical order: the same texts in any order give
-    the same bytes. Words that occur fewer than `spec.min_count` times and those past `spec.vocabulary` ids are left
-    to [UNK].
+    Ids are [PAD], [UNK], then words by falling frequency, ties in alphabetical order, so that the order of the texts
+    does not matter. Words that occur fewer than `spec.min_count` times, or do not fit into `spec.vocabulary` ids, are
+    [UNK].
 
     Raises:
-        DataError: not one word occurs `spec.min_count` times.
+        DataError: no word occurs `spec.min_count` times.
     """
     counter = _tokenizer({PADDING: 0, UNKNOWN: 1})
     counter.train_from_iterator(
@@ -67,12 +67,12 @@ def build(texts: Iterable[str], spec: Text) -> str:
 
 
 def encode(texts: list[str], tokenizer_json: str, spec: Text | TextInput) -> Tensor:
-    """The ids of each text's first `spec.length` tokens: int32 (N, L), L that of the longest, 0 behind the ends.
+    """The ids of the first `spec.length` tokens of each text, padded with 0 to the longest: int32 (N, L).
 
-    They are the ids that `contract.inputs.text_to_tokens` gives in serving.
+    The ids are those of `contract.text.text_to_tokens`, which serving uses.
 
     Raises:
-        DataError: a text holds no word.
+        DataError: a text has no word.
     """
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.enable_truncation(spec.length)
@@ -82,7 +82,7 @@ def encode(texts: list[str], tokenizer_json: str, spec: Text | TextInput) -> Ten
         rows += [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in encodings]
     for text, row in zip(texts, rows, strict=True):
         if not len(row):
-            raise DataError(f"a text holds no word: {text[:60]!r}")
+            raise DataError(f"a text has no word: {text[:60]!r}")
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # N x (L) -> (N, longest L)
 
 
@@ -93,7 +93,7 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
             normalizers.Lowercase(),
             _replace(_MARKUP, " "),
             _replace(_INVISIBLE, ""),
-            _replace(_APOSTROPHE, "'"),  # before NFKD, which makes a space of an acute accent that stands alone
+            _replace(_APOSTROPHE, "'"),  # before NFKD, which turns a lone acute accent into a space
             _replace(r"\bcannot\b", "can not"),
             normalizers.NFKD(),
             normalizers.StripAccents(),

@@ -23,9 +23,8 @@ from contract import batches
 from contract.manifest import CARD, GOLDEN, GRAPH, PREPROCESSING_VERSION, Manifest, Metrics, sha256, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
-from contract.spec import TOKENIZER, ImageInput, TextInput
+from contract.spec import TOKENIZER
 from training.data.dataset import Split
-from training.data.schema import Text
 from training.errors import PublishError
 from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Probabilities
@@ -96,7 +95,7 @@ def export(served: Served, recipe: Recipe, path: Path) -> None:
     Raises:
         PublishError: the batch axis, or the length of texts, came out fixed.
     """
-    spec = _input(recipe)
+    spec = recipe.input.served()
     limits = {"N": None, "L": spec.max_length}
     axes = {
         place: torch.export.Dim(axis, min=1, max=limits[axis])
@@ -165,11 +164,11 @@ def _describe(
     force: bool,
 ) -> Manifest:
     """Check the exported graph over the test splits and write golden file, card and manifest beside it."""
-    files = [GRAPH, *_input(recipe).files]
+    files = [GRAPH, *recipe.input.served().files]
     draft = Manifest(
         model=recipe.task,
         version=next_version(home),
-        input=_input(recipe),
+        input=recipe.input.served(),
         labels=recipe.labels,
         preprocessing_version=PREPROCESSING_VERSION,
         max_batch=MAX_BATCH,
@@ -189,7 +188,7 @@ def _describe(
     metrics = {name: evaluate.metrics(probabilities[name], tests[name].labels) for name in tests}
     answers = {name: gate.right(probabilities[name], tests[name]) for name in tests}
     verdict = pass_gate(answers, draft, home, force=force)
-    noise = batches.random(_input(recipe), _GOLDEN)
+    noise = batches.random(recipe.input.served(), _GOLDEN)
     np.savez_compressed(partial / GOLDEN, inputs=noise, probabilities=session.run(noise))
     measured = draft.model_copy(update={"test_metrics": metrics})
     text = card(measured, recipe, result, verdict)
@@ -214,13 +213,6 @@ def pass_gate(answers: dict[str, gate.Answers], draft: Manifest, home: Path, *, 
             "--force publishes it all the same"
         )
     return f"Published by force, although worse beyond noise. {verdict}" if worse else verdict
-
-
-def _input(recipe: Recipe) -> ImageInput | TextInput:
-    spec = recipe.input
-    if isinstance(spec, Text):
-        return TextInput(length=spec.length, vocabulary=spec.vocabulary)
-    return ImageInput(height=spec.height, width=spec.width, mode=spec.mode, framing=spec.framing)
 
 
 def next_version(home: Path) -> int:

@@ -274,7 +274,7 @@ def test_other_labels_are_refused_by_name(
     assert not cache_folder().exists()
 
 
-@pytest.mark.parametrize("name", catalogue.SOURCES)
+@pytest.mark.parametrize("name", catalogue.LOADERS)
 def test_a_missing_label_is_refused_for_every_data_set(name: str, recipe_with: Callable[..., Recipe]) -> None:
     """A recipe that forgets a label of its data is refused before the data is read."""
     recipe = backwards(name, recipe_with)

@@ -1,4 +1,4 @@
-"""Readers of the three review corpora on made-up files, what keeps their splits apart, and the real ones."""
+"""The three review corpora: reading small files, disjoint splits, and the real corpora."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from contract.spec import TextInput
 from tests.training.data import layouts
 from training.data import reviews
-from training.data.dataset import Dataset, Split, folder
+from training.data.dataset import Dataset, Split, data_folder
 from training.data.reviews import Review
 from training.data.schema import Data, Text
 from training.errors import DataError
@@ -23,13 +23,13 @@ VERBS = ("bores", "moves", "charms", "tires", "thrills")
 
 
 def sentence(number: int, words: int = 12) -> str:
-    """A sentence that shares no run of 32 letters with that of another number."""
+    """A sentence that shares no run of 32 letters with those of other numbers."""
     return " ".join(f"{VERBS[(number + place) % 5]}{number}" for place in range(words)) + " ."
 
 
 @pytest.fixture
 def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with a little of each corpus: IMDB 200 / 20, MR 400, SST-2 150 / 20 / 30, nothing shared."""
+    """A data folder with small corpora that share no text: IMDB 200 / 20, MR 400, SST-2 150 / 20 / 30."""
     monkeypatch.setenv("CONVOKE_DATA", str(tmp_path))
     layouts.imdb(tmp_path, {f"{split}/{kind}/{n}_5.txt": sentence(n + start) + "<br />é" for split, kind, n, start in (
         *(("train", "neg", n, 10_000) for n in range(100)), *(("train", "pos", n, 11_000) for n in range(100)),
@@ -49,7 +49,7 @@ def load(name: str, validation: int = 100) -> Dataset:
 
 
 def texts(split: Split, tokenizer: str | None) -> list[str]:
-    """The texts again, as far as the vocabulary knows them."""
+    """The words of the texts that the vocabulary has."""
     assert tokenizer is not None
     decoder = Tokenizer.from_str(tokenizer)
     return [" ".join(filter(None, map(decoder.id_to_token, row[row > 0].tolist()))) for row in split.inputs]
@@ -66,7 +66,7 @@ def texts(split: Split, tokenizer: str | None) -> list[str]:
 )
 @pytest.mark.usefixtures("corpora")
 def test_every_text_is_in_one_split(name: str, train: int, tests: dict[str, int]) -> None:
-    """Where nothing is shared, the splits are the published ones with 100 texts of the training part held out."""
+    """If no text is shared, the splits are as published, with 100 training texts held out."""
     data = load(name)
     assert (len(data.train), len(data.validation)) == (train, 100)
     assert {key: len(split) for key, split in data.tests.items()} == tests
@@ -76,7 +76,7 @@ def test_every_text_is_in_one_split(name: str, train: int, tests: dict[str, int]
 
 
 def test_neighbouring_reviews_are_held_out_together(corpora: Path) -> None:
-    """Of 8 blocks of 150 numbers, whose reviews share their films, one at most is on both sides of the split."""
+    """At most one of 8 blocks of 150 numbers, whose reviews share films, is on both sides of the split."""
     numbers = range(0, 8 * reviews.BLOCK, 5)
     kinds = ("neg", "pos")
     layouts.imdb(corpora, {
@@ -93,7 +93,7 @@ def test_neighbouring_reviews_are_held_out_together(corpora: Path) -> None:
 
 @pytest.mark.usefixtures("corpora")
 def test_labels_are_those_of_the_files() -> None:
-    """Negative is 0, positive 1; IMDB comes in the order of split, kind and number."""
+    """Negative is 0, positive 1; IMDB has the order of split, label and number."""
     imdb, mr, sst2 = (reviews.read(name) for name in reviews.SOURCES)
     assert [review.label for review in imdb.test] == [0] * 10 + [1] * 10
     assert imdb.test[0].text == sentence(12_000) + "<br />é"
@@ -104,27 +104,27 @@ def test_labels_are_those_of_the_files() -> None:
 
 
 def test_the_unpacked_folder_is_read_like_the_archive(corpora: Path) -> None:
-    """aclImdb/ unpacked beside the archive gives the same data; folders that are no part of it are passed over."""
+    """The unpacked aclImdb/ gives the same data as the archive; other folders in it are skipped."""
     packed = load("imdb")
     with tarfile.open(corpora / "imdb" / "aclImdb_v1.tar.gz") as archive:
         archive.extractall(corpora / "imdb", filter="data")
     (corpora / "imdb" / "aclImdb_v1.tar.gz").unlink()
     (corpora / "imdb" / "aclImdb" / "train" / "unsup").mkdir()
-    (corpora / "imdb" / "aclImdb" / "train" / "unsup" / "0_0.txt").write_text("not a review that is used")
+    (corpora / "imdb" / "aclImdb" / "train" / "unsup" / "0_0.txt").write_text("a review without a label")
     unpacked = load("imdb")
     assert unpacked.fingerprint == packed.fingerprint
     assert torch.equal(unpacked.train.inputs, packed.train.inputs)
 
 
 @pytest.mark.usefixtures("corpora")
-def test_copies_are_learnt_from_once_and_contradictions_never() -> None:
-    """The first of equal texts stays, spelling aside; a text under both labels goes, and one without a letter."""
+def test_copies_are_trained_on_once_and_contradictions_never() -> None:
+    """The first of equal texts stays, whatever their spelling; texts with both labels or without a letter go."""
     same = [Review("It's fine !", 1, "mr"), Review("it 's FINE", 1, "sst2"), Review("odd", 0, "mr")]
-    assert reviews.once([*same, Review("Odd.", 1, "mr"), Review("...", 1, "mr")]) == same[:1]
+    assert reviews.unique([*same, Review("Odd.", 1, "mr"), Review("...", 1, "mr")]) == same[:1]
 
 
-def test_what_is_tested_on_is_not_learnt_from(corpora: Path) -> None:
-    """A test text in another spelling, as part of a longer sentence, or a part of it is removed from training."""
+def test_test_texts_are_not_trained_on(corpora: Path) -> None:
+    """A test text in another spelling, within a longer sentence, or a part of it is removed from training."""
     test = reviews.read("sst2").test
     negative = [sentence(n) for n in range(197)]
     spelt = test[0].text.upper().replace(" .", "!")
@@ -140,7 +140,7 @@ def test_what_is_tested_on_is_not_learnt_from(corpora: Path) -> None:
 
 
 def test_a_test_text_of_one_source_is_kept_out_of_the_others(corpora: Path) -> None:
-    """SST-2 may hold what MR's test tenth holds: it goes from SST-2's training part, and MR's tenth stays whole."""
+    """A text of MR's test split is removed from SST-2's training texts, and MR's test split stays complete."""
     tenth = reviews.read("mr").test
     layouts.sst2(corpora, {"train": numbered(2000, 150)}, "".join(f"1 {review.text}\n" for review in tenth[:7]))
     data = load("reviews")
@@ -148,8 +148,8 @@ def test_a_test_text_of_one_source_is_kept_out_of_the_others(corpora: Path) -> N
     assert len(data.tests["mr"]) == 40
 
 
-def test_whole_reviews_are_compared_as_wholes() -> None:
-    """A review that quotes another stays; one that is another goes."""
+def test_reviews_are_compared_as_a_unit() -> None:
+    """A review that quotes another stays; one that equals another goes."""
     quoted = Review(sentence(1) + " " + sentence(2), 0, "imdb")
     other = Review("He wrote : " + sentence(1), 1, "imdb")
     assert reviews.without([other], [quoted]) == [other]
@@ -157,8 +157,8 @@ def test_whole_reviews_are_compared_as_wholes() -> None:
     assert reviews.without([Review(other.text, 1, "mr")], [Review(quoted.text, 0, "mr")]) == []
 
 
-def test_the_validation_split_has_each_source_s_share() -> None:
-    """Of 900 and 100 texts, 90 and 10 of 100 are held out; their order does not matter."""
+def test_the_validation_split_has_each_source_in_proportion() -> None:
+    """Of 900 and 100 texts, 90 and 10 are held out; their order does not matter."""
     many = [Review(sentence(n), n % 2, "imdb") for n in range(900)]
     few = [Review(sentence(n), n % 2, "mr") for n in range(900, 1000)]
     rest, held_out = reviews.hold_out(many + few, 100)
@@ -169,8 +169,8 @@ def test_the_validation_split_has_each_source_s_share() -> None:
 
 
 @pytest.mark.usefixtures("corpora")
-def test_the_vocabulary_is_the_training_split_s_alone() -> None:
-    """Every word of these corpora stands in one text: the vocabulary has no word of the others."""
+def test_the_vocabulary_is_that_of_the_training_split() -> None:
+    """Every word of these corpora is in one text: the vocabulary has no word of the other splits."""
     data = load("mr")
     assert data.tokenizer is not None
     learnt = set(Tokenizer.from_str(data.tokenizer).get_vocab())
@@ -184,8 +184,8 @@ def test_the_vocabulary_is_the_training_split_s_alone() -> None:
 
 
 @pytest.mark.usefixtures("corpora")
-def test_a_source_is_seen_as_often_as_the_recipe_says() -> None:
-    """`repeat` multiplies the training texts of that source alone; vocabulary and other splits stay as they are."""
+def test_a_source_is_repeated_as_often_as_the_recipe_says() -> None:
+    """`repeat` multiplies the training texts of that source; vocabulary and other splits do not change."""
     plain = reviews.load(Data(name="reviews", validation=100), SPEC)
     twice = reviews.load(Data(name="reviews", validation=100, repeat={"mr": 2}), SPEC)
     assert twice.tokenizer == plain.tokenizer
@@ -195,27 +195,27 @@ def test_a_source_is_seen_as_often_as_the_recipe_says() -> None:
     assert len(texts) == len(plain.train)
     assert set(counts.tolist()) == {1, 2}
     assert int((counts == 2).sum()) == pytest.approx(len(mr.train) + len(mr.validation), abs=100)
-    with pytest.raises(ValueError, match="'imdb' is one source"):
+    with pytest.raises(ValueError, match="'imdb'"):
         Data(name="imdb", validation=100, repeat={"imdb": 2})
 
 
 @pytest.mark.usefixtures("corpora")
-def test_folds_part_the_whole_corpus() -> None:
-    """Each text is tested on in one fold and, but for the validation split, learnt from in all others."""
+def test_folds_partition_the_corpus() -> None:
+    """Each text is in the test split of one fold, and in the training or validation split of all others."""
     data = Data(name="mr", validation=100, folds=5)
     folds = [reviews.fold(data, SPEC, number) for number in range(5)]
     assert [len(fold.tests["mr"]) for fold in folds] == [80] * 5
     assert {(len(fold.train), len(fold.validation)) for fold in folds} == {(220, 100)}
     assert len({fold.tokenizer for fold in folds}) == 5, "each fold has its own vocabulary"
-    tested = [review.key for part in reviews.parts(reviews.read_mr(), 5) for review in part]
+    tested = [review.key for part in reviews.partition(reviews.read_mr(), 5) for review in part]
     assert sorted(tested) == sorted(review.key for review in reviews.read_mr())
 
 
-def test_copies_of_a_text_come_into_one_fold(corpora: Path) -> None:
-    """No fold learns from a copy of what it is tested on, and no text is lost."""
+def test_copies_of_a_text_are_in_one_fold(corpora: Path) -> None:
+    """No fold trains on a copy of a test text, and no text is lost."""
     twice = [sentence(n) for n in range(100)]
     layouts.mr(corpora, twice + twice, [sentence(n) for n in range(200, 400)])
-    folds = reviews.parts(reviews.read_mr(), 10)
+    folds = reviews.partition(reviews.read_mr(), 10)
     assert sum(map(len, folds)) == 400
     keys = [{review.key for review in part} for part in folds]
     assert sum(map(len, keys)) == len(set().union(*keys)) == 300
@@ -223,13 +223,13 @@ def test_copies_of_a_text_come_into_one_fold(corpora: Path) -> None:
 
 @pytest.mark.usefixtures("corpora")
 def test_only_mr_is_folded() -> None:
-    """The others have published test splits, which the message says."""
-    with pytest.raises(ValueError, match="'sst2' has a published test split"):
+    """The message says that the other data sets have a published test split."""
+    with pytest.raises(ValueError, match="folds: 'sst2'"):
         Data(name="sst2", validation=100, folds=10)
 
 
 def test_loading_is_deterministic_and_the_fingerprint_is_of_texts_and_labels(corpora: Path) -> None:
-    """The same files give the same tensors; another number held out the same fingerprint; another label another."""
+    """The same files give the same tensors; the fingerprint depends on the labels, not on the validation split."""
     first, second = load("mr"), load("mr")
     assert first.tokenizer == second.tokenizer
     assert torch.equal(first.train.inputs, second.train.inputs)
@@ -240,7 +240,7 @@ def test_loading_is_deterministic_and_the_fingerprint_is_of_texts_and_labels(cor
 
 @pytest.mark.usefixtures("corpora")
 def test_test_splits_in_a_published_tokenizer_s_ids() -> None:
-    """What a published model is measured on is what it was measured on when it was trained."""
+    """A published model is measured on the same test splits as after its training."""
     data = load("reviews")
     assert data.tokenizer is not None
     spec = TextInput(length=SPEC.length, vocabulary=SPEC.vocabulary)
@@ -251,15 +251,15 @@ def test_test_splits_in_a_published_tokenizer_s_ids() -> None:
 
 @pytest.mark.usefixtures("corpora")
 def test_training_and_validation_split_can_be_joined() -> None:
-    """Both are of one length, so that a refit can learn from both."""
+    """Both have one length, so that a refit can train on both."""
     data = load("reviews")
     assert data.train.inputs.shape[1] == data.validation.inputs.shape[1]
 
 
 @pytest.mark.usefixtures("corpora")
-def test_too_much_held_out_is_refused() -> None:
-    """Not one text would be left."""
-    with pytest.raises(DataError, match=r"set data\.validation lower"):
+def test_holding_out_every_text_is_refused() -> None:
+    """At least one text must be left to train on."""
+    with pytest.raises(DataError, match=r"data\.validation: .* 360 of 360 "):
         load("mr", 360)
 
 
@@ -267,35 +267,39 @@ def test_too_much_held_out_is_refused() -> None:
     ("name", "spoil", "message"),
     [
         ("imdb", lambda root: (root / "imdb/aclImdb_v1.tar.gz").unlink(), "python -m training data imdb"),
-        ("mr", lambda root: (root / "mr/rt-polarity.pos").unlink(), r"rt-polarity\.pos that can be read"),
+        ("mr", lambda root: (root / "mr/rt-polarity.pos").unlink(), r"rt-polarity\.pos .*python -m training data mr"),
         ("sst2", lambda root: (root / "sst2/stsa.binary.dev").unlink(), "CONVOKE_DATA"),
         ("mr", lambda root: (root / "mr/rt-polarity.pos").write_bytes(b" \n"), "is empty"),
-        ("mr", lambda root: (root / "mr/rt-polarity.pos").write_bytes(b"a\x81b\n"), "not in cp1252"),
-        ("sst2", lambda root: (root / "sst2/stsa.binary.dev").write_bytes(b"2 so so\n"), "'2 so so' is no line"),
-        ("sst2", lambda root: (root / "sst2/stsa.binary.dev").write_bytes(b"1 caf\xe9\n"), "not in utf-8"),
+        ("mr", lambda root: (root / "mr/rt-polarity.pos").write_bytes(b"a\x81b\n"), "cp1252"),
+        ("sst2", lambda root: (root / "sst2/stsa.binary.dev").write_bytes(b"2 so so\n"), "'2 so so'"),
+        ("sst2", lambda root: (root / "sst2/stsa.binary.dev").write_bytes(b"1 caf\xe9\n"), "utf-8"),
         (
             "imdb",
             lambda root: (root / "imdb/aclImdb_v1.tar.gz").write_bytes(
                 (root / "imdb/aclImdb_v1.tar.gz").read_bytes()[:-200]
             ),
-            "damaged or cut off",
+            r"aclImdb_v1\.tar\.gz is damaged",
         ),
-        ("imdb", lambda root: (root / "imdb/aclImdb_v1.tar.gz").write_bytes(b"<html>"), "damaged or cut off"),
-        ("imdb", lambda root: layouts.imdb(root, {"train/neg/0_1.txt": "only one"}), "does not hold"),
-        ("imdb", lambda root: (root / "imdb/aclImdb").mkdir(), "does not hold"),
+        (
+            "imdb",
+            lambda root: (root / "imdb/aclImdb_v1.tar.gz").write_bytes(b"<html>"),
+            r"aclImdb_v1\.tar\.gz is damaged",
+        ),
+        ("imdb", lambda root: layouts.imdb(root, {"train/neg/0_1.txt": "only one"}), "incomplete"),
+        ("imdb", lambda root: (root / "imdb/aclImdb").mkdir(), "incomplete"),
     ],
 )
 def test_missing_or_damaged_files_are_named(
     corpora: Path, name: str, spoil: Callable[[Path], object], message: str
 ) -> None:
-    """A file that is missing, empty, cut off or something else is a DataError that says what to do."""
+    """A file that is missing, empty, truncated or of another format is a DataError that says what to do."""
     spoil(corpora)
     with pytest.raises(DataError, match=message):
         load(name)
 
 
 def test_only_reviews_are_read_from_the_archive(corpora: Path) -> None:
-    """Links, odd names and reviews of a megabyte are passed over, and nothing is written beside the archive."""
+    """Links, unsafe names and reviews above a megabyte are skipped, and nothing is written beside the archive."""
     path = corpora / "imdb" / "aclImdb_v1.tar.gz"
     before = load("imdb").fingerprint
     with tarfile.open(path) as archive:
@@ -318,11 +322,11 @@ def test_only_reviews_are_read_from_the_archive(corpora: Path) -> None:
 
 @pytest.fixture
 def real() -> None:
-    """Skips where one of the real corpora is absent."""
+    """Skips if one of the real corpora is missing."""
     paths = ("imdb", "mr/rt-polarity.pos", "sst2/stsa.binary.test")
-    missing = [str(folder() / path) for path in paths if not (folder() / path).exists()]
+    missing = [str(data_folder() / path) for path in paths if not (data_folder() / path).exists()]
     if missing:
-        pytest.skip(f"there is no {', '.join(missing)}: name the data folder in CONVOKE_DATA")
+        pytest.skip(f"missing {', '.join(missing)}: set CONVOKE_DATA to the data folder")
 
 
 @pytest.mark.data
@@ -333,13 +337,13 @@ def test_the_real_sentences_have_their_published_counts() -> None:
     assert (len(mr.train), len(mr.test)) == (9595, 1067)
     assert (len(sst2.train), len(sst2.test)) == (7792, 1821)
     assert sum(review.label for review in sst2.test) == 909
-    assert {len(part) for part in reviews.parts(reviews.read_mr(), 10)} == {1066, 1067}
+    assert {len(part) for part in reviews.partition(reviews.read_mr(), 10)} == {1066, 1067}
 
 
 @pytest.mark.data
 @pytest.mark.usefixtures("real")
-def test_real_sentences_that_stand_in_both_corpora_are_the_same_tokens() -> None:
-    """Of SST-2's sentences that are whole snippets of MR, 99 % are cut into the same tokens."""
+def test_real_sentences_of_both_corpora_are_the_same_tokens() -> None:
+    """99 % of SST-2's sentences that are also snippets of MR have the same tokens in both spellings."""
     mr, sst2 = reviews.read("mr"), reviews.read("sst2")
     snippets = {review.key: review.text for review in mr.train + mr.test}
     pairs = [(review.text, snippets[review.key]) for review in sst2.train + sst2.test if review.key in snippets]
@@ -361,15 +365,15 @@ def cut(tokenizer: Tokenizer, text: str) -> list[tuple[int, str]]:
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
-def test_the_real_corpora_are_learnt_from_without_leaks() -> None:
-    """Nothing learnt from stands in a test split; IMDB's 25,000, MR's tenth and SST-2's 1,821 stay whole."""
+def test_the_real_corpora_are_trained_on_without_leaks() -> None:
+    """No training text is in a test split; IMDB's 25,000, MR's tenth and SST-2's 1,821 stay complete."""
     corpora = {name: reviews.read(name) for name in reviews.SOURCES}
     tested = [review for corpus in corpora.values() for review in corpus.test]
-    learnt = reviews.without(reviews.once(review for corpus in corpora.values() for review in corpus.train), tested)
+    learnt = reviews.without(reviews.unique(review for corpus in corpora.values() for review in corpus.train), tested)
     keys = {review.key for review in tested}
     assert not [review for review in learnt if review.key in keys]
     inside = "\n".join(review.key for review in learnt if review.source != "imdb")
-    long_ones = [review.key for review in corpora["sst2"].test if len(review.key) >= reviews.RUN]
+    long_ones = [review.key for review in corpora["sst2"].test if len(review.key) >= reviews.NGRAM]
     assert not [key for key in long_ones if key in inside]
     assert [len(corpora[name].test) for name in ("imdb", "mr", "sst2")] == [25_000, 1067, 1821]
     assert len(learnt) > 33_000
@@ -379,8 +383,8 @@ def test_the_real_corpora_are_learnt_from_without_leaks() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("real")
 def test_the_real_imdb_is_read_in_seconds() -> None:
-    """50,000 files out of the archive, half a minute at the very most on a busy machine."""
-    began = time.process_time()
+    """50,000 files from the archive take at most 30 s of processor time."""
+    start = time.process_time()
     corpus = reviews.read("imdb")
-    assert time.process_time() - began < 30
+    assert time.process_time() - start < 30
     assert (len(corpus.train), len(corpus.test)) == (25_000, 25_000)

@@ -1,4 +1,4 @@
-"""What `python -m training data` says, fetches and refuses, from a mirror on this machine; and on the real data."""
+"""The command `python -m training data` with a mirror on this machine, and on the real data."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ import pytest
 
 from tests.serving import ROOT
 from training.data import sources
-from training.data.dataset import folder
+from training.data.dataset import data_folder
 from training.data.reviews import Review
 from training.errors import DataError
 
@@ -30,30 +30,30 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder."""
-    place = tmp_path / "data"
-    monkeypatch.setenv("CONVOKE_DATA", str(place))
+    folder = tmp_path / "data"
+    monkeypatch.setenv("CONVOKE_DATA", str(folder))
     monkeypatch.delenv("CONVOKE_MIRROR", raising=False)
-    return place
+    return folder
 
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that a server on this machine offers as CONVOKE_MIRROR."""
-    place = tmp_path / "mirror"
-    place.mkdir()
+    """The folder of a local server, which is set as CONVOKE_MIRROR."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = functools.partial(Quiet, directory=str(place))
+    handler = functools.partial(Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         monkeypatch.setenv("CONVOKE_MIRROR", f"http://127.0.0.1:{server.server_address[1]}/")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield place
+        yield folder
         server.shutdown()
         thread.join()
 
 
 def offer(mirror: Path, name: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put made-up files on the mirror, and expect them by their checksums as the real ones are."""
+    """Put files on the mirror, and expect their checksums in place of the real ones."""
     (mirror / name).mkdir()
     for file, content in files.items():
         (mirror / name / file).write_bytes(content)
@@ -82,35 +82,35 @@ def expect_texts(name: str, monkeypatch: pytest.MonkeyPatch, train: tuple[int, i
 
 
 def test_every_data_set_is_listed_with_its_state_and_terms(data: Path) -> None:
-    """Without a name: one entry a data set, whether it is there, its terms, how to cite it, how to get it."""
+    """Without a name: for each data set its state, its terms, how to cite it and how to download it."""
     (data / "mr").mkdir(parents=True)
     for name in ("rt-polarity.neg", "rt-polarity.pos"):
         (data / "mr" / name).touch()
     lines = list(sources.report(None))
     text = "\n".join(lines)
-    assert "\nmr: there" in text
+    assert "\nmr: complete" in text
     for name in sources.SOURCES:
         assert f"\n{name}: " in text
-    assert "not there; python -m training data imdb downloads it" in text
+    assert re.search(r"imdb: missing.* python -m training data imdb", text)
     assert len(re.findall("terms: .*cite", text)) == len(sources.SOURCES)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     """The message lists all names."""
-    with pytest.raises(DataError, match=r"no data set 'cifar'; there are mnist, cats-vs-dogs, .*reviews"):
+    with pytest.raises(DataError, match=r"'cifar'.* mnist, cats-vs-dogs, .*reviews"):
         list(sources.report("cifar"))
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
-def test_what_is_missing_is_not_downloaded_unasked(data: Path, name: str) -> None:
-    """With --no-download the message names the folder and the address, and nothing is written."""
-    with pytest.raises(DataError, match=f"{name} is not in {re.escape(str(data))}.*https://"):
+def test_no_download_downloads_nothing(data: Path, name: str) -> None:
+    """With --no-download, the message names the folder and the address, and nothing is written."""
+    with pytest.raises(DataError, match=f"{name} .*{re.escape(str(data))}.*https://"):
         list(sources.report(name, download=False))
     assert not data.exists()
 
 
 def test_plain_files_are_downloaded_and_counted(data: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SST-2: three files below sst2/, then the counts; a second call finds them there and downloads nothing."""
+    """SST-2: three files below sst2/, then the counts; a second call downloads nothing."""
     offer(mirror, "sst2", SST2, monkeypatch)
     expect_texts("sst2", monkeypatch, (2, 2), (1, 1))
     lines = list(sources.report("sst2"))
@@ -122,23 +122,23 @@ def test_plain_files_are_downloaded_and_counted(data: Path, mirror: Path, monkey
 
 
 @pytest.mark.usefixtures("data")
-def test_content_other_than_the_known_is_said(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts with the right counts that are not the published ones are used, but not in silence."""
+def test_unexpected_content_is_reported(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts with the expected counts that are not the published ones are used, with a notice."""
     offer(mirror, "sst2", SST2, monkeypatch)
     expect_texts("sst2", monkeypatch, (2, 2), (1, 1))
-    assert sum("content: not that on which" in line for line in sources.report("sst2")) == 2
+    assert sum("content: differs" in line for line in sources.report("sst2")) == 2
 
 
 @pytest.mark.usefixtures("data")
-def test_texts_that_are_not_whole_are_refused(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other counts than the published ones are a DataError."""
+def test_incomplete_texts_are_refused(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts that differ from the published ones are a DataError."""
     offer(mirror, "sst2", SST2, monkeypatch)
-    with pytest.raises(DataError, match="sst2 is not whole: its train split has 3,738 negative"):
+    with pytest.raises(DataError, match=r"sst2 .*3,738 negative"):
         list(sources.report("sst2"))
 
 
 def test_a_wrong_checksum_leaves_the_data_set_missing(data: Path, mirror: Path) -> None:
-    """Made-up files under the real checksums are removed."""
+    """Files without the expected checksums are removed."""
     (mirror / "sst2").mkdir()
     for name, content in SST2.items():
         (mirror / "sst2" / name).write_bytes(content)
@@ -150,7 +150,7 @@ def test_a_wrong_checksum_leaves_the_data_set_missing(data: Path, mirror: Path) 
 def test_an_archive_is_unpacked_to_the_loaders_layout(
     data: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MR: the two files alone come to mr/, and the archive is removed."""
+    """MR: only the two files are unpacked to mr/, and the archive is removed."""
     archive = tar(
         {
             "rt-polaritydata/rt-polarity.neg": b"".join(b"bad %d \n" % n for n in range(10)),
@@ -159,15 +159,15 @@ def test_an_archive_is_unpacked_to_the_loaders_layout(
         }
     )
     offer(mirror, "mr", {"rt-polaritydata.tar.gz": archive}, monkeypatch)
-    with pytest.raises(DataError, match="mr is not whole"):
+    with pytest.raises(DataError, match="mr is incomplete"):
         list(sources.report("mr"))
     assert sorted(path.name for path in (data / "mr").iterdir()) == ["rt-polarity.neg", "rt-polarity.pos"]
 
 
 @pytest.mark.usefixtures("data")
 def test_reviews_are_their_three_sources() -> None:
-    """`reviews` is imdb, mr and sst2 one after the other: the first that is missing is named."""
-    with pytest.raises(DataError, match="imdb is not in"):
+    """`reviews` is imdb, mr and sst2, one after the other: the first that is missing is named."""
+    with pytest.raises(DataError, match="imdb is missing"):
         list(sources.report("reviews", download=False))
 
 
@@ -186,15 +186,15 @@ def test_reviews_are_their_three_sources() -> None:
         ("mr", 0, "rt-polaritydata.README.1.0.txt", None),
     ],
 )
-def test_what_is_unpacked_of_each_archive(name: str, file: int, member: str, target: str | None) -> None:
-    """The members that the loaders read go where they read them; the rest stays packed."""
+def test_members_of_each_archive(name: str, file: int, member: str, target: str | None) -> None:
+    """The members that the loaders read are unpacked to where they read them; others are skipped."""
     assert sources.SOURCES[name].files[file].target(member) == target
 
 
-def test_cats_and_dogs_come_out_of_microsofts_archive(
+def test_cats_and_dogs_are_unpacked_from_microsofts_archive(
     data: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PetImages is unpacked below cats-vs-dogs/, photos are counted, and the one that cannot be decoded is named."""
+    """PetImages is unpacked below cats-vs-dogs/, photos are counted, and a photo that cannot be decoded is named."""
     seven = (ROOT / "examples" / "seven.png").read_bytes()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -211,7 +211,7 @@ def test_cats_and_dogs_come_out_of_microsofts_archive(
 
 
 def test_a_damaged_mnist_file_is_named(data: Path) -> None:
-    """Four files are there, one of them with another checksum than MNIST's."""
+    """Of four files, the first with another checksum than MNIST's is named."""
     raw = data / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in sources.SOURCES["mnist"].files:
@@ -220,7 +220,7 @@ def test_a_damaged_mnist_file_is_named(data: Path) -> None:
         list(sources.report("mnist", download=False))
 
 
-def test_the_digest_knows_texts_and_labels_and_nothing_else() -> None:
+def test_the_digest_depends_on_texts_and_labels_alone() -> None:
     """Order, spacing and accents change nothing; a word or a label does."""
     first = [Review("It's a  café .", 1, "mr"), Review("bad", 0, "mr")]
     same = [Review("BAD", 0, "sst2"), Review("it 's a caf\u00e9", 1, "sst2")]
@@ -229,7 +229,7 @@ def test_the_digest_knows_texts_and_labels_and_nothing_else() -> None:
     assert sources.digest([Review("bad", 1, "mr")]) != sources.digest([Review("sad", 1, "mr")])
 
 
-def test_checksums_and_addresses_are_whole() -> None:
+def test_checksums_and_addresses_are_complete() -> None:
     """Each file has an https address and 64 hexadecimal digits, and no two of them are the same."""
     files = [file for source in sources.SOURCES.values() for file in source.files]
     assert all(file.url.startswith("https://") and re.fullmatch("[0-9a-f]{64}", file.sha256) for file in files)
@@ -238,10 +238,10 @@ def test_checksums_and_addresses_are_whole() -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["mnist", "mr", "sst2", pytest.param("imdb", marks=pytest.mark.slow)])
-def test_the_real_data_is_the_known(name: str) -> None:
-    """Counts, checksums and contents are those that this repository's numbers were measured on."""
-    if not sources.SOURCES[name].is_in(folder() / name):
-        pytest.skip(f"there is no {name} in {folder()}: name the data folder in CONVOKE_DATA")
+def test_the_real_data_is_as_expected(name: str) -> None:
+    """Counts, checksums and contents are those behind the figures in this repository."""
+    if not sources.SOURCES[name].is_complete(data_folder() / name):
+        pytest.skip(f"missing {data_folder() / name}: set CONVOKE_DATA to the data folder")
     lines = list(sources.report(name, download=False))
-    assert sum("content: as known" in line for line in lines) == (0 if name == "mnist" else 2)
+    assert sum("content: as expected" in line for line in lines) == (0 if name == "mnist" else 2)
     assert any(line.startswith("  test: ") for line in lines)
