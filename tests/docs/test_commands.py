@@ -21,7 +21,7 @@ import pytest
 from service.http import keys
 from tests.docs.pages import GUIDES, ROOT, Block, blocks
 from tests.serving import Server
-from training.data.dataset import data_folder as data_folder
+from training.data.dataset import data_folder
 
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language in {"sh", "python"}]
