@@ -1,8 +1,8 @@
-"""The workers of one server: what each publishes of itself, and what all of them say together.
+"""The workers of one server: what each publishes, and what all of them report together.
 
-A worker writes one file into a folder that the server makes for them and removes when it ends; so whichever worker is
-asked can answer for all. BentoML's own folder for metrics will not do: every start under the same home empties it. A
-worker that dies leaves its counts to the one that takes its place.
+The server makes a folder for its workers and removes it when it ends. Each worker writes one file there, so the worker
+that receives a request for /metrics or /readyz can answer for all. BentoML's own folder for metrics is of no use: every
+start of a server under the same home empties it. A worker that dies leaves its counts to its successor.
 """
 
 import atexit
@@ -13,149 +13,144 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from service.telemetry.metrics import Metrics, Snapshot
 
 logger = logging.getLogger("bentoml.convoke")
 
 FOLDER = "_CONVOKE_FLEET"
-"""The environment variable by which a server tells its workers the folder. Not a setting."""
+"""The environment variable that names the folder to the workers. It is not a setting."""
 
 PUBLISH_S = 1.0
-"""Seconds between two looks at whether there is something new to publish."""
+"""Seconds between two reports of a worker."""
 
 
 def make_folder() -> None:
-    """Make the folder of a server that is about to start its workers; it goes when the server ends."""
+    """Make the folder of a server that is about to start its workers, and remove it when the server ends."""
     folder = tempfile.mkdtemp(prefix="convoke-")
     os.environ[FOLDER] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class _Report:
-    """What a worker's file says."""
+class Report:
+    """The content of a worker's file."""
 
     process: int
     ready: bool
     metrics: Snapshot
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the worker still runs."""
         try:
             os.kill(self.process, 0)
-        except ProcessLookupError:
+        except OSError:
             return False
-        except PermissionError:
-            return True
         return True
 
 
-@dataclass
 class Fleet:
-    """One worker among those of its server.
+    """One worker among those of its server."""
 
-    Args:
-        metrics: this worker's.
-        is_ready: whether its models are loaded.
-        workers: how many there are to be.
-        index: this one's place among them; who takes the place of a dead worker has the same.
-        folder: where they publish; None where each is on its own.
-    """
+    def __init__(
+        self,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+        *,
+        workers: int = 1,
+        index: int = 1,
+        folder: Path | None = None,
+    ) -> None:
+        """Publish nothing yet.
 
-    metrics: Metrics
-    is_ready: Callable[[], bool]
-    workers: int = 1
-    index: int = 1
-    folder: Path | None = None
-    _published: dict[str, Any] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+        Args:
+            metrics: those of this worker.
+            is_ready: whether its models are loaded.
+            workers: how many workers the server starts.
+            index: the number of this worker, from 1; the successor of a dead worker has the same number.
+            folder: where the workers publish; None if this worker is alone.
+        """
+        self.metrics = metrics
+        self.folder = folder
+        self._is_ready = is_ready
+        self._workers = workers
+        self._file = f"{index}.json"
+        self._published: Report | None = None
+        self._lock = threading.Lock()
 
     def join(self) -> bool:
-        """Go on with the counts of the worker that had this place, if one had it, and say whether others serve already.
+        """Continue the counts of a predecessor, if any, and say whether other workers serve already. Blocks briefly.
 
-        Where none does, they are told that there is a new one, for whose models /readyz waits. Blocks for a moment.
+        If none serves, publish that this worker starts, so that /readyz waits for it.
         """
         if self.folder is None:
             return False
-        before = _read(self._path(self.index))
-        if before is not None:
-            self.metrics.restore(before.metrics)
-        if any(other.ready for other in self._others() if other.lives):
+        predecessor = _read(self.folder / self._file)
+        if predecessor is not None:
+            self.metrics.add(predecessor.metrics, gauges=False)
+        if any(other.ready and other.is_alive for other in self._others()):
             return True
         self.publish()
         return False
 
-    def publish(self) -> Snapshot:
-        """Write what this worker has to say, if it is news, and give its metrics. Blocks for a moment."""
+    def publish(self) -> Report:
+        """Report the state of this worker, and write it to its file if it has changed. Blocks briefly."""
         with self._lock:
-            self.metrics.ready.labels().set(self.is_ready())
-            snapshot = self.metrics.snapshot()
-            content = {"process": os.getpid(), "ready": self.is_ready(), "metrics": _as_json(snapshot)}
-            if self.folder is not None and content != self._published:
-                self._write(self._path(self.index), content)
-            return snapshot
-
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        new = path.with_suffix(".new")
-        try:
-            new.write_text(json.dumps(content), encoding="utf-8")
-            new.replace(path)
-        except OSError as error:
-            logger.warning("%s cannot be written, other workers' metrics will lack this one's: %s", path, error)
-            return
-        self._published = content
+            ready = self._is_ready()
+            self.metrics.ready.labels().set(ready)
+            report = Report(os.getpid(), ready, self.metrics.snapshot())
+            if self.folder is not None and report != self._published:
+                self._write(self.folder / self._file, report)
+            return report
 
     def all_ready(self) -> bool:
-        """Whether whichever worker a request reaches can answer it: all have started, and those that live are ready."""
-        if not self.is_ready():
+        """Whether any worker can answer a request: all have started, and those that are alive are ready."""
+        if not self._is_ready():
             return False
         others = list(self._others())
-        everyone = self.folder is None or len(others) + 1 >= self.workers
-        return everyone and all(other.ready for other in others if other.lives)
+        have_started = self.folder is None or len(others) + 1 >= self._workers
+        return have_started and all(other.ready for other in others if other.is_alive)
 
     def metrics_text(self) -> bytes:
-        """The metrics of all workers, in Prometheus's format. Blocks for a moment.
+        """The metrics of all workers, in Prometheus's text format. Blocks briefly.
 
-        What is told is published first, so that no later answer, by whichever worker, has lower counts.
+        This worker publishes its own first, so that no later response, of any worker, has lower counts.
         """
-        own, others = self.publish(), self._others()
-        return self.metrics.text([own, *(self._what_holds(other) for other in others)])
+        total = Metrics()
+        total.add(self.publish().metrics)
+        for other in self._others():
+            total.add(other.metrics, gauges=other.is_alive)
+        return total.text()
 
-    def _what_holds(self, other: _Report) -> Snapshot:
-        return other.metrics if other.lives else self.metrics.without_gauges(other.metrics)
+    def _write(self, path: Path, report: Report) -> None:
+        new = path.with_suffix(".new")
+        try:
+            new.write_text(json.dumps(vars(report)), encoding="utf-8")
+            new.replace(path)
+        except OSError as error:
+            logger.warning("cannot write %s; the metrics of other workers will lack this one's: %s", path, error)
+            return
+        self._published = report
 
-    def _others(self) -> Iterator[_Report]:
-        """What the other workers have published."""
+    def _others(self) -> Iterator[Report]:
+        """The reports of the other workers."""
         if self.folder is None:
             return
         for path in sorted(self.folder.glob("*.json")):
-            report = _read(path) if path != self._path(self.index) else None
+            report = _read(path) if path.name != self._file else None
             if report is not None:
                 yield report
 
-    def _path(self, index: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{index}.json"
 
-
-def _as_json(snapshot: Snapshot) -> dict[str, list[Any]]:
-    return {name: [[values, numbers] for values, numbers in state.items()] for name, state in snapshot.items()}
-
-
-def _read(path: Path) -> _Report | None:
-    """A worker's report, if there is one."""
+def _read(path: Path) -> Report | None:
+    """A worker's report; None if it is missing or cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return Report(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read, metrics will lack that worker's: %s", path, error)
+        logger.warning("cannot read %s; the metrics will lack that worker's: %s", path, error)
         return None
-    metrics = {
-        name: {tuple(values): numbers for values, numbers in state} for name, state in content["metrics"].items()
-    }
-    return _Report(content["process"], content["ready"], metrics)

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from service.telemetry.facts import RequestFacts
-from service.telemetry.tally import Counter
+from service.telemetry.series import Series
 
 Format = Literal["auto", "json", "text"]
 
@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
 class RequestLog:
     """One line a request, once its answer begins. Used on the event loop alone."""
 
-    def __init__(self, chosen: Format, lost: Counter, *, file: int = 1) -> None:
+    def __init__(self, chosen: Format, lost: Series, *, file: int = 1) -> None:
         """Nothing is written before the first request.
 
         Args:

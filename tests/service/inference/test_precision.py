@@ -125,12 +125,12 @@ def test_the_metric_tells_which_versions_are_loaded(version: Path) -> None:
     shelf = Repository(Settings(models=version.parents[1], provider="cpu", versions=1), figures)
     shelf.load()
     first, second = (("digits", number, "CPUExecutionProvider", "float32") for number in "12")
-    assert figures.model_info.state() == {first: [1]}
+    assert dict(figures.model_info.state()) == {first: [1]}
     folder = shutil.copytree(version, version.parent / "2")
     contract.read(version).model_copy(update={"version": 2}).write(folder)
     shelf.scan()
     shelf.scan()
-    assert figures.model_info.state() == {first: [0], second: [1]}
+    assert dict(figures.model_info.state()) == {first: [0], second: [1]}
 
 
 def test_float16_is_not_for_processors(twice: Path) -> None:

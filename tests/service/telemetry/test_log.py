@@ -15,7 +15,7 @@ import pytest
 from service.telemetry import log
 from service.telemetry.facts import RequestFacts
 from service.telemetry.log import Format, JsonFormatter, RequestLog
-from service.telemetry.tally import Counter
+from service.telemetry.series import Series
 from tests.drawing import encode, mnist_like
 from tests.serving import application
 
@@ -23,7 +23,7 @@ from tests.serving import application
 def written(calls: list[dict[str, Any]], form: Format = "json") -> list[str]:
     """What the log of an application says of these calls."""
     reader, writer = os.pipe()
-    requests = RequestLog(form, Counter(), file=writer)
+    requests = RequestLog(form, Series(), file=writer)
     app = application(on_response=[requests.on_response])
 
     async def send() -> None:
@@ -96,7 +96,7 @@ def test_a_reader_who_stops_reading_stops_no_request(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(log, "MAX_LINES", 1000)
     monkeypatch.setattr(log, "FLUSH_S", 0)
     reader, writer = os.pipe()
-    lost = Counter()
+    lost = Series()
     requests = RequestLog("json", lost, file=writer)
     facts = RequestFacts("x" * 200, "GET")
 
@@ -107,7 +107,7 @@ def test_a_reader_who_stops_reading_stops_no_request(monkeypatch: pytest.MonkeyP
             await asyncio.sleep(0)
 
     asyncio.run(ask())
-    (many,) = lost.numbers()
+    (many,) = lost.numbers
     assert 0 < many <= 1000
     found: list[bytes] = []
 
