@@ -1,12 +1,13 @@
-"""Digits of our own drawing: strokes in a unit square, put on paper in many styles. And a cat.
+"""Drawn digits: strokes in a unit square, rendered in many styles; and a drawn cat.
 
-`python -m tests.drawing examples` draws the pictures that the README uses.
+`python -m tests.drawing examples` draws the images that the README uses.
 """
 
 import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -51,7 +52,7 @@ def draw(
 
 
 def photograph(sheet: Image.Image, *, shade: int, noise: float = 8.0) -> Image.Image:
-    """A sheet as a phone sees it: darker by up to `shade` levels towards one corner, with sensor noise."""
+    """A sheet as a phone photographs it: darker by up to `shade` levels towards one corner, with sensor noise."""
     grey = np.asarray(sheet, np.float32)
     rows, columns = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]]
     shadow = columns / grey.shape[1] * 0.6 + rows / grey.shape[0] * 0.4
@@ -60,7 +61,7 @@ def photograph(sheet: Image.Image, *, shade: int, noise: float = 8.0) -> Image.I
 
 
 def styles(digit: int) -> Iterator[tuple[str, Image.Image]]:
-    """One digit in every style that a person might send."""
+    """A digit in many styles, with their names."""
     yield "marker", draw(digit)
     yield "pen", draw(digit, width=4)
     yield "hairline", draw(digit, width=2)
@@ -74,24 +75,24 @@ def styles(digit: int) -> Iterator[tuple[str, Image.Image]]:
     yield "in pencil", photograph(draw(digit, width=7, ink=150, paper=215), shade=40, noise=4)
 
 
-def encode(image: Image.Image, kind: str = "PNG") -> bytes:
-    """A picture as the bytes of a file."""
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
+def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file; options are those of Pillow's `save`."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
 
 
 def mnist_like(digit: int) -> Image.Image:
-    """A digit framed as MNIST frames them: 28 x 28, light on black."""
+    """A digit framed as in MNIST: 28 x 28, light on black."""
     sheet = draw(digit, size=(280, 280), box=(80, 50, 200, 230), width=26, ink=255, paper=0)
     return sheet.resize((28, 28), Image.Resampling.BOX)
 
 
 def cat(size: tuple[int, int] = (480, 360)) -> Image.Image:
-    """A tabby's face before a blurred room, hair by hair."""
+    """A tabby's face, hair by hair, in front of a blurred room."""
     width, height = size
-    draw = np.random.default_rng(7)
-    room = Image.fromarray(draw.integers(110, 150, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    random = np.random.default_rng(7)
+    room = Image.fromarray(random.integers(110, 150, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     sheet = room.filter(ImageFilter.GaussianBlur(12))
     pen = ImageDraw.Draw(sheet)
     x, y, r = width / 2, height * 0.56, height * 0.34
@@ -110,7 +111,7 @@ def cat(size: tuple[int, int] = (480, 360)) -> Image.Image:
         ]
         pen.polygon(inner, fill=(190, 140, 125))
     pen.ellipse([x - 1.1 * r, y - r, x + 1.1 * r, y + 0.92 * r], fill=(165, 125, 86))
-    _hair(pen, draw, (x, y), r)
+    _hair(pen, random, (x, y), r)
     for side in (-1, 1):
         pen.ellipse(
             [x + side * 0.3 * r - 0.24 * r, y + 0.2 * r, x + side * 0.3 * r + 0.24 * r, y + 0.72 * r],
@@ -132,22 +133,22 @@ def cat(size: tuple[int, int] = (480, 360)) -> Image.Image:
     return sheet.filter(ImageFilter.GaussianBlur(0.8))
 
 
-def _hair(pen: ImageDraw.ImageDraw, draw: np.random.Generator, middle: tuple[float, float], radius: float) -> None:
-    """Short hairs that grow away from the nose, in dark stripes across the forehead and the cheeks."""
-    x, y = middle
+def _hair(pen: ImageDraw.ImageDraw, random: np.random.Generator, centre: tuple[float, float], radius: float) -> None:
+    """Draw short hairs that point away from the nose, with dark stripes across the forehead and the cheeks."""
+    x, y = centre
     for _ in range(9000):
-        angle, far = draw.uniform(0, 2 * np.pi), np.sqrt(draw.uniform(0.02, 1))
-        along, down = np.cos(angle) * far * 1.08, np.sin(angle) * far * 0.95
+        angle, distance = random.uniform(0, 2 * np.pi), np.sqrt(random.uniform(0.02, 1))
+        along, down = np.cos(angle) * distance * 1.08, np.sin(angle) * distance * 0.95
         striped = np.sin(14 * along) > 0.55 and down < -0.35
         striped = striped or (abs(along) > 0.55 and np.sin(16 * down + 3 * abs(along)) > 0.6)
-        base = np.array((86, 62, 44) if striped else (172, 132, 92)) + draw.integers(-22, 23)
+        base = np.array((86, 62, 44) if striped else (172, 132, 92)) + random.integers(-22, 23)
         start = (x + along * radius, y + down * radius)
         end = (start[0] + np.cos(angle) * 9, start[1] + np.sin(angle) * 9 + 2)
         pen.line([start, end], fill=tuple(int(value) for value in base.clip(0, 255)), width=1)
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
+    folder = Path(sys.argv[1])
     seven = photograph(draw(7, size=(180, 220), box=(54, 50, 126, 170), width=9, ink=45), shade=70, noise=2)
-    seven.save(place / "seven.png", optimize=True)
-    cat().save(place / "cat.jpg", quality=85)
+    seven.save(folder / "seven.png", optimize=True)
+    cat().save(folder / "cat.jpg", quality=85)

@@ -15,7 +15,7 @@ from contract.spec import ImageInput, TextInput
 from contract.text import pad, text_to_tokens
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like, styles
-from tests.fuzz import seeds
+from tests.fuzz import seed_corpus
 
 DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")
 PHOTO = ImageInput(height=20, width=40, mode="RGB", framing="squash")
@@ -90,7 +90,7 @@ def test_a_palette_with_a_transparent_entry_shows_white() -> None:
 @pytest.mark.parametrize("name", ["png-alpha", "png-palette-transparent", "png-16-bits", "tiff-floats", "tiff-cmyk"])
 def test_converting_band_by_band_changes_no_pixel(name: str, spec: ImageInput, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that is converted a row or three at a time comes out as one that is converted whole."""
-    data = seeds.pictures()[name]
+    data = seed_corpus.images()[name]
     whole = image_to_pixels(data, spec)
     for pixels in (1, 150):
         monkeypatch.setattr(picture, "_BAND", pixels)

@@ -1,4 +1,4 @@
-"""How long the properties are searched: by default as hypothesis does; `--hypothesis-profile=long` for `make fuzz`."""
+"""Hypothesis profiles: the default for `make test`, and `--hypothesis-profile=long` for `make fuzz`."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: which models and versions a server has."""
+"""Schemathesis hook: put the names of existing models and versions into requests."""
 
 import re
 from typing import Any
@@ -8,22 +8,22 @@ from schemathesis import HookContext
 
 NAMES = ("digits", "cats-vs-dogs", "reviews")
 SPARE = "spare"
-"""The model that is loaded and unloaded, so that the others stay."""
+"""The only model that requests load and unload, so that the others stay loaded."""
 
 
 @schemathesis.hook
 def map_path_parameters(context: HookContext, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Most good names become those of models that are there, and good numbers those of a version that is."""
+    """Replace most valid names by the names of existing models, and most valid versions by version 1."""
     if path_parameters is None:
         return None
-    found = dict(path_parameters)
+    parameters = dict(path_parameters)
     is_management = context.operation is not None and "/repository/" in context.operation.path
-    for key, good, known in (
+    for key, valid, existing in (
         ("model", r"[a-z][a-z0-9-]*", (SPARE, SPARE) if is_management else NAMES),
         ("version", r"[1-9][0-9]{0,8}", ("1", "1")),
     ):
-        value = str(found.get(key, ""))
-        choice = sum(map(ord, value)) % (len(known) + 1)
-        if re.fullmatch(good, value) and choice < len(known):
-            found[key] = known[choice]
-    return found
+        value = str(parameters.get(key, ""))
+        choice = sum(map(ord, value)) % (len(existing) + 1)
+        if re.fullmatch(valid, value) and choice < len(existing):
+            parameters[key] = existing[choice]
+    return parameters

@@ -1,4 +1,4 @@
-"""What a piece of code takes: processor seconds, and how far the process's memory rises meanwhile."""
+"""The cost of a block of code: CPU seconds, and the rise of the process's memory."""
 
 import resource
 import sys
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass
 class Cost:
-    """Processor seconds, and bytes above what the process held before, at the highest."""
+    """CPU seconds, and the peak of memory in bytes above the memory before."""
 
     cpu_s: float = 0.0
     peak_bytes: int = 0
@@ -21,37 +21,32 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Measure a block. Without Linux's /proc the peak is what the process's highest ever rises by."""
+    """Measure a block. Without Linux's /proc, `peak_bytes` is the rise of the peak over the process's lifetime."""
     cost = Cost()
-    before = _restart_peak()
-    began = time.process_time()
+    if _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
+    before = resident_bytes()
+    start = time.process_time()
     try:
         yield cost
     finally:
-        cost.cpu_s = time.process_time() - began
-        cost.peak_bytes = max(_peak() - before, 0)
+        cost.cpu_s = time.process_time() - start
+        cost.peak_bytes = max(_peak_bytes() - before, 0)
 
 
-def resident() -> int:
-    """Bytes of memory that the process holds now (at the highest, without Linux's /proc)."""
-    return _line("VmRSS") if _CLEAR.exists() else _peak()
+def resident_bytes() -> int:
+    """The process's resident memory (without Linux's /proc: its peak)."""
+    return _status("VmRSS") if _CLEAR_REFS.exists() else _peak_bytes()
 
 
-def _restart_peak() -> int:
-    """Let the highest count from now on, and give what is held."""
-    if _CLEAR.exists():
-        _CLEAR.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
-    return resident()
+def _peak_bytes() -> int:
+    if _CLEAR_REFS.exists():
+        return _status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS: bytes; other systems: KiB
 
 
-def _peak() -> int:
-    if _CLEAR.exists():
-        return _line("VmHWM")
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest if sys.platform == "darwin" else highest * 1024  # kibibytes, but for macOS
-
-
-def _line(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
+def _status(name: str) -> int:
+    """A value of /proc/self/status, in bytes."""
     lines = _STATUS.read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

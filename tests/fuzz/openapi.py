@@ -1,7 +1,7 @@
-"""A started server against its own OpenAPI document, by schemathesis: no server error, no answer outside of the schema.
+"""Checks a running server against its own OpenAPI document with schemathesis: no server error, no undeclared response.
 
-`python -m tests.fuzz.openapi --examples 1000` sends so many random requests to each operation, inside and outside of
-the schema, after those that schemathesis makes of the schema's keywords.
+`python -m tests.fuzz.openapi --examples 1000` sends that many random requests to each operation, valid and invalid,
+after the requests that schemathesis derives from the schema's keywords.
 """
 
 import argparse
@@ -22,12 +22,12 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
-    """Search with a server of its own, and give schemathesis's exit code, 0 where nothing was found, and its words.
+    """Start a server and run schemathesis; return its exit code (0: no failures) and its output.
 
     Args:
-        folder: an empty one, for the server's models and log.
+        folder: an empty folder for the server's models and log.
         examples: random requests for each operation.
-        seed: where chance starts.
+        seed: the seed of all random choices.
     """
     models = _models(folder / "models")
     key = keys.add(folder / "keys", "all", "manage")
@@ -40,7 +40,7 @@ def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
     server = Server([sys.executable, "-m", "service"], ROOT, folder / "log", environment)
     try:
         server.wait_until_ready()
-        ended = subprocess.run(
+        completed = subprocess.run(
             [
                 *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
                 *("--config-file", str(CONFIG), "run", f"{server.url}/openapi.json"),
@@ -51,11 +51,11 @@ def run(folder: Path, *, examples: int, seed: int = 0) -> tuple[int, str]:
         assert server.running, server.log
     finally:
         server.stop()
-    return ended.returncode, ended.stdout + ended.stderr
+    return completed.returncode, completed.stdout + completed.stderr
 
 
 def _models(folder: Path) -> Path:
-    """The models of this checkout, and one more, which is loaded and unloaded."""
+    """The models of this checkout, and a spare one for loading and unloading."""
     shutil.copytree(ROOT / "models", folder)
     version = Path(shutil.copytree(folder / "digits/1", folder / SPARE / "1"))
     path = version / contract.MANIFEST
@@ -64,14 +64,14 @@ def _models(folder: Path) -> Path:
 
 
 def main() -> int:
-    """Print what schemathesis says; 0 where it found nothing."""
+    """Print schemathesis's output and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.openapi", description=__doc__)
-    parser.add_argument("--examples", type=int, default=1000, help="for each operation (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="where chance starts (default: %(default)s)")
-    chosen = parser.parse_args()
+    parser.add_argument("--examples", type=int, default=1000, help="requests per operation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        code, words = run(Path(folder), examples=chosen.examples, seed=chosen.seed)
-    print(words)
+        code, output = run(Path(folder), examples=args.examples, seed=args.seed)
+    print(output)
     return code
 
 

@@ -1,8 +1,8 @@
-"""A long mix of good, bad, broken-off and cancelled requests, under which memory and file descriptors must stay flat.
+"""Soak test: under a long mix of valid, invalid, aborted and slow requests, memory and open files must not grow.
 
-`python -m tests.fuzz.soak --minutes 10` starts the service and talks to it over plain sockets from 16 callers at once.
-It fails where an answer has another status than its request deserves, where a request is lost, or where a worker holds
-more at the end than after its first minutes. Then it kills a worker and stops the server, both under load.
+`python -m tests.fuzz.soak --minutes 10` starts the service and sends requests from 16 clients over plain sockets. It
+fails if a response has an unexpected status, if a request is lost, or if the workers hold more memory or files at the
+end than after the first minutes. Then it kills a worker and stops the server, both under load.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import struct
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,23 +24,24 @@ from statistics import median
 import psutil  # type: ignore[import-untyped]
 
 from tests.drawing import draw, encode, mnist_like
+from tests.fuzz.decompression_bombs import huge_headers
 from tests.fuzz.faults import Outcome, drain, kill_a_worker
 from tests.serving import ROOT, Server
 
-CALLERS = 16
-ANSWER_S = 20.0  # a request that has no answer by then is lost
-SETTLE = 0.2  # the share of the time after which memory is taken to have its size
-GROWTH_MIB = 24.0  # what caches and fragments may add after that
-SPARE_FILES = 4  # descriptors that may be open more at the end than before the first request
+CLIENTS = 16
+RESPONSE_S = 20.0  # a request without a response by then is lost
+SETTLE = 0.2  # the share of the time after which memory has settled
+GROWTH_MIB = 24.0  # growth after that which caches and fragmentation may cause
+SPARE_FILES = 4  # how many more files may be open at the end than before the first request
 SETTINGS = {"CONVOKE_BODY_TIMEOUT_S": "2", "CONVOKE_WORKERS": "2", "CONVOKE_DRAIN_S": "2"}
 
 
 @dataclass(frozen=True)
-class Call:
-    """A kind of request: its bytes, the statuses that answer it, and how its caller behaves.
+class Scenario:
+    """A kind of request: its bytes, the expected statuses, and the client's behaviour.
 
-    `behaviour` is `wait` for the answer, `leave` right after sending, `reset` the connection after sending, or `half`:
-    send half and go.
+    `behaviour` is `wait` (for the response), `leave` (close after sending), `reset` (the connection after sending) or
+    `half` (send half of the request and close).
     """
 
     name: str
@@ -52,31 +52,30 @@ class Call:
 
 @dataclass
 class Tally:
-    """What has happened so far."""
+    """The outcomes so far; a sample has seconds since the start, and resident MiB and open files of all workers."""
 
     answered: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lost: int = 0
     samples: list[tuple[float, float, int]] = field(default_factory=list)
-    """Seconds since the start, MiB resident and open files of the workers together."""
 
 
 def main() -> int:
-    """Soak, print a line every ten seconds and the findings at the end."""
+    """Run the soak test, print a line every ten seconds and the findings at the end."""
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="where chance starts (default: %(default)s)")
-    arguments = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as server:
-        tally = asyncio.run(soak(server, arguments.minutes * 60, arguments.seed, print))
-        outcomes = asyncio.run(faulty(server))
-    faults = [*findings(tally), *(found for name, outcome in outcomes.items() for found in outcome.findings(name))]
+        tally = asyncio.run(soak(server, args.minutes * 60, args.seed, print))
+        outcomes = asyncio.run(inject_faults(server))
+    violations = [*findings(tally), *(text for fault, outcome in outcomes.items() for text in outcome.findings(fault))]
     print(json.dumps({"answered": sum(tally.answered.values()), "by kind": dict(sorted(tally.answered.items()))}))
     print(json.dumps({"lost": tally.lost, "unexpected": len(tally.wrong), **growth(tally)}))
-    print(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}))
-    print("\n".join(["failed:", *faults]) if faults else "flat, and every answer as it should be")
-    return 1 if faults else 0
+    print(json.dumps({fault: asdict(outcome) for fault, outcome in outcomes.items()}))
+    print("\n".join(["FAILED:", *violations]) if violations else "passed: no growth, and every response as expected")
+    return 1 if violations else 0
 
 
 @contextmanager
@@ -91,147 +90,147 @@ def serving(folder: Path) -> Iterator[Server]:
             server.stop()
 
 
-async def soak(server: Server, seconds: float, seed: int, say: Callable[[str], object]) -> Tally:
-    """Send requests for some seconds, and watch the workers."""
-    tally, began = Tally(), time.monotonic()
+async def soak(server: Server, seconds: float, seed: int, log: Callable[[str], object]) -> Tally:
+    """Send requests for a number of seconds, and sample the workers' memory and open files."""
+    tally, start = Tally(), time.monotonic()
     workers = psutil.Process(server.pid).children(recursive=True)
-    calls = requests()
+    mix = scenarios()
 
-    async def caller(number: int) -> None:
-        chance = random.Random(f"{seed} {number}")
-        while time.monotonic() - began < seconds:
-            await _ask(server.port, chance.choice(calls), tally)
+    async def client(number: int) -> None:
+        generator = random.Random(f"{seed} {number}")
+        while time.monotonic() - start < seconds:
+            await _send(server.port, generator.choice(mix), tally)
 
     async def watch() -> None:
-        said = 0.0
+        logged = 0.0
         while True:
-            now = time.monotonic() - began
-            tally.samples.append((now, *_held(workers)))
-            if now - said >= 10:
-                said = now
+            now = time.monotonic() - start
+            tally.samples.append((now, *_resources(workers)))
+            if now - logged >= 10:
+                logged = now
                 _, resident, files = tally.samples[-1]
                 done = sum(tally.answered.values())
-                say(f"{now:4.0f} s: {done:,} answered, {tally.lost} lost, {resident:.0f} MiB, {files} files")
+                log(f"{now:4.0f} s: {done:,} answered, {tally.lost} lost, {resident:.0f} MiB, {files} open files")
             await asyncio.sleep(min(1.0, seconds / 20))
 
-    tally.samples.append((0.0, *_held(workers)))
+    tally.samples.append((0.0, *_resources(workers)))
     watching = asyncio.create_task(watch())
-    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
     watching.cancel()
-    await asyncio.sleep(3)  # slow senders are let go by then
-    tally.samples.append((time.monotonic() - began, *_held(workers)))
+    await asyncio.sleep(3)  # until the service has closed slow connections
+    tally.samples.append((time.monotonic() - start, *_resources(workers)))
     return tally
 
 
-async def faulty(server: Server) -> dict[str, Outcome]:
-    """A worker is killed, the server is stopped, while good requests are sent."""
-    good = [call for call in requests() if call.behaviour == "wait" and call.statuses == {200}]
+async def inject_faults(server: Server) -> dict[str, Outcome]:
+    """Kill a worker, then stop the server, both while clients send valid requests."""
+    valid = [scenario for scenario in scenarios() if scenario.behaviour == "wait" and scenario.statuses == {200}]
 
-    async def ask() -> bool:
+    async def send() -> bool:
         tally = Tally()
-        await _ask(server.port, random.choice(good), tally)
+        await _send(server.port, random.choice(valid), tally)
         return not tally.lost and not tally.wrong
 
-    return {"killed worker": await kill_a_worker(server, ask), "stop": await drain(server, ask)}
+    return {"killed worker": await kill_a_worker(server, send), "stop": await drain(server, send)}
 
 
 def growth(tally: Tally) -> dict[str, float]:
-    """MiB after the first part and at the end, open files before the first request and after the last."""
+    """MiB after the first part and at the end; open files before the first request and after the last."""
     end = tally.samples[-1][0]
-    settled = [resident for at, resident, _ in tally.samples if SETTLE * end <= at <= 2 * SETTLE * end]
-    late = [resident for at, resident, _ in tally.samples if at >= (1 - SETTLE) * end]
+    settled = [resident for at_s, resident, _ in tally.samples if SETTLE * end <= at_s <= 2 * SETTLE * end]
+    late = [resident for at_s, resident, _ in tally.samples if at_s >= (1 - SETTLE) * end]
     files = (tally.samples[0][2], tally.samples[-1][2])
     return {"MiB before": median(settled), "MiB after": median(late), "files before": files[0], "files after": files[1]}
 
 
 def findings(tally: Tally, spare_mib: float = GROWTH_MIB) -> list[str]:
-    """What is not as it should be, in words; memory may grow by `spare_mib`."""
+    """A sentence for each violation; memory may grow by `spare_mib`."""
     grown = growth(tally)
-    faults = [*tally.wrong[:20]]
+    violations = [*tally.wrong[:20]]
     if tally.lost:
-        faults.append(f"{tally.lost} requests have no answer")
+        violations.append(f"{tally.lost} requests without a response")
     if grown["MiB after"] - grown["MiB before"] > spare_mib:
-        faults.append(f"memory grew from {grown['MiB before']:.0f} to {grown['MiB after']:.0f} MiB")
+        violations.append(f"memory grew from {grown['MiB before']:.0f} to {grown['MiB after']:.0f} MiB")
     if grown["files after"] - grown["files before"] > SPARE_FILES:
-        faults.append(f"open files grew from {grown['files before']:.0f} to {grown['files after']:.0f}")
-    return faults
+        violations.append(f"open files grew from {grown['files before']:.0f} to {grown['files after']:.0f}")
+    return violations
 
 
-def requests() -> list[Call]:
-    """Every kind of request, the good ones more often."""
+def scenarios() -> list[Scenario]:
+    """All kinds of requests; valid ones are listed several times, so that they are sent more often."""
     digit, large = encode(mnist_like(3)), encode(draw(7, size=(400, 300)))
     photo = (ROOT / "examples/cat.jpg").read_bytes()
     several = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n' + part + b"\r\n" for part in (digit, large, b"?")
     )
-    header = b"IHDR" + struct.pack(">II", 50_000, 50_000) + digit[24:29]
-    bomb = digit[:12] + header + struct.pack(">I", zlib.crc32(header)) + digit[33:]
-    good = [
-        Call("digit", _post("/classify/digits", digit)),
-        Call("large digit", _post("/classify/digits", large)),
-        Call("photo", _post("/classify/cats-vs-dogs", photo)),
-        Call("several", _post("/classify/digits", several + b"--x--\r\n", "multipart/form-data; boundary=x")),
-        Call("models", b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"),
+    valid = [
+        Scenario("digit", _post("/classify/digits", digit)),
+        Scenario("large digit", _post("/classify/digits", large)),
+        Scenario("photo", _post("/classify/cats-vs-dogs", photo)),
+        Scenario("several", _post("/classify/digits", several + b"--x--\r\n", "multipart/form-data; boundary=x")),
+        Scenario("models", b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"),
     ]
-    bad = [
-        Call("no picture", _post("/classify/digits", b"hello" * 100), frozenset({415})),
-        Call("cut off", _post("/classify/cats-vs-dogs", photo[: len(photo) // 2]), frozenset({422})),
-        Call("bomb", _post("/classify/digits", bomb), frozenset({413})),
-        Call("bad JSON", _post("/classify/digits", b'{"images": [', "application/json"), frozenset({400})),
-        Call("no base64", _post("/classify/digits", b'{"images": ["!"]}', "application/json"), frozenset({422})),
-        Call("no model", _post("/classify/none", digit), frozenset({404})),
-        Call("no route", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n", frozenset({404})),
-        Call("announced too large", _post("/classify/digits", b"", length=1 << 40), frozenset({413})),
+    json_type = "application/json"
+    invalid = [
+        Scenario("not an image", _post("/classify/digits", b"hello" * 100), frozenset({415})),
+        Scenario("truncated", _post("/classify/cats-vs-dogs", photo[: len(photo) // 2]), frozenset({422})),
+        Scenario("bomb", _post("/classify/digits", huge_headers()["png"]), frozenset({413})),
+        Scenario("bad JSON", _post("/classify/digits", b'{"images": [', json_type), frozenset({400})),
+        Scenario("bad base64", _post("/classify/digits", b'{"images": ["!"]}', json_type), frozenset({422})),
+        Scenario("unknown model", _post("/classify/none", digit), frozenset({404})),
+        Scenario("unknown route", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n", frozenset({404})),
+        Scenario("declared too large", _post("/classify/digits", b"", length=1 << 40), frozenset({413})),
     ]
-    rude = [
-        Call("leaves", _post("/classify/cats-vs-dogs", photo), behaviour="leave"),
-        Call("resets", _post("/classify/cats-vs-dogs", photo), behaviour="reset"),
-        Call("half a body", _post("/classify/cats-vs-dogs", photo), behaviour="half"),
-        Call("slow", _post("/classify/digits", digit[:50], length=len(digit)), frozenset({408})),
+    aborted = [
+        Scenario("leaves", _post("/classify/cats-vs-dogs", photo), behaviour="leave"),
+        Scenario("resets", _post("/classify/cats-vs-dogs", photo), behaviour="reset"),
+        Scenario("half a body", _post("/classify/cats-vs-dogs", photo), behaviour="half"),
+        Scenario("slow", _post("/classify/digits", digit[:50], length=len(digit)), frozenset({408})),
     ]
-    return [*good * 4, *bad, *rude[:-1], rude[-1]]
+    return [*valid * 4, *invalid, *aborted]
 
 
-def _post(path: str, body: bytes, kind: str = "image/png", length: int | None = None) -> bytes:
+def _post(path: str, body: bytes, content_type: str = "image/png", length: int | None = None) -> bytes:
     size = len(body) if length is None else length
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
-    return head.encode() + body
+    header = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {size}\r\n\r\n"
+    return header.encode() + body
 
 
-async def _ask(port: int, call: Call, tally: Tally) -> None:
-    """Send one request on a connection of its own, and judge what comes back."""
+async def _send(port: int, scenario: Scenario, tally: Tally) -> None:
+    """Send one request on its own connection, and record the outcome."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         tally.lost += 1
         return
+    request = scenario.request
     try:
-        writer.write(call.request if call.behaviour != "half" else call.request[: len(call.request) // 2])
+        writer.write(request[: len(request) // 2] if scenario.behaviour == "half" else request)
         await writer.drain()
-        if call.behaviour == "wait":
-            status = int((await asyncio.wait_for(reader.readline(), ANSWER_S)).split()[1])
-            if status not in call.statuses:
-                tally.wrong.append(f"{call.name}: answered {status}, expected {sorted(call.statuses)}")
-        elif call.behaviour == "reset":
-            _end_abruptly(writer)
-        tally.answered[call.name] += 1
+        if scenario.behaviour == "wait":
+            status = int((await asyncio.wait_for(reader.readline(), RESPONSE_S)).split()[1])
+            if status not in scenario.statuses:
+                tally.wrong.append(f"{scenario.name}: status {status}, expected {sorted(scenario.statuses)}")
+        elif scenario.behaviour == "reset":
+            _reset_on_close(writer)
+        tally.answered[scenario.name] += 1
     except (OSError, TimeoutError, IndexError):
-        tally.lost += call.behaviour == "wait"
+        tally.lost += scenario.behaviour == "wait"
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
 
 
-def _end_abruptly(writer: asyncio.StreamWriter) -> None:
-    """Have the connection reset when it is closed, not ended in order."""
+def _reset_on_close(writer: asyncio.StreamWriter) -> None:
+    """Make the socket send a reset when it is closed."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _held(workers: list[psutil.Process]) -> tuple[float, int]:
-    """MiB resident and open files of the workers together."""
-    return sum(one.memory_info().rss for one in workers) / 2**20, sum(one.num_fds() for one in workers)
+def _resources(workers: list[psutil.Process]) -> tuple[float, int]:
+    """Resident MiB and open files of all workers."""
+    return sum(it.memory_info().rss for it in workers) / 2**20, sum(it.num_fds() for it in workers)
 
 
 if __name__ == "__main__":

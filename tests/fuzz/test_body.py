@@ -1,4 +1,4 @@
-"""Bodies are read into items or refused, whatever they are, however they arrive."""
+"""Any request body is read into items or refused, in whatever chunks it arrives."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ from service.http import body
 from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, attach
-from tests.fuzz.spoil import spoilt, values
+from tests.fuzz.strategies import json_values, mutations_of
 
 SETTINGS = Settings(max_items=8, max_body_bytes=4096)
 REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedMediaType)
@@ -49,14 +49,14 @@ FORMS = st.lists(st.sampled_from(PARTS) | st.binary(max_size=6), max_size=12).ma
 
 
 def read(chunks: Sequence[bytes], spec: InputSpec, content_type: str, **headers: str) -> list[Item]:
-    """The items of a request whose body arrives in these chunks."""
-    named = {"content-type": content_type, **headers}
-    raw = [(name.replace("_", "-").encode(), value.encode("utf-8", "replace")) for name, value in named.items()]
+    """The items of a request whose body arrives in the given chunks."""
+    fields = {"content-type": content_type, **headers}
+    raw = [(name.replace("_", "-").encode(), value.encode("utf-8", "replace")) for name, value in fields.items()]
     messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-    waiting = iter([*messages, {"type": "http.request", "body": b"", "more_body": False}])
+    remaining = iter([*messages, {"type": "http.request", "body": b"", "more_body": False}])
 
     async def receive() -> Message:
-        return next(waiting)
+        return next(remaining)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}
     attach(scope, RequestFacts("x", "POST"))
@@ -64,7 +64,7 @@ def read(chunks: Sequence[bytes], spec: InputSpec, content_type: str, **headers:
 
 
 def check(content: bytes, spec: InputSpec, content_type: str, **headers: str) -> None:
-    """The property: encoded items, or errors in their places, as many as are allowed; or a refusal."""
+    """The property: an allowed number of encoded items, or errors in their place; or a refusal."""
     with contextlib.suppress(*REFUSALS):
         items = read([content], spec, content_type, **headers)
         assert 1 <= len(items) <= SETTINGS.max_items
@@ -77,32 +77,35 @@ def check(content: bytes, spec: InputSpec, content_type: str, **headers: str) ->
 def test_any_body_is_read_or_refused(
     content: bytes, spec: InputSpec, content_type: str, encoding: str, length: str
 ) -> None:
-    """Whatever its label, its packing and its announced length say."""
+    """With any Content-Type, Content-Encoding and Content-Length."""
     check(content, spec, content_type, content_encoding=encoding, content_length=length)
 
 
 @given(FORMS, INPUTS, TYPES)
 def test_any_multipart_body_is_read_or_refused(content: bytes, spec: InputSpec, content_type: str) -> None:
-    """Boundaries, headers and ends in any order."""
+    """With boundaries, headers and ends in any order."""
     check(content, spec, content_type)
     check(content, spec, "multipart/form-data; boundary=b")
 
 
-@given(values() | spoilt({"texts": ["good film", "bad"]}) | spoilt({"images": ["AAAA", "iVBORw0KGgo="]}), INPUTS)
+@given(
+    json_values() | mutations_of({"texts": ["good film", "bad"]}) | mutations_of({"images": ["AAAA", "iVBORw0KGgo="]}),
+    INPUTS,
+)
 def test_any_json_is_read_or_refused(content: Any, spec: InputSpec) -> None:
-    """NaN, lone surrogates, keys that are not known, strings that are no base64."""
+    """Including NaN, lone surrogates, unknown keys, and strings that are not base64."""
     check(json.dumps(content).encode(), spec, "application/json")
     check(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), spec, "application/json; x=y")
 
 
 @given(st.binary(max_size=120), st.sampled_from(["gzip", "deflate"]), st.integers(0, 140), st.integers(0, 1100))
-def test_spoilt_packing_is_read_or_refused(content: bytes, encoding: str, cut: int, bit: int) -> None:
-    """A packed body with a bit flipped, then cut off, is itself or a refusal: a checksum stands behind it."""
-    spoilt_body = bytearray(gzip.compress(content) if encoding == "gzip" else zlib.compress(content))
-    if bit // 8 < len(spoilt_body):
-        spoilt_body[bit // 8] ^= 1 << bit % 8
+def test_damaged_compression_is_read_or_refused(content: bytes, encoding: str, cut: int, bit: int) -> None:
+    """A compressed body with a flipped bit, then truncated, is decompressed correctly or refused, by its checksum."""
+    damaged = bytearray(gzip.compress(content) if encoding == "gzip" else zlib.compress(content))
+    if bit // 8 < len(damaged):
+        damaged[bit // 8] ^= 1 << bit % 8
     with contextlib.suppress(*REFUSALS):
-        assert read([bytes(spoilt_body[: cut or None])], IMAGE, "", content_encoding=encoding) == [content]
+        assert read([bytes(damaged[: cut or None])], IMAGE, "", content_encoding=encoding) == [content]
 
 
 @given(
@@ -110,36 +113,37 @@ def test_spoilt_packing_is_read_or_refused(content: bytes, encoding: str, cut: i
     st.text("abcdefghijklmnopqrstuvwxyz0123456789'-_", min_size=1, max_size=60),
     st.lists(st.integers(0, 600), max_size=6),
 )
-def test_parts_come_back_as_they_were_sent(parts: list[bytes], boundary: str, cuts: list[int]) -> None:
-    """Any contents, between any boundaries, in whatever pieces the body arrives."""
-    mark = b"--" + boundary.encode()
-    assume(not any(mark in part for part in parts))
+def test_parts_are_read_unchanged(parts: list[bytes], boundary: str, cuts: list[int]) -> None:
+    """Any content, between any boundaries, in any chunks of the body."""
+    delimiter = b"--" + boundary.encode()
+    assume(not any(delimiter in part for part in parts))
     content = b"".join(
-        mark + b'\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + part + b"\r\n" for part in parts
+        delimiter + b'\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + part + b"\r\n"
+        for part in parts
     )
-    content += mark + b"--\r\n"
-    places = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
-    chunks = [content[start:end] for start, end in pairwise(places)]
+    content += delimiter + b"--\r\n"
+    offsets = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
+    chunks = [content[start:end] for start, end in pairwise(offsets)]
     assert read(chunks, IMAGE, f'multipart/form-data; boundary="{boundary}"') == parts
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.booleans())
-def test_texts_come_back_as_they_were_sent(texts: list[str], escaped: bool) -> None:
-    """Any characters, in JSON of either spelling."""
+def test_texts_are_read_unchanged(texts: list[str], escaped: bool) -> None:
+    """Any characters, in JSON with or without escapes."""
     content = json.dumps({"texts": texts}, ensure_ascii=escaped).encode()
     assert read([content], TEXT, "application/json") == texts
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=8))
-def test_pictures_come_back_as_they_were_sent(pictures: list[bytes]) -> None:
+def test_base64_images_are_read_unchanged(images: list[bytes]) -> None:
     """Any bytes, in base64."""
-    content = json.dumps({"images": [base64.b64encode(picture).decode() for picture in pictures]}).encode()
-    assert read([content], IMAGE, "application/json") == pictures
+    content = json.dumps({"images": [base64.b64encode(image).decode() for image in images]}).encode()
+    assert read([content], IMAGE, "application/json") == images
 
 
 @pytest.mark.parametrize("extra", [1, 100])
 def test_one_byte_or_item_too_many_is_refused(extra: int) -> None:
-    """The limits hold to the byte and to the item, however the body is packed."""
+    """The limits are exact to the byte and to the item, also for a compressed body."""
     full = bytes(SETTINGS.max_body_bytes)
     assert read([full], IMAGE, "") == [full]
     for headers, content in (({}, full + bytes(extra)), ({"content_encoding": "gzip"}, gzip.compress(full + b"x"))):

@@ -1,4 +1,4 @@
-"""A manifest is a `Manifest` or a `ManifestError`, whatever lies in its file."""
+"""Reading any manifest file returns a `Manifest` or raises `ManifestError`."""
 
 import contextlib
 import json
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from contract import manifest as contract
 from contract.errors import ManifestError, ModelRefused
 from contract.manifest import Manifest
-from tests.fuzz.spoil import spoilt, values
-from tests.fuzz.target import ROOT
+from tests.fuzz.strategies import json_values, mutations_of
+from tests.serving import ROOT
 
-GOOD = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("models/*/*/manifest.json"))]
+PUBLISHED = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("models/*/*/manifest.json"))]
 IN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check(folder: Path, content: bytes) -> None:
-    """The property: a manifest, of whose files some are not named or none is there; or a refusal."""
+    """The property: a manifest, whose files are not all named or missing; or a `ManifestError`."""
     (folder / contract.MANIFEST).write_bytes(content)
     with contextlib.suppress(ManifestError):
         manifest = contract.read(folder)
@@ -32,19 +32,19 @@ def check(folder: Path, content: bytes) -> None:
 @IN_FOLDER
 @given(st.binary(max_size=100))
 def test_any_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
-    """What is no JSON, no UTF-8, nothing."""
+    """Including empty files, and bytes that are not UTF-8 or not JSON."""
     check(tmp_path, content)
 
 
 @IN_FOLDER
-@given(values())
-def test_any_json_is_refused_or_a_manifest(tmp_path: Path, content: Any) -> None:
-    """NaN, huge numbers and lone surrogates included, as Python's JSON writes them."""
+@given(json_values())
+def test_any_json_is_read_or_refused(tmp_path: Path, content: Any) -> None:
+    """Including NaN, huge numbers and lone surrogates, as Python's JSON encoder writes them."""
     check(tmp_path, json.dumps(content).encode())
 
 
 @IN_FOLDER
-@given(st.sampled_from(GOOD).flatmap(spoilt))
-def test_a_spoilt_manifest_is_refused_or_a_manifest(tmp_path: Path, content: Any) -> None:
-    """Published manifests with places replaced, dropped, doubled or added."""
+@given(st.sampled_from(PUBLISHED).flatmap(mutations_of))
+def test_a_mutated_manifest_is_read_or_refused(tmp_path: Path, content: Any) -> None:
+    """Published manifests with entries replaced, deleted, duplicated or added."""
     check(tmp_path, json.dumps(content).encode())

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bodies are read or refused, whatever they hold: JSON, binary tensors, wrong lengths."""
+"""Any body of the Open Inference Protocol is read or refused: JSON, binary tensors, wrong lengths."""
 
 import contextlib
 import json
@@ -18,8 +18,8 @@ from service.routes import tensors
 from service.routes.tensors import Asked
 from service.settings import Settings
 from tests import reviews
-from tests.fuzz.spoil import numbers, spoilt, values
-from tests.fuzz.target import ROOT
+from tests.fuzz.strategies import json_values, mutations_of, numbers
+from tests.serving import ROOT
 
 SETTINGS = Settings(max_items=8)
 REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedMediaType)
@@ -28,7 +28,7 @@ DIGITS = contract.read(ROOT / "models/digits/1")
 
 NAMES = st.sampled_from(["image", "text", "tokens", "label", "probabilities", "BYTES", "UINT8", "INT64", "FP32"])
 LEAVES = st.one_of(st.none(), st.booleans(), numbers, NAMES, st.text(max_size=8))
-GOOD: list[dict[str, Any]] = [
+VALID: list[dict[str, Any]] = [
     {"inputs": [{"name": "image", "shape": [1, 28, 28, 1], "datatype": "UINT8", "data": [0] * 784}]},
     {"inputs": [{"name": "image", "shape": [2], "datatype": "BYTES", "data": ["AAAA", "iVBORw0KGgo="]}], "id": "7"},
     {"inputs": [{"name": "tokens", "shape": [2, 3], "datatype": "INT64", "data": [[2, 3, 0], [1, 4, 5]]}]},
@@ -43,60 +43,59 @@ GOOD: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """One model of pictures and one of texts."""
+    """A model of images and a model of texts."""
     folder: Path = tmp_path_factory.mktemp("models")
     return [DIGITS, contract.read(reviews.publish(folder))]
 
 
-def check(content: bytes, head_length: str | None, manifests: list[Manifest]) -> None:
-    """The property: items, at most as many as are allowed; or a refusal that is the caller's fault."""
+def check(content: bytes, header_length: str | None, manifests: list[Manifest]) -> None:
+    """The property: an allowed number of items; or a client error."""
     for manifest in manifests:
         with contextlib.suppress(*REFUSALS):
-            asked = tensors.parse(content, head_length, manifest, SETTINGS)
-            assert isinstance(asked, Asked)
-            assert 1 <= len(asked.items) <= SETTINGS.max_items
-            assert asked.outputs
+            parsed = tensors.parse(content, header_length, manifest, SETTINGS)
+            assert isinstance(parsed, Asked)
+            assert 1 <= len(parsed.items) <= SETTINGS.max_items
+            assert parsed.outputs
 
 
 @given(st.binary(max_size=80), st.none() | st.integers(-2, 90).map(str) | st.text(max_size=14))
-def test_any_bytes_are_read_or_refused(manifests: list[Manifest], content: bytes, head_length: str | None) -> None:
-    """Bodies and lengths that are no protocol at all."""
-    check(content, head_length, manifests)
+def test_any_bytes_are_read_or_refused(manifests: list[Manifest], content: bytes, header_length: str | None) -> None:
+    """Any bodies with any header lengths."""
+    check(content, header_length, manifests)
 
 
-@given(values(LEAVES))
+@given(json_values(LEAVES))
 def test_any_json_is_read_or_refused(manifests: list[Manifest], content: Any) -> None:
-    """NaN, huge numbers and lone surrogates included."""
+    """Including NaN, huge numbers and lone surrogates."""
     check(json.dumps(content).encode(), None, manifests)
 
 
 @given(
-    st.sampled_from(GOOD).flatmap(lambda good: spoilt(good, LEAVES)),
+    st.sampled_from(VALID).flatmap(lambda valid: mutations_of(valid, LEAVES)),
     st.binary(max_size=12) | st.just(b"\4\0\0\0abcd"),
     st.integers(-3, 3),
 )
-def test_spoilt_requests_are_read_or_refused(
-    manifests: list[Manifest], content: Any, tail: bytes, wrong_by: int
-) -> None:
-    """Right requests with places replaced, dropped or added, bytes behind them, and a header that is off by a few."""
-    head = json.dumps(content).encode()
-    check(head + tail, str(max(len(head) + wrong_by, 0)), manifests)
-    check(head, None, manifests)
+def test_mutated_requests_are_read_or_refused(manifests: list[Manifest], content: Any, tail: bytes, error: int) -> None:
+    """Valid requests with mutated JSON, followed by binary data, with a header length that is wrong by a few bytes."""
+    header = json.dumps(content).encode()
+    check(header + tail, str(max(len(header) + error, 0)), manifests)
+    check(header, None, manifests)
 
 
 def packed(parts: list[bytes]) -> bytes:
+    """Byte strings in the binary form of a BYTES tensor."""
     return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
 
 def request(tail: bytes, count: int, size: int) -> bytes:
-    """The JSON of encoded pictures, whose bytes follow it."""
-    described = {"name": "image", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
-    return json.dumps({"inputs": [described]}).encode() + tail
+    """The JSON of a tensor of encoded images, followed by its binary data."""
+    tensor = {"name": "image", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
+    return json.dumps({"inputs": [tensor]}).encode() + tail
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=8))
-def test_what_was_packed_is_what_is_read(parts: list[bytes]) -> None:
-    """Any byte strings come out of a binary BYTES tensor as they went in."""
+def test_binary_strings_are_read_unchanged(parts: list[bytes]) -> None:
+    """Any byte strings in a binary BYTES tensor."""
     content = request(packed(parts), len(parts), len(packed(parts)))
     length = str(len(content) - len(packed(parts)))
     assert tensors.parse(content, length, DIGITS, SETTINGS).items == parts
@@ -105,35 +104,35 @@ def test_what_was_packed_is_what_is_read(parts: list[bytes]) -> None:
 @given(
     st.lists(st.binary(max_size=20), min_size=1, max_size=4),
     st.integers(-30, 30).filter(bool),
-    st.sampled_from(["size", "count", "header", "cut"]),
+    st.sampled_from(["size", "count", "header", "truncated"]),
 )
-def test_a_wrong_length_is_never_taken(parts: list[bytes], wrong_by: int, where: str) -> None:
-    """A size, count, header or body that does not agree with the others is refused, however little it is off."""
+def test_a_wrong_length_is_always_refused(parts: list[bytes], error: int, field: str) -> None:
+    """A size, count, header length or body that does not match the others is refused, even if it differs by one."""
     tail = packed(parts)
-    off = {where: wrong_by}
-    content = request(tail, max(len(parts) + off.get("count", 0), 0), max(len(tail) + off.get("size", 0), 0))
-    length = len(content) - len(tail) + off.get("header", 0)
-    if "cut" in off:
-        content = content[: -abs(wrong_by)]
+    errors = {field: error}
+    content = request(tail, max(len(parts) + errors.get("count", 0), 0), max(len(tail) + errors.get("size", 0), 0))
+    length = len(content) - len(tail) + errors.get("header", 0)
+    if "truncated" in errors:
+        content = content[: -abs(error)]
     with pytest.raises((InvalidRequest, TooLarge)):
         tensors.parse(content, str(length), DIGITS, SETTINGS)
 
 
 @given(st.integers(1, 5), st.booleans(), st.booleans())
-def test_an_answer_says_what_it_was_given(count: int, label: bool, probabilities: bool) -> None:
-    """Rows come back from the answer's JSON or bytes, each output as it was asked for."""
+def test_a_response_holds_the_requested_outputs(count: int, label: bool, probabilities: bool) -> None:
+    """Labels and probabilities are read back from the response, each in JSON or binary form as requested."""
     rows = np.random.default_rng(count).dirichlet(np.ones(10), count).astype(np.float32)  # (N, 10)
-    asked = Asked([b""] * count, [("label", label), ("probabilities", probabilities)], None)
-    head, tail = tensors.answer(asked, DIGITS, list(rows))
-    names, found = json.loads(head)["outputs"]
+    request = Asked([b""] * count, [("label", label), ("probabilities", probabilities)], None)
+    header, tail = tensors.answer(request, DIGITS, list(rows))
+    labelled, scored = json.loads(header)["outputs"]
     labels = [DIGITS.labels[index].encode() for index in rows.argmax(axis=1)]
-    assert (tail[0] if label else names["data"]) == (packed(labels) if label else [one.decode() for one in labels])
-    numbers_back = np.frombuffer(tail[-1], "<f4") if probabilities else np.array(found["data"], np.float32)
-    assert (numbers_back.reshape(found["shape"]) == rows).all()
+    assert (tail[0] if label else labelled["data"]) == (packed(labels) if label else [name.decode() for name in labels])
+    values = np.frombuffer(tail[-1], "<f4") if probabilities else np.array(scored["data"], np.float32)
+    assert (values.reshape(scored["shape"]) == rows).all()
 
 
-def test_refusals_are_the_callers_fault() -> None:
-    """What the properties above let pass is below 500."""
+def test_refusals_are_client_errors() -> None:
+    """The exceptions that the properties above allow have a status below 500."""
     for refusal in REFUSALS:
         assert issubclass(refusal, ConvokeError)
         assert 400 <= refusal.status < 500

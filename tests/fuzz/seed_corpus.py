@@ -1,6 +1,5 @@
-"""What the fuzzing starts from: a small good picture of every kind that is read, and texts of many sorts."""
+"""The seed corpus of the fuzz tests: small valid images in every supported format, and texts of many kinds."""
 
-import io
 import struct
 import zlib
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.drawing import draw, mnist_like
+from tests.drawing import draw, encode, mnist_like
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-"""What a PNG begins with."""
+"""The first bytes of a PNG."""
 
-_KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+_VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("JPEG", "RGB", {}),
     "jpeg-grey": ("JPEG", "L", {}),
     "jpeg-progressive": ("JPEG", "RGB", {"progressive": True}),
@@ -50,28 +49,33 @@ _KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tiff-lzma": ("TIFF", "L", {"compression": "lzma"}),
     "tiff-zstd": ("TIFF", "L", {"compression": "zstd"}),
 }
+"""Name -> format, mode and options of Pillow's `save`."""
 
 
-def pictures() -> dict[str, bytes]:
-    """Files of a few hundred to a few thousand bytes, by name: every format, mode and compression that is read."""
+def images() -> dict[str, bytes]:
+    """Files of a few hundred to a few thousand bytes, by name: every supported format, mode and compression."""
     sheet = _sheet()
-    found = {name: _file(_as(sheet, mode), kind, **options) for name, (kind, mode, options) in _KINDS.items()}
+    files = {
+        name: encode(_convert(sheet, mode), image_format, **options)
+        for name, (image_format, mode, options) in _VARIANTS.items()
+    }
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "turned"  # orientation, description
-    turned = _as(sheet, "RGB")
-    found["jpeg-exif"] = _file(turned, "JPEG", exif=exif, dpi=(72, 72), comment=b"a comment", icc_profile=bytes(200))
-    found["png-exif"] = _file(turned, "PNG", exif=exif, icc_profile=bytes(200))
-    more = [sheet.rotate(angle) for angle in (90, 180)]
-    for kind in ("WEBP", "GIF", "PNG", "TIFF"):
-        found[f"{kind.lower()}-animated"] = _file(sheet, kind, save_all=True, append_images=more)
-    found["png-digit"] = _file(mnist_like(3), "PNG")
-    found["png-interlaced"] = interlaced(np.asarray(mnist_like(5)))
-    found["bmp-run-lengths"] = run_lengths(40, 30, b"\x28\x07\0\0" * 30 + b"\0\1")
-    return found
+    rgb = _convert(sheet, "RGB")
+    files["jpeg-exif"] = encode(rgb, "JPEG", exif=exif, dpi=(72, 72), comment=b"a comment", icc_profile=bytes(200))
+    files["png-exif"] = encode(rgb, "PNG", exif=exif, icc_profile=bytes(200))
+    frames = [sheet.rotate(angle) for angle in (90, 180)]
+    for image_format in ("WEBP", "GIF", "PNG", "TIFF"):
+        name = f"{image_format.lower()}-animated"
+        files[name] = encode(sheet, image_format, save_all=True, append_images=frames)
+    files["png-digit"] = encode(mnist_like(3))
+    files["png-interlaced"] = interlaced(np.asarray(mnist_like(5)))
+    files["bmp-run-lengths"] = run_lengths(40, 30, b"\x28\x07\0\0" * 30 + b"\0\1")
+    return files
 
 
 def texts() -> dict[str, bytes]:
-    """Texts in UTF-8, and what is none, by name."""
+    """Texts in UTF-8, valid and invalid, by name."""
     return {
         "review": b"A good film, though it's far too long: I wouldn't see it again. Fine, but not 1,000 times!",
         "markup": b"good<br /><br />film &amp; -lrb- bad -rrb- ``quoted'' \\/ " * 4,
@@ -98,7 +102,7 @@ def texts() -> dict[str, bytes]:
 
 
 def interlaced(grey: np.ndarray) -> bytes:
-    """A PNG of 8-bit grey, (H, W), in Adam7's seven passes (PNG specification, section 8.2); Pillow writes none."""
+    """A PNG of 8-bit grey, (H, W), in Adam7's seven passes (PNG specification, section 8.2); Pillow cannot write it."""
     height, width = grey.shape
     rows = bytearray()
     for top, left, down, across in (
@@ -106,8 +110,8 @@ def interlaced(grey: np.ndarray) -> bytes:
     ):  # fmt: skip
         for row in grey[top::down, left::across]:
             rows += b"\0" + row.tobytes() if row.size else b""
-    head = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 1])
-    return SIGNATURE + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 1])
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -116,33 +120,27 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def run_lengths(width: int, height: int, runs: bytes) -> bytes:
-    """A BMP of 8 bits in run lengths (BI_RLE8), with a black palette."""
+    """An 8-bit BMP with run-length encoding (BI_RLE8) and a black palette."""
     palette = bytes(1024)
     offset = 14 + 40 + len(palette)
-    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 2835, 2835, 256, 0)
-    return b"BM" + struct.pack("<IHHI", offset + len(runs), 0, 0, offset) + head + palette + runs
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 2835, 2835, 256, 0)
+    return b"BM" + struct.pack("<IHHI", offset + len(runs), 0, 0, offset) + header + palette + runs
 
 
 def _sheet() -> Image.Image:
-    """A digit in light ink on nothing, 48 x 40, RGBA."""
+    """A digit in light ink on a transparent background, 48 x 40, RGBA."""
     ink = draw(5, size=(48, 40), box=(14, 6, 34, 34), width=5, ink=255, paper=0)
     sheet = Image.new("RGBA", ink.size, (250, 240, 120, 255))
     sheet.putalpha(ink)
     return sheet
 
 
-def _as(sheet: Image.Image, mode: str) -> Image.Image:
-    """A picture in a mode, also in one that Pillow reaches by a detour; opaque ones have shades of grey as ground."""
+def _convert(sheet: Image.Image, mode: str) -> Image.Image:
+    """Convert to a mode, including modes that Pillow cannot convert to directly; opaque images get a grey gradient."""
     if mode in {"RGBA", "LA"}:
         return sheet.convert(mode)
-    ground = Image.radial_gradient("L").resize(sheet.size).convert("RGB")
-    flat = Image.composite(sheet.convert("RGB"), ground, sheet.getchannel("A"))
+    background = Image.radial_gradient("L").resize(sheet.size).convert("RGB")
+    opaque = Image.composite(sheet.convert("RGB"), background, sheet.getchannel("A"))
     if mode == "I;16":
-        return Image.fromarray(np.asarray(flat.convert("L"), np.uint16) * 257)
-    return flat.convert("L").convert(mode) if mode in {"I", "F"} else flat.convert(mode)
-
-
-def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+        return Image.fromarray(np.asarray(opaque.convert("L"), np.uint16) * 257)
+    return opaque.convert("L").convert(mode) if mode in {"I", "F"} else opaque.convert(mode)
