@@ -1,69 +1,65 @@
-"""What an ONNX file asks of the machine, looked at before ONNX Runtime is asked: none of our own does more than this.
+"""Screens an ONNX file before ONNX Runtime reads it, so that a harmful file costs nothing.
 
-A file made to harm can name weights in files beside it, which no hash covers; declare operators that load code, loop
-without end or call back; or ask in a few bytes for tensors of any size. So operators are those that networks of
-`training` are made of and what may stand between them, each in ONNX's own domain, without graphs inside of nodes;
-weights are inside the file, and as large as it says. What a graph computes from its inputs is not bounded here.
-
-ONNX is protobuf (onnx.proto of ONNX 1.19, whose field numbers never change); no more of it is read than is named here.
+Such a file can name weights in other files, which no hash covers; use operators that load code, loop forever or call
+back; or ask in a few bytes for a tensor of any size. So a graph may have the operators of networks from `training` and
+what can stand between them, all in ONNX's own domain, without graphs inside of nodes; its weights are inside the file,
+and as large as it says. What a graph computes from its inputs is not bounded here.
 """
 
 import mmap
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
 from contract.errors import ModelRefused
+from contract.protobuf import Malformed, Value, fields, numbers
 
 MAX_BYTES = (1 << 31) - 1
-"""What protobuf holds in one message."""
+"""The largest message of protobuf."""
 MAX_NODES = 20_000
-MAX_MADE = 1 << 26
-"""The most values that a constant shape may ask for: 256 MiB of float32."""
+MAX_CONSTANT_VALUES = 1 << 26
+"""The largest tensor that a constant shape may ask for: 256 MiB of float32."""
 
-_WORDS = (
-    "Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape "
-    "Conv CumSum Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm "
-    "GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity "
-    "InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max "
-    "MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp "
-    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape Sigmoid "
-    "Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu TopK Transpose "
-    "Unsqueeze Where QuantizeLinear DequantizeLinear"
-)
-OPERATORS = frozenset(_WORDS.split())
+_NAMES = """
+    Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv
+    CumSum DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
+    MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape
+    Sigmoid Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu TopK
+    Transpose Unsqueeze Where
+"""
+OPERATORS = frozenset(_NAMES.split())
+_ARITHMETIC = {"Mul", "Mod"}  # of hashes, whose factors are large; they make no tensor of that size
+_DOMAINS = {"", "ai.onnx"}
 
-# Field numbers, by message.
-_MODEL_GRAPH, _MODEL_OPSET, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
-_OPSET_DOMAIN = 1
-_GRAPH_NODE, _GRAPH_WEIGHT, _GRAPH_SPARSE = 1, 5, 15
-_NODE_INPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 4, 5, 7
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = {5, 10}, {6, 11}, {22, 23}
-_ATTRIBUTE_INTS = {3, 8}
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_INT64 = 1, 2, 8, 9, 7
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+# The fields that are read of each message (onnx.proto of ONNX 1.19; field numbers never change).
+_MODEL = {7: "graph", 8: "opset_import", 20: "training_info", 25: "functions"}
+_OPSET = {1: "domain"}
+_GRAPH = {1: "node", 5: "initializer", 15: "sparse_initializer"}
+_NODE = {1: "input", 4: "op_type", 5: "attribute", 7: "domain"}
+_ATTRIBUTE = {3: "i", 5: "t", 6: "g", 8: "ints", 10: "tensors", 11: "graphs", 22: "sparse", 23: "sparse"}
+_TENSOR = {
+    1: "dims", 2: "data_type", 7: "int64_data", 8: "name", 9: "raw_data", 13: "external_data", 14: "data_location"
+}  # fmt: skip
+_ONCE = {"graph", "domain", "op_type", "i", "t", "data_type", "name", "raw_data"}
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_DOMAINS = {b"", b"ai.onnx"}
-_ARITHMETIC = {b"Mul", b"Mod"}  # of hashes, whose factors are large
-_INT64, _INT64_BYTES, _SIGN = 7, 8, 1 << 63
-_MAX_RANK = 6  # of a tensor of whole numbers that is taken for a shape
+_INT64 = 7  # of data_type
+_MAX_RANK = 6  # of whole numbers that are taken for a shape
 _MAX_DIMS = 16
-_MAX_FIELDS = 1 << 20  # of one message: a second of reading
-
-Field = tuple[int, int | memoryview]
+_MAX_NAME_BYTES = 1024
 
 
 def inspect(path: Path) -> None:
-    """Refuse an ONNX file that asks for more than our networks do. Takes milliseconds and no memory.
+    """Refuse an ONNX file that asks for more than networks of `training` do. Takes milliseconds and no memory.
 
     Raises:
-        ModelRefused: what it asks for, or that it is no ONNX file.
+        ModelRefused: what it asks for, or that it is not an ONNX file.
     """
     try:
         size = path.stat().st_size
         if not 0 < size <= MAX_BYTES:
-            raise ModelRefused(f"{path}: has {size} bytes; a graph has 1 to {MAX_BYTES}")
+            raise ModelRefused(f"{path}: has {size} bytes; expected 1 to {MAX_BYTES}")
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -76,190 +72,127 @@ def inspect(path: Path) -> None:
         raise ModelRefused(f"{path}: {fault}")
 
 
-def _fault(content: memoryview) -> str | None:
-    """What is wrong with a model, in words; no exception, which would keep the file open."""
+def _fault(model: memoryview) -> str | None:
+    """What is wrong with a model. No exception leaves this function: its traceback would keep the file open."""
     try:
-        return next(_model(content), None)
-    except (ValueError, IndexError):
-        return "ONNX Runtime cannot load this graph: it is no ONNX file, or cut off"
+        _check_model(model)
+    except Malformed as error:
+        return f"is not an ONNX file, or is cut off: {error}"
+    except ValueError as error:
+        return str(error)
+    return None
 
 
-def _model(content: memoryview) -> Iterator[str]:
-    for number, value in _fields(content):
-        match number, value:
-            case (int(number), memoryview()) if number == _MODEL_GRAPH:
-                yield from _graph(value, len(content))
-            case (int(number), memoryview()) if number == _MODEL_OPSET:
-                domain = _last(value, _OPSET_DOMAIN)
+def _check_model(model: memoryview) -> None:
+    """Check a whole file. Like the functions below, it raises a ValueError that says what is wrong."""
+    for name, value in fields(model, _MODEL, _ONCE):
+        match name, value:
+            case "graph", memoryview():
+                _check_graph(value, len(model))
+            case "opset_import", memoryview():
+                domain = _text(value, _OPSET, "domain")
                 if domain not in _DOMAINS:
-                    yield f"asks for operators of the domain {_shown(domain)}; only ONNX's own are run"
-            case (int(number), _) if number in {_MODEL_TRAINING, _MODEL_FUNCTIONS}:
-                yield "holds functions or a training graph; only a plain graph is run"
+                    raise ValueError(f"uses operators of the domain {domain!r}; only ONNX's own are run")
+            case (("training_info" | "functions"), _):
+                raise ValueError("holds functions or a training graph; only a plain graph is run")
 
 
-def _graph(content: memoryview, file_bytes: int) -> Iterator[str]:
+def _check_graph(graph: memoryview, file_bytes: int) -> None:
+    large: set[str] = set()
     nodes = 0
-    large: set[bytes] = set()
-    sizing: set[bytes] = set()
-    for number, value in _fields(content):
-        if not isinstance(value, memoryview):
-            continue
-        if number == _GRAPH_NODE:
-            nodes += 1
-            if nodes > MAX_NODES:
-                yield f"has more than {MAX_NODES} nodes"
-            yield from _node(value, file_bytes)
-            sizing |= _may_size(value)
-        elif number == _GRAPH_WEIGHT:
-            yield from _tensor(value, file_bytes, large)
-        elif number == _GRAPH_SPARSE:
-            yield "holds sparse weights; only dense ones are read"
-    for name in large & sizing:
-        yield _too_large(name)
+    for name, value in fields(graph, _GRAPH):
+        match name, value:
+            case "node", memoryview():
+                nodes += 1
+                if nodes > MAX_NODES:
+                    raise ValueError(f"has too many nodes (maximum {MAX_NODES})")
+            case "initializer", memoryview():
+                if (label := _large_number(value, file_bytes)) is not None:
+                    large.add(label)
+            case "sparse_initializer", _:
+                raise ValueError("holds sparse weights; only dense weights are read")
+    for name, value in fields(graph, _GRAPH):
+        if name == "node" and isinstance(value, memoryview):
+            _check_node(value, file_bytes, large)
 
 
-def _may_size(content: memoryview) -> set[bytes]:
-    """The inputs of a node that could make a tensor as large as a number says; plain arithmetic does not."""
-    if _last(content, _NODE_OPERATOR) in _ARITHMETIC:
-        return set()
-    return {bytes(value) for number, value in _fields(content) if number == _NODE_INPUT and not isinstance(value, int)}
+def _check_node(node: memoryview, file_bytes: int, large: set[str]) -> None:
+    """Check a node; `large` names the weights that are a single large number, which only arithmetic may use."""
+    operator, domain = _text(node, _NODE, "op_type"), _text(node, _NODE, "domain")
+    if domain not in _DOMAINS or operator not in OPERATORS:
+        suffix = f" of the domain {domain[:60]!r}" if domain else ""
+        raise ValueError(f"has a node with the unsupported operator {operator[:60]!r}{suffix}")
+    for name, value in fields(node, _NODE):
+        match name, value:
+            case "input", memoryview() if large and operator not in _ARITHMETIC:
+                if _decoded(value) in large:
+                    raise _too_large(_decoded(value))
+            case "attribute", memoryview():
+                _check_attribute(value, operator, file_bytes)
 
 
-def _node(content: memoryview, file_bytes: int) -> Iterator[str]:
-    operator, domain = _last(content, _NODE_OPERATOR), _last(content, _NODE_DOMAIN)
-    if domain not in _DOMAINS or operator.decode("latin-1") not in OPERATORS:
-        of = f" of the domain {_shown(domain)}" if domain else ""
-        yield f"has a node with the operator {_shown(operator)}{of}, which networks of ours are not made of"
-    for number, value in _fields(content):
-        if number != _NODE_ATTRIBUTE or not isinstance(value, memoryview):
-            continue
-        if operator == b"Constant" and _made(_whole_numbers(value)):
-            yield _too_large(b"")
-        for inner, part in _fields(value):
-            if not isinstance(part, memoryview):
-                continue
-            if inner in _ATTRIBUTE_TENSORS:
-                yield from _tensor(part, file_bytes)
-            elif inner in _ATTRIBUTE_GRAPHS or inner in _ATTRIBUTE_SPARSE:
-                yield f"has a node with the operator {_shown(operator)} and a graph or a sparse tensor inside"
+def _check_attribute(attribute: memoryview, operator: str, file_bytes: int) -> None:
+    sizes: list[int] = []
+    for name, value in fields(attribute, _ATTRIBUTE, _ONCE):
+        match name, value:
+            case (("t" | "tensors"), memoryview()):
+                if (label := _large_number(value, file_bytes)) is not None:
+                    raise _too_large(label)
+            case (("g" | "graphs" | "sparse"), memoryview()):
+                raise ValueError(f"has a node of the operator {operator!r} with a graph or a sparse tensor inside")
+            case (("i" | "ints"), _) if operator == "Constant" and len(sizes) <= _MAX_RANK:
+                sizes += numbers(value, _MAX_RANK + 1)
+    if _is_large(sizes):
+        raise _too_large("")
 
 
-def _whole_numbers(attribute: memoryview) -> list[int]:
-    """The first whole numbers that an attribute holds by itself."""
-    found: list[int] = []
-    for number, value in _fields(attribute):
-        if number in _ATTRIBUTE_INTS and len(found) <= _MAX_RANK:
-            found += _numbers(value, _MAX_RANK + 1)
-    return found
-
-
-def _tensor(content: memoryview, file_bytes: int, large: set[bytes] | None = None) -> Iterator[str]:
-    """Weights: inside of the file, no more values than it has bytes, and no shape beyond all measure.
-
-    A large number that stands alone is put into `large`, where that is given, and is no fault by itself.
-    """
-    dims: list[int] = []
-    ints: list[int] = []
-    raw, kind, name = b"", 0, b""
-    for number, value in _fields(content):
-        if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
-            yield "keeps weights in another file; they must be inside, where the manifest's hash covers them"
-        elif number == _TENSOR_DIMS and len(dims) <= _MAX_DIMS:
-            dims += _numbers(value, _MAX_DIMS + 1)
-        elif number == _TENSOR_INT64 and len(ints) <= _MAX_RANK:
-            ints += _numbers(value, _MAX_RANK + 1)
-        elif number == _TENSOR_TYPE and isinstance(value, int):
-            kind = value
-        elif isinstance(value, memoryview) and number == _TENSOR_NAME:
-            name = bytes(value)
-        elif isinstance(value, memoryview) and number == _TENSOR_RAW and len(value) <= _INT64_BYTES * _MAX_RANK:
-            raw = bytes(value)
+def _large_number(tensor: memoryview, file_bytes: int) -> str | None:
+    """Check a tensor. If it is a single large number, which is harmful only as a size, its name is returned."""
+    label = ""
+    data_type: Value = 0
+    raw: list[int] = []
+    read: dict[str, list[int]] = {"dims": [], "int64_data": []}
+    for name, value in fields(tensor, _TENSOR, _ONCE):
+        match name, value:
+            case (("external_data" | "data_location"), _) if value != 0:
+                raise ValueError("keeps weights in another file, which the manifest's hash does not cover")
+            case (("dims" | "int64_data"), _) if len(read[name]) <= _MAX_DIMS:
+                read[name] += numbers(value, _MAX_DIMS + 1)
+            case "data_type", _:
+                data_type = value
+            case "name", memoryview():
+                label = _decoded(value)
+            case "raw_data", memoryview() if len(value) <= 8 * _MAX_RANK:
+                raw = [int.from_bytes(value[place : place + 8], "little") for place in range(0, len(value), 8)]
+    dims, values = read["dims"], read["int64_data"]
     if len(dims) > _MAX_DIMS or prod(dims) > file_bytes:
-        yield f"declares weights {_shown(name)} of shape {dims[:8]}, more values than the file has bytes"
-    if kind == _INT64 and _made(ints or [int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8)]):
-        yield from _note_large(name, None if dims else large)
+        raise ValueError(f"declares weights {label[:60]!r} of shape {dims[:8]}, more values than the file has bytes")
+    if data_type != _INT64 or not (_is_large(values) or _is_large(raw)):
+        return None
+    if dims:
+        raise _too_large(label)
+    return label
 
 
-def _note_large(name: bytes, large: set[bytes] | None) -> Iterator[str]:
-    if large is None:
-        yield _too_large(name)
-    else:
-        large.add(name)
+def _is_large(sizes: list[int]) -> bool:
+    """Whether whole numbers, taken for a shape, ask for too large a tensor; huge ones stand for 'to the end'."""
+    return len(sizes) <= _MAX_RANK and prod(size for size in sizes if 0 < size < 1 << 62) > MAX_CONSTANT_VALUES
 
 
-def _too_large(name: bytes) -> str:
-    return f"asks by the constant {_shown(name)} for a tensor of more than {MAX_MADE} values"
+def _too_large(label: str) -> ValueError:
+    return ValueError(f"asks by the constant {label[:60]!r} for a tensor of more than {MAX_CONSTANT_VALUES} values")
 
 
-def _made(sizes: list[int]) -> bool:
-    """Whether whole numbers, were they a shape, would make too large a tensor; huge ones stand for 'up to the end'."""
-    if len(sizes) > _MAX_RANK:
-        return False
-    return prod(size for size in sizes if 0 < size < _SIGN >> 1) > MAX_MADE
+def _text(message: memoryview, names: dict[int, str], wanted: str) -> str:
+    """A field of text, empty if the message does not have it."""
+    text = ""
+    for name, value in fields(message, names, _ONCE):
+        if name == wanted and isinstance(value, memoryview):
+            text = _decoded(value)
+    return text
 
 
-def _last(content: memoryview, wanted: int) -> bytes:
-    """The bytes of a field that stands once, of which protobuf takes the last."""
-    found = b""
-    for number, value in _fields(content):
-        if number == wanted and isinstance(value, memoryview):
-            found = bytes(value[:200])
-    return found
-
-
-def _shown(text: bytes) -> str:
-    return repr(text[:60].decode("utf-8", "replace"))
-
-
-def _fields(content: memoryview) -> Iterator[Field]:
-    """The fields of a message: their numbers, and a whole number or the bytes.
-
-    Raises:
-        ValueError, IndexError: it is no message.
-    """
-    place = count = 0
-    while place < len(content):
-        count += 1
-        if count > _MAX_FIELDS:
-            raise ValueError("too many fields")
-        tag, place = _varint(content, place)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            value, place = _varint(content, place)
-            yield number, value
-        elif wire in {_FIXED64, _FIXED32}:
-            place += 8 if wire == _FIXED64 else 4
-        elif wire == _BYTES:
-            length, place = _varint(content, place)
-            yield number, content[place : place + length]
-            place += length
-        else:
-            raise ValueError(f"wire type {wire}")
-        if place > len(content):
-            raise ValueError("cut off")
-
-
-def _numbers(value: int | memoryview, most: int) -> list[int]:
-    """The first numbers of a repeated field: one that stands alone, or many that are packed."""
-    if isinstance(value, int):
-        return [value]
-    found: list[int] = []
-    place = 0
-    while place < len(value) and len(found) < most:
-        number, place = _varint(value, place)
-        found.append(number)
-    return found
-
-
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = content[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return value, place
-        shift += 7
-        if shift > 63:  # noqa: PLR2004 -- ten bytes hold 64 bits
-            raise ValueError("a number of more than 64 bits")
+def _decoded(value: memoryview) -> str:
+    if len(value) > _MAX_NAME_BYTES:
+        raise ValueError(f"holds a name of {len(value)} bytes (maximum {_MAX_NAME_BYTES})")
+    return bytes(value).decode("utf-8", "replace")

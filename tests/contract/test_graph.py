@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,10 @@ HARMFUL: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         ),
         "a tensor of more than",
     ),
+    "a name of megabytes": (
+        lambda: model([helper.make_node("Add" * 1_000_000, ["image", "w"], ["probabilities"])], [WEIGHT]),
+        "a name of 3000000 bytes",
+    ),
     "too many nodes": (lambda: model([ADD] * (graph.MAX_NODES + 1), [WEIGHT]), "nodes"),
 }
 
@@ -163,6 +168,69 @@ def test_a_graph_made_to_harm_is_refused_with_its_reason(tmp_path: Path, name: s
     path.write_bytes(make().SerializeToString())
     with pytest.raises(ModelRefused, match=said):
         graph.inspect(path)
+
+
+def in_two_parts() -> dict[str, bytes]:
+    """Harmful models, each with a message in two parts, which protobuf merges; neither part is harmful."""
+    counted = counting()
+    weights = onnx.ModelProto(graph=onnx.GraphProto(initializer=counted.graph.initializer))
+    del counted.graph.initializer[:]
+    value = made_inside(1 << 20, 1 << 20).graph.node[0].attribute[0]
+    raw = onnx.AttributeProto(t=TensorProto(raw_data=value.t.raw_data))
+    value.t.ClearField("raw_data")
+    number = helper.make_attribute("value_int", 1)
+    return {
+        "a graph": counted.SerializeToString() + weights.SerializeToString(),
+        "a tensor": spliced(value.SerializeToString() + raw.SerializeToString()),
+        "an operator": spliced(ADD.SerializeToString() + onnx.NodeProto(op_type="Loop").SerializeToString(), field=1),
+        "a number": spliced(number.SerializeToString() + onnx.AttributeProto(i=1 << 28).SerializeToString()),
+    }
+
+
+def spliced(content: bytes, field: int = 5) -> bytes:
+    """A model of one node: of these bytes (1), or a constant with the attribute of these bytes (5)."""
+    constant: bytes = helper.make_node("Constant", [], ["shape"]).SerializeToString()
+    return delimited(7, delimited(1, content if field == 1 else constant + delimited(field, content)))
+
+
+def delimited(field: int, content: bytes) -> bytes:
+    """A field of a message that holds bytes."""
+    length, prefix = len(content), b""
+    while length > 127:
+        prefix, length = prefix + bytes([length & 127 | 128]), length >> 7
+    return bytes([field << 3 | 2]) + prefix + bytes([length]) + content
+
+
+@pytest.mark.parametrize("name", ["a graph", "a tensor", "an operator", "a number"])
+def test_what_comes_in_two_parts_is_refused(tmp_path: Path, name: str) -> None:
+    """Parsers merge a message that is repeated, and take the last of a name; no part alone shows what will be run."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(in_two_parts()[name])
+    assert onnx.load(path).ByteSize(), "a model all the same"
+    with pytest.raises(ModelRefused, match="repeats the field"):
+        graph.inspect(path)
+
+
+def test_both_forms_of_a_tensor_s_values_are_read(tmp_path: Path) -> None:
+    """A harmless shape beside the harmful one in raw bytes, which ONNX Runtime prefers, hides nothing."""
+    whole = made_of(1 << 20, 1 << 20)
+    shape = whole.graph.initializer[0]
+    shape.raw_data = np.array(shape.int64_data, "<i8").tobytes()
+    shape.int64_data[:] = [1, 1]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(whole.SerializeToString())
+    with pytest.raises(ModelRefused, match="a tensor of more than"):
+        graph.inspect(path)
+
+
+def test_a_file_of_empty_nodes_is_refused_at_once(tmp_path: Path) -> None:
+    """Two bytes a node, of which objects would take a hundred times as much memory as the file has bytes."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(delimited(7, b"\x0a\x00" * 4_000_000))
+    started = time.process_time()
+    with pytest.raises(ModelRefused, match="nodes"):
+        graph.inspect(path)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("name", ["weights beside", "a constant of gigabytes", "a loop"])
@@ -197,7 +265,7 @@ def test_usual_constants_pass(tmp_path: Path) -> None:
 
 def test_damaged_graphs_give_a_refusal_or_pass(tmp_path: Path) -> None:
     """Cut off anywhere, with any bit turned, or of random bytes: never another exception."""
-    whole = model([ADD], [WEIGHT, sized(2, 2)]).SerializeToString() * 2
+    whole = model([ADD, ADD], [WEIGHT, sized(2, 2)]).SerializeToString()
     draw, path = random.Random(0), tmp_path / "model.onnx"
     inputs = [whole[:length] for length in range(1, len(whole), 3)]
     for _ in range(200):
