@@ -1,4 +1,7 @@
-"""Examples chosen, augmented, scaled and put where they are computed on: whole batches at a time."""
+"""Batches: which examples they hold, and how these are loaded, scaled and augmented on the device.
+
+What is random is drawn for the whole batch, so that the processes that share it see what a single one would.
+"""
 
 from collections.abc import Iterator
 
@@ -11,30 +14,31 @@ from training.fit import augment
 from training.fit.parallel import Machine
 from training.fit.precision import layout
 from training.network.build import normalise
-from training.recipe.schema import Recipe
+from training.recipe.schema import Augment, Recipe
 
 _CHUNK = 50  # batches of texts that are sorted by length among themselves
 
 
 def batches(split: Split, batch_size: int) -> Iterator[Tensor]:
-    """Indices in a new order; a last batch of one is left out, since batch norm has no variance over it.
+    """The examples of each batch in a new random order: their indices, int64 (N).
 
-    Texts are sorted by length within every 50 batches, whose order is then drawn, so that little padding is computed.
+    A last batch of a single example is left out, since batch norm has no variance over it. Texts are sorted by length
+    within every 50 batches, and these batches are shuffled, so that they hold little padding.
     """
     order = torch.randperm(len(split))
-    found = list(torch.split(order, batch_size))
+    parts = list(torch.split(order, batch_size))
     if split.lengths is not None:
         chunks = torch.split(order, _CHUNK * batch_size)
-        sorted_chunks = [chunk[split.lengths[chunk].argsort(stable=True)] for chunk in chunks]
-        found = [batch for chunk in sorted_chunks for batch in torch.split(chunk, batch_size)]
-        found = [found[place] for place in torch.randperm(len(found)).tolist()]
-    for batch in found:
+        by_length = [chunk[split.lengths[chunk].argsort(stable=True)] for chunk in chunks]
+        parts = [batch for chunk in by_length for batch in torch.split(chunk, batch_size)]
+        parts = [parts[place] for place in torch.randperm(len(parts)).tolist()]
+    for batch in parts:
         if len(batch) > 1 or batch_size == 1:
             yield batch
 
 
 def resolution(recipe: Recipe, number: int) -> int:
-    """The side in pixels of the training pictures in epoch `number`, counted from 1; 0 for texts."""
+    """The side of the training images in epoch `number`, counted from 1, in pixels; 0 for texts."""
     if not isinstance(recipe.input, Image):
         return 0
     if recipe.resolutions is None:
@@ -42,33 +46,54 @@ def resolution(recipe: Recipe, number: int) -> int:
     return recipe.resolutions[(number - 1) * len(recipe.resolutions) // recipe.epochs]
 
 
-class Prepared:
-    """Turns chosen examples of a split into a batch of this process: augmented, scaled, on the device."""
+class ImageLoader:
+    """Loads and augments a batch of N images, of which this process computes n."""
 
-    def __init__(self, recipe: Recipe, side: int, machine: Machine) -> None:
+    def __init__(self, recipe: Recipe, split: Split, side: int, machine: Machine) -> None:
         self._recipe = recipe
+        self._split = split
         self._machine = machine
         self._side = side if recipe.resolutions or recipe.data.stored_side else None
         self._scale = normalise(recipe).to(machine.device)
+        self._draws = recipe.augment != Augment()
 
-    def __call__(self, split: Split, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs as the network takes them, labels (n), for this process's share of the examples `chosen`."""
-        rows = self._machine.world.rows(len(chosen))
-        inputs = self._texts(split, chosen, rows) if split.lengths is not None else self._pictures(split, chosen, rows)
-        return inputs, split.labels[chosen[rows]].to(self._machine.device)
+    def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled images float32 (n, C, H, W), and labels int64 (n)."""
+        mine, device = chosen[self._machine.world.rows(len(chosen))], self._machine.device
+        return self._scale(self._split.inputs[mine].to(device)), self._split.labels[mine].to(device)
 
-    def _texts(self, split: Split, chosen: Tensor, rows: slice) -> Tensor:
-        """Drawn for the whole batch, so that several processes see what one would."""
-        how, tokens = self._recipe.augment, split.texts(chosen)
-        if how.span:
-            tokens = augment.cut(tokens, how.span, torch.rand(2, len(tokens)))
-        if how.word_dropout:
-            tokens = augment.drop_words(tokens, how.word_dropout, torch.rand(tokens.shape))
-        scaled: Tensor = self._scale(tokens[rows].to(self._machine.device))
-        return scaled
+    def augment(self, images: Tensor, batch_size: int) -> Tensor:
+        """float32 (n, C, H, W) -> (n, C, side, side) in the memory layout of the network."""
+        how, rows = self._recipe.augment, self._machine.world.rows(batch_size)
+        draws = augment.draw(how, batch_size)[:, rows] if self._draws else None
+        return layout(augment.augment(images, how, draws, self._side), self._recipe)
 
-    def _pictures(self, split: Split, chosen: Tensor, rows: slice) -> Tensor:
-        how = self._recipe.augment
-        draws = None if how == type(how)() else augment.draw(how, len(chosen))[:, rows]
-        pictures = self._scale(split.inputs[chosen[rows]].to(self._machine.device))
-        return layout(augment.augment(pictures, how, draws, self._side), self._recipe)
+
+class TextLoader:
+    """Loads and augments a batch of N texts, of which this process computes n."""
+
+    def __init__(self, recipe: Recipe, split: Split, machine: Machine) -> None:
+        self._how = recipe.augment
+        self._split = split
+        self._machine = machine
+
+    def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids int32 (N, L) of the whole batch, whose longest text decides what is drawn; labels int64 (n)."""
+        mine = chosen[self._machine.world.rows(len(chosen))]
+        return self._split.texts(chosen), self._split.labels[mine].to(self._machine.device)
+
+    def augment(self, tokens: Tensor, batch_size: int) -> Tensor:
+        """int32 (N, L) -> int64 (n, at most L) on the device."""
+        if self._how.span:
+            tokens = augment.cut(tokens, self._how.span, torch.rand(2, batch_size))
+        if self._how.word_dropout:
+            tokens = augment.drop_words(tokens, self._how.word_dropout, torch.rand(tokens.shape))
+        return tokens[self._machine.world.rows(batch_size)].to(self._machine.device, torch.int64)
+
+
+Loader = ImageLoader | TextLoader
+
+
+def loader_for(recipe: Recipe, split: Split, side: int, machine: Machine) -> Loader:
+    """The loader of a split, for images at the resolution `side`."""
+    return ImageLoader(recipe, split, side, machine) if split.lengths is None else TextLoader(recipe, split, machine)

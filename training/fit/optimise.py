@@ -50,7 +50,9 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
 
 
 def loss_of(how: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
-    """The mean loss of logits (N, classes) against labels (N)."""
+    """The mean loss of logits (N, classes) against labels (N); 0 for N = 0."""
+    if not len(labels):  # a process without a share of a small batch: torch's mean would be NaN
+        return outputs.sum()
     if how.name == "cross-entropy":
         return F.cross_entropy(outputs, labels, label_smoothing=how.label_smoothing)
     classes = outputs.shape[1]

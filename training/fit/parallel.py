@@ -38,6 +38,11 @@ class World:
         """This process's examples of a batch of `count`."""
         return slice(self.rank, count, self.size)
 
+    def weighted(self, loss: Tensor, count: int, batch_size: int) -> Tensor:
+        """A mean loss over this process's `count` examples, scaled so that its mean over processes is the batch's."""
+        share = count * self.size / batch_size
+        return loss if share == 1 else loss * share
+
     def sum(self, *values: float) -> list[float]:
         """Each value summed over all processes."""
         if self.size == 1:

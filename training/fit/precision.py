@@ -61,6 +61,11 @@ def layout(inputs: Tensor, recipe: Recipe) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if _channels_last(recipe) else inputs
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which layers compute in bfloat16 if that is the precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def _channels_last(recipe: Recipe) -> bool:
     return isinstance(recipe.input, Image) and recipe.input.channels > 1
 
@@ -75,7 +80,7 @@ def _measure(network: nn.Module, inputs: Tensor, precision: str) -> tuple[float,
         network.load_state_dict(state)
         began = time.perf_counter()
         network.zero_grad()
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast(inputs.device, precision):
             outputs = network(inputs)
         F.cross_entropy(outputs.float(), labels).backward()  # type: ignore[no-untyped-call]
         weights = next(network.parameters()).grad

@@ -51,7 +51,7 @@ class State:
     """The state of the published network after the best epoch, where the recipe stops early."""
 
     @property
-    def best_known(self) -> nn.Sequential:
+    def published(self) -> nn.Sequential:
         network = self.average.module
         assert isinstance(network, nn.Sequential)
         return network
@@ -83,7 +83,7 @@ class State:
         """Enter an epoch that was trained; its weights are kept where the recipe stops early and it is the best."""
         self.history.append(epoch)
         if recipe.early_stopping and best_epoch(self.history) == epoch.epoch:
-            self.best = {name: value.clone() for name, value in self.best_known.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.published.state_dict().items()}
 
     def finished(self, recipe: Recipe) -> bool:
         """Whether all epochs are trained, or as many without a gain as the recipe waits for."""
@@ -95,8 +95,8 @@ class State:
     def result(self) -> nn.Sequential:
         """The network to publish, in evaluation mode."""
         if self.best:
-            self.best_known.load_state_dict(self.best)
-        return self.best_known.eval()
+            self.published.load_state_dict(self.best)
+        return self.published.eval()
 
 
 def best_epoch(history: list[Epoch]) -> int:
