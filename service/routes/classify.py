@@ -1,4 +1,4 @@
-"""POST /classify/{model}: one picture or text as the body, or any number as multipart parts or in JSON."""
+"""POST /classify/{model}: one image or text as the body, or any number as multipart parts or in JSON."""
 
 import re
 import time
@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from contract.errors import ConvokeError
 from service.errors import InvalidRequest
-from service.http import body
+from service.http import body, items
 from service.http.route import Route
 from service.inference.predictor import Answer, Predictor
 from service.routes.answer import render
@@ -20,16 +20,15 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
     """The routes of this front end."""
 
     async def classify(request: Request) -> Response:
-        facts, began = of(request.scope), time.perf_counter()
+        facts, started = of(request.scope), time.perf_counter()
         top, min_score = _top(request), _min_score(request)
         version = predictor.resolve(request.path_params["model"])
-        items = await body.read_items(request, version.manifest.input, settings)
-        read_s = time.perf_counter() - began
-        answer = await predictor.classify(version, items, is_gone=body.gone(request))
+        encoded = await items.read(request, version.manifest.input, settings)
+        read_s = time.perf_counter() - started
+        answer = await predictor.classify(version, encoded, is_gone=body.gone(request))
         facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
         _raise_if_alone(answer)
-        read_s += answer.decode_s
-        facts.timings_s = {"read": read_s, "queue": answer.queue_s, "infer": answer.infer_s}
+        facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
         return Response(render(answer, top=top, min_score=min_score), media_type="application/json")
 
     return [Route("/classify/{model}", "POST", classify, needs="predict")]
@@ -54,6 +53,6 @@ def _min_score(request: Request) -> float:
 
 
 def _raise_if_alone(answer: Answer) -> None:
-    """Where the only item failed, the request failed."""
+    """The error of the only item is the error of the request."""
     if len(answer.rows) == 1 and isinstance(answer.rows[0], ConvokeError):
         raise answer.rows[0]

@@ -1,13 +1,13 @@
 """The Open Inference Protocol, version 2, over HTTP, with the binary-tensor extension: /v2/...
 
-Clients that are made for it work unchanged, among them tritonclient and KServe's. A model takes its graph's own tensor
-(`image` UINT8 [N, H, W, C] or `tokens` INT64 [N, L]), or encoded pictures (`image` BYTES [N]) or texts (`text` BYTES
-[N]), and gives `probabilities` FP32 [N, C] and `label` BYTES [N]. Errors are `{"error": "..."}`, as there.
+Its clients work unchanged, among them tritonclient and KServe's. A model takes its graph's own tensor (`image` UINT8
+[N, H, W, C] or `tokens` INT64 [N, L]), or encoded images (`image` BYTES [N]) or texts (`text` BYTES [N]), and gives
+`probabilities` FP32 [N, C] and `label` BYTES [N]. Errors have the protocol's form, `{"error": "..."}`.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, RootModel
@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.facts import of
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository"]
-_HEADER_LENGTH = "Inference-Header-Content-Length"
+_JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 class ServerMetadata(BaseModel):
@@ -61,7 +61,7 @@ class Index(RootModel[list[IndexEntry]]):
 def routes(
     predictor: Predictor, repository: Repository, settings: Settings, is_ready: Callable[[], bool] | None = None
 ) -> list[Route]:
-    """The routes of this front end; the server is ready when the repository is, unless `is_ready` knows more."""
+    """The routes of this front end; `is_ready` says whether the server is ready, by default the repository."""
     return [
         *_server_routes(is_ready or (lambda: repository.ready)),
         *_model_routes(predictor, repository, settings),
@@ -77,8 +77,8 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
         return JSONResponse({"live": True})
 
     async def ready(_request: Request) -> Response:
-        found = is_ready()
-        return JSONResponse({"ready": found}, 200 if found else NotReady.status)
+        status = {"ready": is_ready()}
+        return JSONResponse(status, 200 if status["ready"] else NotReady.status)
 
     return [
         _route("/v2", "GET", server, None),
@@ -96,20 +96,15 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         return JSONResponse({"name": version.name, "version": version.number, "ready": True})
 
     async def infer(request: Request) -> Response:
-        began = time.perf_counter()
+        facts, started = of(request.scope), time.perf_counter()
         version = _version(predictor, request)
-        length = request.headers.get(_HEADER_LENGTH)
-        asked = tensors.parse(await body.read(request, settings), length, version.manifest, settings)
-        read_s = time.perf_counter() - began
-        facts = of(request.scope)
-        facts.model, facts.version, facts.items = version.name, version.number, len(asked.items)
-        found = await predictor.infer(version, asked.items, is_gone=body.gone(request))
-        facts.timings_s = {"read": read_s + found.decode_s, "queue": found.queue_s, "infer": found.infer_s}
-        head, tail = tensors.answer(asked, version.manifest, found.rows)
-        if not tail:
-            return Response(head, media_type="application/json")
-        headers = {_HEADER_LENGTH: str(len(head))}
-        return Response(b"".join([head, *tail]), headers=headers, media_type="application/octet-stream")
+        json_length = request.headers.get(_JSON_LENGTH)
+        inference = tensors.parse(await body.read(request, settings), json_length, version.manifest, settings)
+        read_s = time.perf_counter() - started
+        facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
+        result = await predictor.infer(version, inference.items, is_gone=body.gone(request))
+        facts.timings_s = {"read": read_s + result.decode_s, "queue": result.queue_s, "infer": result.infer_s}
+        return _tensor_response(*tensors.answer(inference, version.manifest, result.rows))
 
     return [
         route
@@ -122,18 +117,25 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
     ]
 
 
+def _tensor_response(json: bytes, binary: Sequence[bytes]) -> Response:
+    if not binary:
+        return Response(json, media_type="application/json")
+    headers = {_JSON_LENGTH: str(len(json))}
+    return Response(b"".join([json, *binary]), headers=headers, media_type="application/octet-stream")
+
+
 def _repository_routes(repository: Repository, settings: Settings) -> list[Route]:
     async def index(request: Request) -> Response:
         options = await _options(request, settings)
         return JSONResponse(_index(repository, only_ready=options.get("ready") is True).model_dump())
 
     async def load(request: Request) -> Response:
-        number = _version_parameter(await _options(request, settings))
+        number = _version_number(await _options(request, settings))
         await asyncio.to_thread(repository.restore, request.path_params["model"], number)
         return JSONResponse({})
 
     async def unload(request: Request) -> Response:
-        number = _version_parameter(await _options(request, settings))
+        number = _version_number(await _options(request, settings))
         await asyncio.to_thread(repository.withdraw, request.path_params["model"], number)
         return JSONResponse({})
 
@@ -154,19 +156,19 @@ def _version(predictor: Predictor, request: Request) -> Version:
 
 
 async def _options(request: Request, settings: Settings) -> dict[str, Any]:
-    """The JSON object of a request whose body may be empty.
+    """The JSON object in the body of a request; an empty body counts as an empty object.
 
     Raises:
-        ConvokeError: it is something else, or beyond a limit.
+        ConvokeError: the body is something else, or beyond a limit.
     """
     options = limited.loads(await body.read(request, settings, may_be_empty=True) or b"{}", settings)
     if not isinstance(options, dict):
-        raise InvalidRequest("the request is no JSON object")
+        raise InvalidRequest("the body is not a JSON object")
     return options
 
 
-def _version_parameter(options: dict[str, Any]) -> str | None:
-    """`{"parameters": {"version": "2"}}`; other parameters of Triton's are let be."""
+def _version_number(options: dict[str, Any]) -> str | None:
+    """The version in `{"parameters": {"version": "2"}}`; Triton's other parameters are ignored."""
     parameters = options.get("parameters")
     number = parameters.get("version") if isinstance(parameters, dict) else None
     if number is not None and not (isinstance(number, str | int) and str(number).isascii() and str(number).isdigit()):

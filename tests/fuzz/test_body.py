@@ -19,7 +19,7 @@ from starlette.types import Message
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.spec import ImageInput, InputSpec, TextInput
 from service.errors import InvalidRequest
-from service.http import body
+from service.http import items
 from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, attach
@@ -60,15 +60,15 @@ def read(chunks: Sequence[bytes], spec: InputSpec, content_type: str, **headers:
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw}
     attach(scope, RequestFacts("x", "POST"))
-    return asyncio.run(body.read_items(Request(scope, receive), spec, SETTINGS))
+    return asyncio.run(items.read(Request(scope, receive), spec, SETTINGS))
 
 
 def check(content: bytes, spec: InputSpec, content_type: str, **headers: str) -> None:
     """The property: an allowed number of encoded items, or errors in their place; or a refusal."""
     with contextlib.suppress(*REFUSALS):
-        items = read([content], spec, content_type, **headers)
-        assert 1 <= len(items) <= SETTINGS.max_items
-        for item in items:
+        encoded = read([content], spec, content_type, **headers)
+        assert 1 <= len(encoded) <= SETTINGS.max_items
+        for item in encoded:
             assert isinstance(item, bytes | ConvokeError) or (isinstance(item, str) and spec.is_text)
             assert not isinstance(item, ConvokeError) or 400 <= item.status < 500
 

@@ -15,7 +15,7 @@ from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMedia
 from contract.manifest import Manifest
 from service.errors import InvalidRequest
 from service.routes import tensors
-from service.routes.tensors import Asked
+from service.routes.tensors import Inference
 from service.settings import Settings
 from tests import reviews
 from tests.fuzz.strategies import json_values, mutations_of, numbers
@@ -53,7 +53,6 @@ def check(content: bytes, header_length: str | None, manifests: list[Manifest]) 
     for manifest in manifests:
         with contextlib.suppress(*REFUSALS):
             parsed = tensors.parse(content, header_length, manifest, SETTINGS)
-            assert isinstance(parsed, Asked)
             assert 1 <= len(parsed.items) <= SETTINGS.max_items
             assert parsed.outputs
 
@@ -122,7 +121,7 @@ def test_a_wrong_length_is_always_refused(parts: list[bytes], error: int, field:
 def test_a_response_holds_the_requested_outputs(count: int, label: bool, probabilities: bool) -> None:
     """Labels and probabilities are read back from the response, each in JSON or binary form as requested."""
     rows = np.random.default_rng(count).dirichlet(np.ones(10), count).astype(np.float32)  # (N, 10)
-    request = Asked([b""] * count, [("label", label), ("probabilities", probabilities)], None)
+    request = Inference([b""] * count, [("label", label), ("probabilities", probabilities)], None)
     header, tail = tensors.answer(request, DIGITS, list(rows))
     labelled, scored = json.loads(header)["outputs"]
     labels = [DIGITS.labels[index].encode() for index in rows.argmax(axis=1)]

@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -29,6 +30,12 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def call() -> Call:
     return client(max_json_values=100, max_json_depth=8)
+
+
+@pytest.fixture(scope="module")
+def default_call() -> Call:
+    """An application with the default limits."""
+    return client()
 
 
 def value(text: str, values: int = 100, depth: int = 8) -> object:
@@ -66,6 +73,31 @@ def test_every_route_reads_json_within_limits(call: Call, path: str) -> None:
     assert (many.status_code, deep.status_code) == (413, 400)
     assert "100" in many.text
     assert "deep" in deep.text
+
+
+IMAGE = {"name": "image", "shape": [1, 28, 28, 1], "datatype": "UINT8", "data": [0] * 784}
+COSTLY_TENSORS = {
+    "a product of many axes": {"inputs": [{**IMAGE, "shape": [1, *[1 << 40] * 50_000]}]},
+    "many axes that are not numbers": {"inputs": [{**IMAGE, "shape": ["x"] * 50_000}]},
+    "a long string among many short ones": {"inputs": [{**IMAGE, "data": ["x" * 20_000, *[""] * 5000]}]},
+    "the same output many times": {"inputs": [IMAGE], "outputs": [{"name": "probabilities"}] * 5000},
+    "many outputs without a name": {"inputs": [IMAGE], "outputs": [{}] * 50_000},
+}
+
+
+@pytest.mark.parametrize("case", COSTLY_TENSORS)
+def test_a_tensor_costs_no_more_than_its_bytes(default_call: Call, case: str) -> None:
+    """A description that would take long to compute, or far more memory than its bytes, is refused in few words."""
+    content = json.dumps(COSTLY_TENSORS[case]).encode()
+    tracemalloc.start()
+    try:
+        response = default_call("POST", "/v2/models/digits/infer", content=content)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == 400
+    assert len(response.content) < 1000
+    assert peak_bytes < 20_000_000
 
 
 def test_headers_of_parts_are_bounded() -> None:

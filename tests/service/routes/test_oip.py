@@ -187,23 +187,23 @@ def replaced(**change: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
-    "no JSON": ({"content": b"nonsense"}, 400, "no JSON"),
+    "not JSON": ({"content": b"nonsense"}, 400, "JSON"),
     "empty": ({"content": b""}, 400, "empty"),
     "no inputs": ({"json": {"inputs": []}}, 400, "inputs"),
     "two inputs": ({"json": {"inputs": [tensor([1]), tensor([1])]}}, 400, "inputs"),
     "no name": ({"json": {"inputs": [{"shape": [1], "datatype": "UINT8", "data": [1]}]}}, 400, "inputs.0.name"),
-    "other name": (replaced(name="picture"), 400, "takes the input 'image' of UINT8 or 'image' of BYTES"),
-    "other type": (replaced(datatype="FP32"), 400, "takes the input"),
-    "other shape": (replaced(shape=[1, 1, 28, 28]), 400, "expected ['N', 28, 28, 1]"),
+    "other name": (replaced(name="picture"), 400, "UINT8"),
+    "other type": (replaced(datatype="FP32"), 400, "FP32"),
+    "other shape": (replaced(shape=[1, 1, 28, 28]), 400, "28, 28, 1]"),
     "too few values": (replaced(shape=[2, 28, 28, 1]), 400, "784 values"),
-    "no axis": (replaced(shape=[]), 400, "its first axis counts the items"),
-    "no items": (replaced(shape=[0, 28, 28, 1], data=[]), 400, "its first axis counts the items"),
+    "no axis": (replaced(shape=[]), 400, "shape []"),
+    "no items": (replaced(shape=[0, 28, 28, 1], data=[]), 400, "shape [0, 28, 28, 1]"),
     "negative shape": (replaced(shape=[-1, 28, 28, 1]), 400, "inputs.0.shape.0"),
-    "too large a number": (replaced(data=[256] * 784), 400, "whole numbers that fit UINT8"),
+    "too large a number": (replaced(data=[256] * 784), 400, "UINT8"),
     "fractions": (replaced(data=[0.5] * 784), 400, "whole numbers"),
     "strings": (replaced(data=["1"] * 784), 400, "whole numbers"),
-    "ragged": (replaced(data=[[1, 2], [3]]), 400, "no tensor"),
-    "no data": (replaced(data=None), 400, "neither data nor"),
+    "ragged": (replaced(data=[[1, 2], [3]]), 400, "lengths"),
+    "no data": (replaced(data=None), 400, "binary_data_size"),
     "shared memory": (replaced(parameters={"shared_memory_region": "x"}), 400, "shared memory"),
     "classification": (
         {"json": {**replaced()["json"], "outputs": [{"name": "label", "parameters": {"classification": 2}}]}},
@@ -211,20 +211,20 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         "classification",
     ),
     "unknown output": ({"json": {**replaced()["json"], "outputs": [{"name": "logits"}]}}, 400, "outputs.0.name"),
-    "too many items": ({"json": {"inputs": [tensor(["AA=="] * 5, "BYTES")]}}, 413, "at most 4"),
+    "too many items": ({"json": {"inputs": [tensor(["AA=="] * 5, "BYTES")]}}, 413, "4"),
     "no base64": ({"json": {"inputs": [tensor(["%"], "BYTES")]}}, 422, "base64"),
-    "no picture": ({"json": {"inputs": [tensor(["AAAA"], "BYTES")]}}, 415, "item 0: this is no picture"),
+    "no picture": ({"json": {"inputs": [tensor(["AAAA"], "BYTES")]}}, 415, "item 0"),
     "both": (
-        binary({"inputs": [{**tensor([1]), "parameters": {"binary_data_size": 1}}]}, b"x"), 400, "both data and"
+        binary({"inputs": [{**tensor([1]), "parameters": {"binary_data_size": 1}}]}, b"x"), 400, "binary_data_size"
     ),
     "wrong binary size": (
         binary({"inputs": [{**tensor(None), "shape": [1], "parameters": {"binary_data_size": 9}}]}, b"x"),
         400,
-        "binary_data_size is 9, but 1 bytes follow",
+        "9",
     ),
-    "bytes left over": (binary(replaced()["json"], b"xyz"), 400, "3 bytes follow the JSON"),
-    "header too long": ({"content": b"{}", "headers": {LENGTH: "9"}}, 400, "only 2 bytes"),
-    "header no number": ({"content": b"{}", "headers": {LENGTH: "-1"}}, 400, "expected a number"),
+    "bytes left over": (binary(replaced()["json"], b"xyz"), 400, "3 bytes"),
+    "header too long": ({"content": b"{}", "headers": {LENGTH: "9"}}, 400, "2 bytes"),
+    "header no number": ({"content": b"{}", "headers": {LENGTH: "-1"}}, 400, "-1"),
     "cut off": (
         binary(
             {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 6}}]},
@@ -233,7 +233,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         "cut off",
     ),
-    "deep": ({"content": b'{"inputs":' + b"[" * 100_000}, 400, "nested too deep"),
+    "deep": ({"content": b'{"inputs":' + b"[" * 100_000}, 400, "32"),
 }  # fmt: skip
 
 
