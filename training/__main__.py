@@ -21,7 +21,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING
 
 from training.errors import TrainingError
@@ -31,7 +30,6 @@ from training.runs import compare
 
 if TYPE_CHECKING:
     from training.fit.parallel import Machine
-    from training.runs.run import Result
 
 
 def main(words: list[str] | None = None) -> int:
@@ -160,7 +158,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from training.runs import run  # noqa: PLC0415
 
     torch.set_num_threads(max(arguments.threads or 1, 1))
-    on = run.machine(arguments.device)
+    on = run.find_machine(arguments.device)
     try:
         _train_on(arguments, on)
     finally:
@@ -186,30 +184,13 @@ def _train_on(arguments: argparse.Namespace, on: "Machine") -> None:
     except KeyboardInterrupt:
         tell(f"\nstopped; every finished epoch is kept. Go on with: {command}")
         raise
-    tell(summary(result))
+    tell(str(result))
     if result.folds:
         return
     if arguments.publish and on.world.leads:
         _publish(argparse.Namespace(run=folder, models=arguments.models, force=arguments.force))
     elif not arguments.publish:
         tell(f"put it into service with: python -m training publish {folder}")
-
-
-def summary(result: "Result") -> str:
-    """What a finished run says of itself."""
-    found = result.validation
-    if result.folds:
-        accuracies = [fold.accuracy for fold in result.folds]
-        return (
-            f"trained in {result.seconds:.0f} s; accuracy over {len(accuracies)} folds {found.accuracy:.2%} "
-            f"(n = {found.n:,}), standard deviation of a fold {stdev(accuracies):.2%}, "
-            f"calibration error {found.ece:.4f}"
-        )
-    return (
-        f"trained in {result.seconds:.0f} s; validation accuracy {found.accuracy:.2%} (n = {found.n:,}), "
-        f"calibration error {found.ece:.4f}, temperature {result.temperature:.3f}"
-        + (f" * (tokens / 64)^{result.length_exponent:.3f}" if result.length_exponent else "")
-    )
 
 
 def _publish(arguments: argparse.Namespace) -> None:

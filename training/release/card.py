@@ -4,13 +4,15 @@ from contract.manifest import Manifest, Metrics, Variant
 from training.evaluation.metrics import Mistake
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
-from training.runs.run import Result
+from training.runs.record import temperature_text
+from training.runs.result import Result
 
 
 def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> str:
     """A model card (Mitchell et al., 2019) in Markdown, from what was measured; `verdict` is the gate's."""
     tests = [_row(f"test: {name}", metrics) for name, metrics in manifest.test_metrics.items()]
     rows = "\n".join([*tests, _row("validation", result.validation)])
+    temperature = temperature_text(manifest.temperature, manifest.length_exponent)
     return f"""# {manifest.model}, version {manifest.version}
 
 {recipe.description}, trained by the recipe `{recipe.name}` on {manifest.dataset}.
@@ -19,7 +21,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> st
 | --- | --- | --- | --- | --- |
 {rows}
 
-Choices were made on the validation split, whose temperature of {_temperature(manifest)} is inside
+Choices were made on the validation split, whose temperature of {temperature} is inside
 the graph; the test splits were looked at once, by this publication.{_refit(recipe)}
 
 {verdict}
@@ -155,8 +157,3 @@ def evaluation(
         for mistake in mistakes[:most]
     ]
     return "\n".join(lines)
-
-
-def _temperature(manifest: Manifest) -> str:
-    exponent = manifest.length_exponent
-    return f"{manifest.temperature:.4f}" + (f" * (tokens / 64)^{exponent:.3f}" if exponent else "")

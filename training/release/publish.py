@@ -34,6 +34,7 @@ from training.recipe.shapes import trace
 from training.release import gate
 from training.release.card import card
 from training.runs import run
+from training.runs.result import Result
 
 MAX_BATCH = 256
 _GOLDEN = 16
@@ -156,7 +157,7 @@ def check_parity(served: Served, session: Session, split: Split) -> Probabilitie
 def _describe(
     recipe: Recipe,
     served: Served,
-    result: run.Result,
+    result: Result,
     tests: dict[str, Split],
     partial: Path,
     home: Path,

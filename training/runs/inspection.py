@@ -1,11 +1,13 @@
-"""What lies in a folder: a run, or a published version of a model, told to a person at a terminal.
+"""Describes a folder for people at a terminal: a run, or a published version of a model.
 
-`describe` changes nothing, and needs no data set.
+`describe` reads the files of the folder alone. It needs no data set, and loads torch only to read checkpoints.
 """
 
+import textwrap
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,17 @@ from contract.manifest import read as read_manifest
 from training.errors import PublishError, RunError
 from training.runs import record
 from training.runs.record import Record
+from training.table import columns
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_WIDTH = 90  # characters of a value in a line
+
+Facts = Iterable[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One stored tensor of a graph and its statistics; `zeros` is the share of exact zeros."""
+    """Statistics of a stored tensor of a graph; `zeros` is the share of values that are exactly 0."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,7 +43,7 @@ class Weights:
 
 
 def describe(path: Path) -> str:
-    """Everything that a run's folder (runs/RECIPE/TIME) or a version's (models/NAME/VERSION) says of itself.
+    """The contents of a run's folder (runs/RECIPE/TIME) or a version's (models/NAME/VERSION).
 
     Raises:
         RunError: the folder is neither, or a file of the run is damaged.
@@ -47,84 +53,71 @@ def describe(path: Path) -> str:
         return "\n".join(_version(path))
     if (path / record.RECIPE).is_file():
         return "\n".join(_run(record.read(path)))
-    raise RunError(f"{path}: {_what_else(path)}; expected a run, runs/RECIPE/TIME, or a version, models/NAME/VERSION")
+    raise RunError(f"{path}: {_contents(path)}; expected a run, runs/RECIPE/TIME, or a version, models/NAME/VERSION")
 
 
 def weights(graph: onnx.ModelProto) -> list[Weights]:
-    """Statistics of a graph's stored tensors of floats, scalars left out, in the graph's order."""
-    found = []
+    """Statistics of a graph's stored tensors of floats, without scalars, in the graph's order."""
+    statistics = []
     for tensor in graph.graph.initializer:
-        if tensor.data_type in _FLOATS and tensor.dims:
-            values = numpy_helper.to_array(tensor).astype(np.float64)
-            if values.size:
-                found.append(_statistics(tensor.name, values))
-    return found
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type in _FLOATS and values.ndim and values.size:
+            exact = values.astype(np.float64)
+            figures = (exact.mean(), exact.std(), exact.min(), exact.max(), (exact == 0).mean())
+            statistics.append(Weights(tensor.name, values.shape, *map(float, figures)))
+    return statistics
 
 
-def _statistics(name: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> Weights:
-    return Weights(
-        name=name,
-        shape=values.shape,
-        mean=float(values.mean()),
-        std=float(values.std()),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
-        zeros=float((values == 0).mean()),
-    )
-
-
-def _what_else(path: Path) -> str:
-    if not path.exists():
-        return "there is no such folder"
+def _contents(path: Path) -> str:
     if not path.is_dir():
-        return "this is a file"
-    inside = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return f"this folder holds {', '.join(inside[:10])}" if inside else "this folder is neither run nor version"
+        return "this is a file" if path.exists() else "no such folder"
+    folders = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return f"this folder holds {', '.join(folders[:10])}" if folders else "neither a run nor a version"
 
 
-def _run(found: Record) -> Iterator[str]:
-    recipe = found.recipe
-    yield f"run {found.folder}: recipe {recipe['name']}, seed {recipe.get('seed', '-')}"
-    yield f"  {recipe.get('description', '')}".rstrip()
-    yield from _section("progress", _progress(found))
-    if found.result is not None:
-        yield from _section("result", [_fact(key, value) for key, value in _flat(found.result)])
-    yield from _section("recipe", [_fact(key, value) for key, value in _flat(recipe) if key != "description"])
-    yield from _section("files", _files(found.folder))
+def _run(run: Record) -> Iterator[str]:
+    yield f"run {run.folder}: recipe {run.recipe['name']}, seed {run.recipe.get('seed', '-')}"
+    yield f"  {run.recipe.get('description', '')}".rstrip()
+    yield from _section("progress", _progress(run))
+    if run.result is not None:
+        yield from _section("result", _flat(run.result))
+    yield from _section("recipe", ((key, value) for key, value in _flat(run.recipe) if key != "description"))
+    yield from _files(run.folder)
+    if run.result is None:
+        yield f"\ncontinue this run with: python -m training train --resume {run.folder}"
+    elif not run.result.get("folds"):
+        yield f"\npublish this run with: python -m training publish {run.folder}"
 
 
-def _progress(found: Record) -> Iterator[str]:
-    state = "finished" if found.result is not None else "not finished"
-    yield f"{state}: {found.epochs_done} of {found.epochs_planned or '?'} epochs in {found.seconds:,.0f} s"
-    for stage, history in found.histories.items():
-        yield f"{stage}: {_epoch(history[-1])}"
+def _progress(run: Record) -> Facts:
+    yield "state", "not finished" if run.result is None else "finished"
+    yield "epochs", f"{run.epochs_done} of {run.epochs_planned or '?'}, in {run.seconds:,.0f} s"
+    for stage, history in run.histories.items():
+        yield f"{stage}, last epoch", _epoch(history[-1])
         scored = [epoch for epoch in history if epoch.get("validation_loss") is not None]
         if scored:
-            yield f"{stage}, lowest validation loss: {_epoch(min(scored, key=lambda epoch: epoch['validation_loss']))}"
-    for path in sorted(found.folder.glob("*.pt")):
-        yield f"checkpoint {path.name}: {_checkpoint(path)}"
-    if found.result is None:
-        yield f"go on with: python -m training train --resume {found.folder}"
+            best = min(scored, key=lambda epoch: float(epoch["validation_loss"]))
+            yield f"{stage}, lowest validation loss", _epoch(best)
+    for path in sorted(run.folder.glob("*.pt")):
+        yield f"checkpoint {path.name}", _checkpoint(path)
 
 
 def _epoch(epoch: dict[str, Any]) -> str:
-    parts = [f"epoch {epoch.get('epoch')}"]
-    for title, prefix in (("", ""), ("validation ", "validation_")):
-        loss, accuracy = epoch.get(f"{prefix}loss"), epoch.get(f"{prefix}accuracy")
-        parts += [f"{title}loss {loss:.4f}"] if loss is not None else []
-        parts += [f"{title}accuracy {accuracy:.2%}"] if accuracy is not None else []
-    return ", ".join(parts)
+    formats = {"loss": ".4f", "accuracy": ".2%", "validation_loss": ".4f", "validation_accuracy": ".2%"}
+    parts = [
+        f"{key.replace('_', ' ')} {epoch[key]:{form}}" for key, form in formats.items() if epoch.get(key) is not None
+    ]
+    return ", ".join([f"epoch {epoch.get('epoch')}", *parts])
 
 
 def _checkpoint(path: Path) -> str:
-    from training.fit import checkpoint  # noqa: PLC0415 -- torch, which versions are looked at without
+    from training.fit import checkpoint  # noqa: PLC0415 -- imports torch, which versions do not need
 
     try:
         state = checkpoint.load(path)
     except RunError as error:
         return str(error)
-    epochs = len(state.get("history", ())) if state else 0
-    return f"{epochs} epochs, {_size(path)}"
+    return f"after epoch {len(state.get('history', ())) if state else 0}"
 
 
 def _version(folder: Path) -> Iterator[str]:
@@ -133,121 +126,92 @@ def _version(folder: Path) -> Iterator[str]:
     except ManifestError as error:
         raise PublishError(str(error)) from error
     yield f"version {folder}: {manifest.model}, version {manifest.version}"
-    yield from _section("manifest", _facts(manifest))
-    yield from _section("files", [_hashes(folder, manifest), *_files(folder)])
-    yield from _graph(folder / GRAPH)
+    yield from _section("manifest", [*_manifest(manifest), ("SHA-256", _integrity(folder, manifest))])
+    yield from _files(folder)
+    try:
+        graph = onnx.load(folder / GRAPH)
+        onnx.checker.check_model(graph)
+        statistics = weights(graph)
+    except Exception as error:  # noqa: BLE001 -- onnx lets through protobuf's errors, which share no base with its own
+        yield from _section("graph", [("cannot be read", f"{type(error).__name__}: {error}")])
+        return
+    yield from _section("graph", _graph(graph))
+    yield from ["", "weights", *_indented(_weights(statistics), left={0, 1})]
 
 
-def _facts(manifest: Manifest) -> Iterator[str]:
-    yield _fact("input", str(manifest.input))
-    yield _fact("labels", ", ".join(manifest.labels))
-    for split, metrics in manifest.test_metrics.items():
-        yield _fact(
-            f"test on {split}",
-            f"accuracy {metrics.accuracy:.2%}, NLL {metrics.nll:.4f} nats, ECE {metrics.ece:.4f}, n = {metrics.n:,}",
-        )
-    for variant in manifest.variants:
-        for split, metrics in variant.test_metrics.items():
-            yield _fact(f"{variant.precision} on {split}", f"accuracy {metrics.accuracy:.2%}, {variant.graph}")
-    yield _fact("recipe", manifest.recipe.get("name", "-"))
-    yield _fact("parameters", f"{manifest.parameters:,}")
-    yield _fact("temperature", f"{manifest.temperature:.4f}")
-    if manifest.length_exponent:
-        yield _fact("temperature times (tokens / 64) to the power of", f"{manifest.length_exponent:.4f}")
-    yield _fact("largest batch", manifest.max_batch)
-    yield _fact("preprocessing", f"version {manifest.preprocessing_version}")
-    yield _fact("data", f"{manifest.dataset}, {manifest.dataset_fingerprint}")
-    yield _fact("commit", manifest.commit)
-    yield _fact("created", manifest.created)
+def _manifest(manifest: Manifest) -> Facts:
+    yield "input", str(manifest.input)
+    yield "labels", ", ".join(manifest.labels)
+    for precision in manifest.precisions:
+        for split, metrics in manifest.metrics(precision).items():
+            figures = f"accuracy {metrics.accuracy:.2%}, NLL {metrics.nll:.4f} nats, ECE {metrics.ece:.4f}"
+            yield f"test on {split}, {precision}", f"{figures}, n = {metrics.n:,}, {manifest.graph(precision)}"
+    yield "recipe", manifest.recipe.get("name", "-")
+    yield "parameters", f"{manifest.parameters:,}"
+    yield "temperature", record.temperature_text(manifest.temperature, manifest.length_exponent)
+    yield "largest batch", manifest.max_batch
+    yield "preprocessing", f"version {manifest.preprocessing_version}"
+    yield "data", f"{manifest.dataset}, {manifest.dataset_fingerprint}"
+    yield "commit", manifest.commit
+    yield "created", manifest.created
 
 
-def _hashes(folder: Path, manifest: Manifest) -> str:
+def _integrity(folder: Path, manifest: Manifest) -> str:
     try:
         verify(folder, manifest)
     except ModelRefused as error:
-        return f"SHA-256: REFUSED: {error}"
-    return f"SHA-256: all {len(manifest.files)} files are as the manifest says"
+        return f"REFUSED: {error}"
+    return f"all {len(manifest.files)} files match the manifest"
 
 
-def _graph(path: Path) -> Iterator[str]:
-    try:
-        graph = onnx.load(path)
-        onnx.checker.check_model(graph)
-        found = weights(graph)
-    except Exception as error:  # noqa: BLE001 -- onnx lets through protobuf's errors, which share no base with its own
-        yield from _section("graph", [f"cannot be read: {type(error).__name__}: {error}"])
-        return
-    yield from _section("graph", _graph_facts(graph, path))
-    yield from _section("weights", _weight_lines(found))
-
-
-def _graph_facts(graph: onnx.ModelProto, path: Path) -> Iterator[str]:
+def _graph(graph: onnx.ModelProto) -> Facts:
     stored = {tensor.name for tensor in graph.graph.initializer}
     for title, ends in (("input", graph.graph.input), ("output", graph.graph.output)):
         for end in ends:
             if end.name not in stored:
-                yield _fact(title, _end(end))
-    opsets = (f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in graph.opset_import)
-    yield _fact("opset", ", ".join(opsets))
-    yield _fact("made by", f"{graph.producer_name} {graph.producer_version}".strip() or "-")
+                tensor = end.type.tensor_type
+                shape = ", ".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
+                yield title, f"{end.name} {TensorProto.DataType.Name(tensor.elem_type).lower()} ({shape})"
+    yield "opset", ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in graph.opset_import)
+    yield "producer", f"{graph.producer_name} {graph.producer_version}".strip() or "-"
     operations = Counter(node.op_type for node in graph.graph.node).most_common()
-    yield _fact("operations", ", ".join(f"{count} {name}" for name, count in operations) or "none")
-    yield _fact("size", _size(path))
+    yield "operations", ", ".join(f"{count}\N{NO-BREAK SPACE}{name}" for name, count in operations) or "-"
 
 
-def _end(end: onnx.ValueInfoProto) -> str:
-    kind = end.type.tensor_type
-    shape = ", ".join(dim.dim_param or str(dim.dim_value) for dim in kind.shape.dim)
-    return f"{end.name} {TensorProto.DataType.Name(kind.elem_type).lower()} ({shape})"
-
-
-def _weight_lines(found: list[Weights]) -> Iterator[str]:
-    names = max((len(layer.name) for layer in found), default=4)
-    shapes = [" x ".join(map(str, layer.shape)) for layer in found]
-    wide = max(map(len, shapes), default=5)
-    figures = f"{'mean':>10} {'std':>10} {'min':>10} {'max':>10} {'zeros':>7}"
-    yield f"{'name':<{names}}  {'shape':<{wide}} {figures}"
-    for layer, shape in zip(found, shapes, strict=True):
-        yield (
-            f"{layer.name:<{names}}  {shape:<{wide}} {layer.mean:>10.4g} {layer.std:>10.4g} {layer.minimum:>10.4g} "
-            f"{layer.maximum:>10.4g} {layer.zeros:>7.1%}"
-        )
+def _weights(statistics: list[Weights]) -> list[list[str]]:
+    rows = [["name", "shape", "mean", "std", "min", "max", "zeros"]]
+    for tensor in statistics:
+        name, shape, *figures, zeros = astuple(tensor)
+        rows.append([name, " x ".join(map(str, shape)), *(f"{figure:.4g}" for figure in figures), f"{zeros:.1%}"])
+    return rows
 
 
 def _files(folder: Path) -> list[str]:
-    return [f"{path.name:<20} {_size(path):>12}" for path in sorted(folder.iterdir()) if path.is_file()]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    rows = [[str(path.relative_to(folder)), f"{path.stat().st_size:,} bytes"] for path in paths]
+    return ["", "files", *_indented(rows, left={0})]
 
 
-def _size(path: Path) -> str:
-    try:
-        size = float(path.stat().st_size)
-    except OSError:
-        return "missing"
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:  # noqa: PLR2004 -- of the next smaller unit
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def _flat(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """A table's keys, those of tables inside it joined by dots, and of lists of tables numbered from 1."""
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a table, those of nested tables joined by dots, and lists of tables numbered from 1."""
     for key, value in table.items():
-        name = f"{where}{key}"
+        name = f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _flat(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for number, item in enumerate(value, start=1):
-                yield f"{name}[{number}]", item
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            yield from ((f"{name}[{number}]", item) for number, item in enumerate(value, start=1))
         elif value is not None:
             yield name, value
 
 
-def _fact(title: str, value: Any) -> str:
-    return f"{title:<24} {record.text(value)}"
+def _section(title: str, facts: Facts) -> list[str]:
+    """Names and values in two columns, long values on several lines."""
+    rows: list[list[str]] = []
+    for name, value in facts:
+        lines = textwrap.wrap(record.text(value), _WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
+        rows += map(list, zip_longest([name], lines, fillvalue=""))
+    return ["", title, *_indented(rows, left={0, 1})]
 
 
-def _section(title: str, lines: list[str] | Iterator[str]) -> Iterator[str]:
-    yield ""
-    yield title
-    yield from (f"  {line}" for line in lines)
+def _indented(rows: list[list[str]], left: set[int]) -> list[str]:
+    return [f"  {line}" for line in columns(rows, left)]

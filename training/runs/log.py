@@ -1,7 +1,7 @@
-"""What a training writes down while it goes: a line an epoch in metrics.jsonl, and points for TensorBoard.
+"""The log of a training: one line for each epoch in metrics.jsonl, and points for TensorBoard.
 
-The checkpoint's history is the truth. A log that is opened for a training which goes on is made equal to it first, so
-a run that was killed between checkpoint and log has no epoch twice and none missing.
+The history in the checkpoint is the truth. The log of a training that continues is first made equal to it, so that a
+run that was killed between checkpoint and log has each epoch once.
 """
 
 import json
@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from training.errors import RunError
 from training.progress import say
@@ -40,73 +39,65 @@ class _Writer(Protocol):
 
 
 class Log:
-    """The log of one training, in the run's folder: `with Log(folder, history) as log: log.write(epoch)`.
+    """The log of one training, in the run's folder: call `update` with the history at the start and after each epoch.
 
-    An epoch is a mapping of plain values with its number, from 1, as `epoch`. Points for TensorBoard go to
-    events/STAGE where `tensorboard` is installed: `tensorboard --logdir runs` shows them.
+    An epoch is a mapping of plain values that holds its number, from 1, as `epoch`. Points for TensorBoard go to
+    events/STAGE if `tensorboard` is installed: `tensorboard --logdir runs` shows them.
+
+    Args:
+        folder: the run's folder.
+        stage: which training of the run this is: `fit`, `refit`, `fold-01` and so on.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]], stage: str = "fit") -> None:
-        """Open a log for a training whose epochs so far are `history`.
-
-        Args:
-            folder: the run's.
-            history: the epochs in the checkpoint; none for a training that starts.
-            stage: which training of the run this is: `fit`, or `refit` and the like.
-
-        Raises:
-            RunError: the folder cannot be written or the disk is full.
-        """
+    def __init__(self, folder: Path, stage: str = "fit") -> None:
         self._path = metrics_file(folder, stage)
-        _agree(self._path, "".join(map(_line, history)))
-        self._writer = _open_events(folder / EVENTS / stage, history)
+        self._events = folder / EVENTS / stage
+        self._writer: _Writer | None = None
+        self._open = False
 
-    def __enter__(self) -> Self:
-        return self
+    def update(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Bring the log up to the history of the training, which has at most one more epoch than at the call before.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, epoch: Mapping[str, Any]) -> None:
-        """Add an epoch; it is on the disk when this returns. Figures that are not finite become null.
+        The lines are on the disk when this returns. Values that are not finite become null.
 
         Raises:
             RunError: the file cannot be written or the disk is full.
         """
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(epoch))
-                file.flush()
-                os.fsync(file.fileno())
+            if not self._open:
+                _replace(self._path, "".join(map(_line, history)))
+                self._writer = _open_events(self._events, history)
+                self._open = True
+                return
+            _write(self._path, "a", _line(history[-1]))
             if self._writer is not None:
-                _points(self._writer, epoch)
+                _add_points(self._writer, history[-1])
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise RunError(
+                f"{self._path}: cannot be written: {error}. The checkpoints beside it are complete; free some space, "
+                f"then continue with: python -m training train --resume {self._path.parent}"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file of points."""
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _agree(path: Path, expected: str) -> None:
-    """Make a file hold `expected`, in one step, unless it does."""
-    try:
-        if path.exists() and path.read_bytes() == expected.encode():
-            return
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(expected)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+def _replace(path: Path, content: str) -> None:
+    """Make a file hold `content`, in one step; a file that does already stays as it is."""
+    if path.exists() and path.read_bytes() == content.encode():
+        return
+    partial = path.with_suffix(".partial")
+    _write(partial, "w", content)
+    partial.replace(path)
 
 
-def _unwritable(path: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{path}: cannot be written: {error}. The checkpoints beside it are whole; once there is room, go on with: "
-        f"python -m training train --resume {path.parent}"
-    )
+def _write(path: Path, mode: str, content: str) -> None:
+    with path.open(mode, encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _line(epoch: Mapping[str, Any]) -> str:
@@ -117,29 +108,26 @@ def _line(epoch: Mapping[str, Any]) -> str:
 
 
 def _open_events(folder: Path, history: Sequence[Mapping[str, Any]]) -> _Writer | None:
-    """A writer of TensorBoard events behind those of `history`; None where `tensorboard` is not installed."""
+    """A writer of TensorBoard's points after those of `history`; None if `tensorboard` is not installed."""
     if find_spec("tensorboard") is None:
         hint()
         return None
-    known = folder.is_dir() and any(folder.iterdir())
-    try:
-        # TensorBoard drops older points from the purged step on: those of an epoch that the checkpoint lacks.
-        writer = _summary_writer(folder, purge_step=len(history) + 1 if known else None)
-        for epoch in () if known else history:
-            _points(writer, epoch)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    exists = folder.is_dir() and any(folder.iterdir())
+    # TensorBoard drops the points from the purged step on: those of epochs that the checkpoint lacks.
+    writer = _summary_writer(folder, purge_step=len(history) + 1 if exists else None)
+    for epoch in () if exists else history:
+        _add_points(writer, epoch)
     return writer
 
 
 def _summary_writer(folder: Path, purge_step: int | None) -> _Writer:
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- fails where tensorboard is not installed
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- fails if tensorboard is not installed
 
     writer: _Writer = SummaryWriter(str(folder), purge_step=purge_step)
     return writer
 
 
-def _points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
+def _add_points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
     for key, tag in _SCALARS.items():
         if epoch.get(key) is not None:
             writer.add_scalar(tag, float(epoch[key]), int(epoch["epoch"]))
@@ -148,5 +136,5 @@ def _points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
 
 @cache
 def hint() -> None:
-    """Say once a process that TensorBoard is to be had."""
-    say("no points for TensorBoard are written; to have them: pip install 'tensorboard>=2.21'")
+    """Say once in a process how to get points for TensorBoard."""
+    say("TensorBoard is not installed, so no points are written for it; pip install 'tensorboard>=2.21' adds it")

@@ -1,11 +1,6 @@
-"""What a run's folder says of itself, read without torch: the recipe as it ran, its epochs, its result.
+"""Reads a run's folder without torch: its recipe, its epochs and its result. `run.py` lists the files.
 
-    runs/RECIPE/TIME/
-      recipe.json            the recipe, overrides applied
-      metrics.jsonl          one JSON object an epoch; metrics-STAGE.jsonl for a further training, like `refit`
-      result.json            what the finished run is worth
-
-Nothing is checked beyond its form, so that a run of an older recipe can still be looked at.
+Only the form of the files is checked, so that runs of older recipes can be read, too.
 """
 
 import json
@@ -20,25 +15,23 @@ RECIPE, RESULT, METRICS = "recipe.json", "result.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """A run's folder, read.
-
-    `histories` are the epochs of each training by its stage: `fit`, and where there are more of them `refit` and the
-    like. `result` is None while the run is not finished.
-    """
+    """What the files in a run's folder hold."""
 
     folder: Path
     recipe: dict[str, Any]
     histories: dict[str, list[dict[str, Any]]]
+    """The epochs of each training that has started, by its stage: `fit`, `refit`, `fold-01` and so on."""
     result: dict[str, Any] | None
+    """None while the run is not finished."""
 
     @property
     def epochs_done(self) -> int:
-        """Epochs over all trainings of the run."""
+        """The finished epochs of all trainings of the run."""
         return sum(map(len, self.histories.values()))
 
     @property
     def epochs_planned(self) -> int | None:
-        """Epochs that all trainings of the run come to where none stops early; None where the recipe does not say."""
+        """The epochs of all trainings of the run, without early stopping; None if the recipe does not say."""
         epochs, data = self.recipe.get("epochs"), self.recipe.get("data", {})
         if not isinstance(epochs, int) or not isinstance(data, dict):
             return None
@@ -46,20 +39,20 @@ class Record:
 
     @property
     def last(self) -> dict[str, Any] | None:
-        """The last epoch with validation figures, of the stage that is last by name; None where there is none."""
+        """The last epoch with validation metrics, of the stage that is last by name, if any."""
         epochs = [epoch for _, history in sorted(self.histories.items()) for epoch in history]
         return next((epoch for epoch in reversed(epochs) if epoch.get("validation_accuracy") is not None), None)
 
     @property
     def seconds(self) -> float:
-        """What the trainings took, over all their sittings."""
+        """The time of all trainings of the run, interruptions left out."""
         if self.result is not None and isinstance(self.result.get("seconds"), int | float):
             return float(self.result["seconds"])
         return float(sum(epoch.get("seconds") or 0 for history in self.histories.values() for epoch in history))
 
 
 def metrics_file(folder: Path, stage: str = "fit") -> Path:
-    """Where the epochs of one training of a run are written down."""
+    """The file that holds the epochs of one training of a run."""
     return folder / (METRICS if stage == "fit" else f"metrics-{stage}.jsonl")
 
 
@@ -67,37 +60,32 @@ def read(folder: Path) -> Record:
     """Read a run's folder.
 
     Raises:
-        RunError: it is no run's, or one of its files is damaged.
+        RunError: the folder is not a run's, or a file in it is damaged.
     """
-    recipe = _table(folder / RECIPE)
+    recipe = _read_object(folder / RECIPE)
     if recipe is None or not isinstance(recipe.get("name"), str):
-        raise RunError(f"{folder}: this is no run's folder; expected runs/RECIPE/TIME with a {RECIPE} in it")
+        raise RunError(f"{folder}: not a run; expected a folder runs/RECIPE/TIME with a {RECIPE} in it")
     histories = {"fit": epochs(folder / METRICS)}
     for path in sorted(folder.glob("metrics-*.jsonl")):
         histories[path.stem.removeprefix("metrics-")] = epochs(path)
-    begun = {stage: history for stage, history in histories.items() if history}
-    return Record(folder, recipe, begun, _table(folder / RESULT))
+    started = {stage: history for stage, history in histories.items() if history}
+    return Record(folder, recipe, started, _read_object(folder / RESULT))
 
 
 def epochs(path: Path) -> list[dict[str, Any]]:
-    """The epochs of a metrics file; none where there is no file.
+    """The epochs in a metrics file; empty if the file is missing.
 
-    A last line without its end belongs to a write that is under way or was cut off, and is left out.
+    A last line without a line break is left out: its write has not finished.
 
     Raises:
-        RunError: the file cannot be read, or a line of it is no JSON object.
+        RunError: the file cannot be read, or a line is not a JSON object.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+    lines = (_read(path) or "").split("\n")[:-1]
     return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def text(value: Any) -> str:
-    """A recipe's value as a terminal shows it: `-` for none, a layer as `conv=10 kernel=5 batch_norm`."""
+    """A value of a recipe for the terminal: `-` for None, a layer as `conv=10 kernel=5 batch_norm`."""
     match value:
         case None:
             return "-"
@@ -108,28 +96,36 @@ def text(value: Any) -> str:
         case list():
             return "[" + ", ".join(map(text, value)) + "]"
         case dict():
-            given = {key: part for key, part in value.items() if part is not None and part is not False}
-            return " ".join(key if part is True else f"{key}={text(part)}" for key, part in given.items())
+            set_keys = {key: part for key, part in value.items() if part is not None and part is not False}
+            return " ".join(key if part is True else f"{key}={text(part)}" for key, part in set_keys.items())
         case _:
             return str(value)
 
 
-def _table(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where there is no file."""
+def temperature_text(temperature: float, length_exponent: float) -> str:
+    """A temperature for the terminal, with the factor for the length of a text if there is an exponent."""
+    return f"{temperature:.4f}" + (f" * (tokens / 64)^{length_exponent:.3f}" if length_exponent else "")
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    content = _read(path)
+    return None if content is None else _object(content, str(path))
+
+
+def _read(path: Path) -> str | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
-    return _object(text, str(path))
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
+def _object(content: str, place: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{where}: this is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{where}: expected a JSON object, found {type(content).__name__}")
-    return content
+        raise RunError(f"{place}: invalid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{place}: expected a JSON object, got {type(value).__name__}")
+    return value

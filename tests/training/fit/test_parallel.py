@@ -45,7 +45,7 @@ for name in sys.argv[2:]:
     torch.manual_seed(hash(name))  # processes do not start alike
     train, validation = (Split(**part) for part in torch.load(folder / f"{name}-data.pt"))
     recipe = parse(json.loads((folder / f"{name}.json").read_text()))
-    machine = run.machine("cpu")
+    machine = run.find_machine("cpu")
     network = fit.fit(recipe, train, validation, folder / f"{name}.pt", machine=machine)
     torch.save(network.state_dict(), folder / f"{name}-rank{machine.world.rank}.pt")
 parallel.leave()

@@ -25,7 +25,7 @@ from training.network.build import Served, build
 from training.network.calibrated import Calibration
 from training.recipe.schema import Recipe
 from training.release.publish import check_parity, export, publish
-from training.runs import run
+from training.runs import record, run
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def test_a_run_that_is_not_finished_is_refused(published: Published, tmp_path: P
     (folder / "refit.pt").unlink()
     with pytest.raises(RunError, match="0 of 3 epochs are trained"):
         publish(folder, tmp_path / "models")
-    (folder / run.RESULT).unlink()
+    (folder / record.RESULT).unlink()
     with pytest.raises(RunError, match="not finished"):
         publish(folder, tmp_path / "models")
     assert names(tmp_path) == {"run"}
@@ -279,7 +279,7 @@ def test_a_graph_that_is_not_the_network_is_refused(published: Published) -> Non
 def test_the_recipe_in_the_manifest_is_plain_json(published: Published) -> None:
     """What a version says of its recipe is what the run's folder says."""
     written = json.loads((published.version / MANIFEST).read_text(encoding="utf-8"))
-    assert written["recipe"] == json.loads((published.run / run.RECIPE).read_text(encoding="utf-8"))
+    assert written["recipe"] == json.loads((published.run / record.RECIPE).read_text(encoding="utf-8"))
 
 
 def test_wide_windows_and_dropout_scaled_in_evaluation_are_exported(

@@ -1,4 +1,4 @@
-"""Runs side by side: their figures, and what differs between their recipes."""
+"""The table of runs: their metrics, and the keys in which their recipes differ."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Maker = Callable[..., Path]
 
 @pytest.fixture
 def made(recipe_with: Callable[..., Recipe], tmp_path: Path) -> Maker:
-    """Makes a run's folder: its epochs, its result or None, and changes to the small recipe."""
+    """Makes a run's folder with so many epochs, a result or None, and changes to the small recipe."""
 
     def make(name: str, epochs: int = 3, result: dict[str, Any] | None = None, **changes: Any) -> Path:
         folder = tmp_path / name
@@ -43,24 +43,24 @@ def row(text: str, number: int) -> list[str]:
     return text.splitlines()[number].split()
 
 
-def test_a_finished_run_is_told_by_its_result(made: Maker) -> None:
-    """Recipe, seed, epochs, parameters (9*4 + 2*4 + 48*3 + 3), calibrated metrics and seconds stand in a row."""
+def test_a_finished_run_has_the_metrics_of_its_result(made: Maker) -> None:
+    """Its row has recipe, seed, epochs, parameters (9*4 + 2*4 + 48*3 + 3), calibrated metrics and seconds."""
     folder = made("a", result=result(), seed=7)
     text = compare.table([folder], width=400)
     assert row(text, 1) == ["1", str(folder), "small", "7", "3/3", "191", "97.12%", "0.1235", "0.0123", "1,234"]
     assert "differ" not in text
 
 
-def test_an_unfinished_run_is_told_by_its_last_epoch(made: Maker) -> None:
-    """Its accuracy is marked and the mark explained; what only a finished run knows is left open."""
+def test_an_unfinished_run_has_the_accuracy_of_its_last_epoch(made: Maker) -> None:
+    """Its accuracy is marked and the mark explained; the metrics of finished runs alone are `-`."""
     text = compare.table([made("a", epochs=2)], width=400)
     assert row(text, 1)[4:] == ["2/3", "191", "50.00%", "*", "-", "-", "40"]
     assert "* not finished" in text
     assert row(compare.table([made("b", epochs=0)], width=400), 1)[4:] == ["0/3", "191", "-", "*", "-", "-", "0"]
 
 
-def test_a_cross_validated_run_is_told_by_mean_and_deviation(made: Maker) -> None:
-    """The accuracy is the folds' mean +- their sample deviation; figures that the folds lack are left open."""
+def test_a_cross_validated_run_has_mean_and_deviation(made: Maker) -> None:
+    """The accuracy is the folds' mean +- their sample deviation; metrics that the folds lack are `-`."""
     accuracies = [0.75, 0.8, 0.79]
     folds = [{"fold": number, "accuracy": value} for number, value in enumerate(accuracies, start=1)]
     text = compare.table([made("a", result={"folds": folds, "seconds": 5}, data={"name": "mr", "validation": 100})])
@@ -68,11 +68,11 @@ def test_a_cross_validated_run_is_told_by_mean_and_deviation(made: Maker) -> Non
     assert row(text, 1)[-3:] == ["-", "-", "5"]
     alone = compare.table([made("b", result={"folds": folds[:1]})])
     assert "75.00%" in alone
-    assert "+-" not in alone
+    assert "75.00% +-" not in alone
 
 
 def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
-    """Keys inside sections and layers are named by their place; seed and equal keys are left out."""
+    """Keys of sections and layers are named by their path; the seed and equal keys are left out."""
     layers: list[dict[str, Any]] = [
         {"conv": 4, "kernel": 3, "padding": 1, "batch_norm": True},
         {"pool": "max", "size": 2},
@@ -110,20 +110,20 @@ def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
     assert cells["optimiser.momentum"] == ["-", "0.9"]
 
 
-def test_recipes_that_agree_are_said_to(made: Maker) -> None:
+def test_equal_recipes_have_no_differences(made: Maker) -> None:
     """Two runs of one recipe with different seeds have no second block."""
-    assert compare.table([made("a"), made("b", seed=1)]).endswith("\n\nthe recipes do not differ")
+    assert compare.table([made("a"), made("b", seed=1)]).endswith("do not differ")
 
 
 def test_a_key_that_is_missing_equals_one_without_a_value() -> None:
-    """A recipe from before a key came up does not differ by the key's being null."""
+    """A recipe that is older than a key does not differ from one in which the key is null."""
     assert compare.differences([{"epochs": 1}, {"epochs": 1, "resolutions": None}]) == {}
     assert compare.differences([{"augment": {"flip": True}}, {}]) == {"augment.flip": [True, None]}
 
 
 @pytest.mark.parametrize("width", [100, 120])
-def test_no_line_is_wider_than_asked(width: int, made: Maker) -> None:
-    """Long paths lose their front, long values their end, and many runs are put below one another."""
+def test_no_line_is_wider_than_the_terminal(width: int, made: Maker) -> None:
+    """Long paths are cut at their front, long values wrapped, and many runs split into several tables."""
     folders = [
         made(
             f"{'long/' * 12}run-{number}",
@@ -147,7 +147,7 @@ def test_no_line_is_wider_than_asked(width: int, made: Maker) -> None:
 
 
 def test_a_long_value_is_wrapped_and_never_cut(made: Maker) -> None:
-    """Values that differ at their end only are seen to differ."""
+    """Values that differ only at their end are shown to the end."""
     names = [["left", "middle", f"{'wide ' * 30}{side}"] for side in ("right", "left")]
     text = compare.table([made("a", labels=names[0]), made("b", labels=names[1])])
     assert "right]" in text
@@ -155,20 +155,20 @@ def test_a_long_value_is_wrapped_and_never_cut(made: Maker) -> None:
 
 
 def test_a_recipe_of_another_version_is_shown_without_its_parameters(made: Maker) -> None:
-    """A run whose recipe no longer passes the checks is compared all the same."""
+    """A run whose recipe is no longer valid is compared, too."""
     folder = made("a", result=result())
     recipe = json.loads((folder / record.RECIPE).read_text())
     (folder / record.RECIPE).write_text(json.dumps({**recipe, "withdrawn": 1}))
     assert row(compare.table([folder], width=400), 1)[5:7] == ["-", "97.12%"]
 
 
-def test_a_figure_that_is_no_number_is_refused(made: Maker) -> None:
-    """A result that somebody edited is named, with the key and what stands there."""
-    with pytest.raises(RunError, match=r"result\.json: accuracy: expected a number, found 'high'"):
+def test_a_metric_that_is_not_a_number_is_refused(made: Maker) -> None:
+    """The error names the file, the key and the value."""
+    with pytest.raises(RunError, match=r"result\.json: accuracy: .*'high'"):
         compare.table([made("a", result={"validation": {"accuracy": "high"}})])
 
 
-def test_a_path_that_is_no_run_is_named(made: Maker, tmp_path: Path) -> None:
-    """One bad path among good ones is refused by its name."""
-    with pytest.raises(RunError, match=f"{tmp_path / 'none'}: this is no run's folder"):
+def test_a_path_that_is_not_a_run_is_named(made: Maker, tmp_path: Path) -> None:
+    """The error names the one path that is wrong."""
+    with pytest.raises(RunError, match=f"{tmp_path / 'none'}: not a run"):
         compare.table([made("a"), tmp_path / "none"])

@@ -1,4 +1,4 @@
-"""The pictures: what they show is what they were given, and the files are of a readable size."""
+"""The plots show the data that they were given, in files of a readable size."""
 
 import itertools
 import struct
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from training.errors import RunError
-from training.evaluation.metrics import metrics
-from training.runs import pictures
+from training.evaluation.metrics import Mistake, metrics
+from training.runs import mistakes, plots
 
 NAMES = ["cat", "dog"]
 
@@ -36,8 +36,8 @@ def epochs(*losses: float, validation: bool = True, **more: Any) -> list[dict[st
     ]
 
 
-def predictions(count: int, classes: int = 2, seed: int = 0) -> tuple[pictures.Floats, pictures.Labels]:
-    """Made-up probabilities (count, classes) and labels (count) that agree more often than not."""
+def predictions(count: int, classes: int = 2, seed: int = 0) -> tuple[plots.Floats, plots.Labels]:
+    """Made-up probabilities (count, classes) and labels (count) that mostly agree."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, classes, count)
     logits = draw.normal(size=(count, classes)) + 2 * np.eye(classes)[labels]
@@ -49,8 +49,8 @@ def texts(axes: Axes) -> list[str]:
 
 
 def legend(axes: Axes) -> list[str]:
-    found = axes.get_legend()
-    return [text.get_text() for text in found.get_texts()] if found else []
+    box = axes.get_legend()
+    return [text.get_text() for text in box.get_texts()] if box else []
 
 
 def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -76,9 +76,9 @@ def gaps(axes: Axes) -> float:
 
 
 def test_the_curves_are_those_of_the_history() -> None:
-    """Both panels hold training and validation, point by point, under axes with names and units."""
+    """Both panels show training and validation, point by point, on axes with names and units."""
     history = epochs(0.8, 0.4, 0.6)
-    loss, accuracy = pictures.curves_figure(history).axes
+    loss, accuracy = plots.learning_curves(history).axes
     assert lines(loss)["training"] == [(epoch["epoch"], epoch["loss"]) for epoch in history]
     assert lines(loss)["validation"] == [(1, 0.8), (2, 0.4), (3, 0.6)]
     assert lines(accuracy)["validation"] == [(epoch["epoch"], epoch["validation_accuracy"]) for epoch in history]
@@ -88,36 +88,36 @@ def test_the_curves_are_those_of_the_history() -> None:
 
 
 def test_the_best_epoch_is_marked_in_both_panels() -> None:
-    """The star stands on the epoch of the lowest validation loss, and the legend tells its figures."""
-    loss, accuracy = pictures.curves_figure(epochs(0.8, 0.4, 0.6)).axes
+    """A star marks the epoch of the lowest validation loss, and the legend has its values."""
+    loss, accuracy = plots.learning_curves(epochs(0.8, 0.4, 0.6)).axes
     assert lines(loss)["lowest validation loss: epoch 2, 0.4000"] == [(2, 0.4)]
     assert lines(accuracy)["lowest validation loss: epoch 2, 80.00%"] == [(2, 0.8)]
 
 
 def test_a_training_without_validation_has_its_own_curve_only() -> None:
-    """Neither a validation curve nor a best epoch is made up for a refit."""
-    for axes in pictures.curves_figure(epochs(0.8, 0.4, validation=False)).axes:
+    """A refit has neither a validation curve nor a best epoch."""
+    for axes in plots.learning_curves(epochs(0.8, 0.4, validation=False)).axes:
         assert legend(axes) == ["training"]
 
 
 def test_resolutions_are_named_where_they_change() -> None:
-    """Each resolution once, at the epoch that began with it; none where there is but one."""
+    """Each resolution stands once, at its first epoch; a single resolution is not named."""
     history = [*epochs(0.8, 0.7, resolution=128), {**epochs(0.6)[0], "epoch": 3, "resolution": 224}]
-    loss = pictures.curves_figure(history).axes[0]
+    loss = plots.learning_curves(history).axes[0]
     assert [(text.get_text(), text.get_position()[0]) for text in loss.texts] == [("128 px", 0.5), ("224 px", 2.5)]
-    assert not texts(pictures.curves_figure(epochs(0.8, 0.7, resolution=128)).axes[0])
+    assert not texts(plots.learning_curves(epochs(0.8, 0.7, resolution=128)).axes[0])
 
 
 @pytest.mark.parametrize(("losses", "scale"), [((2.0, 0.11), "log"), ((0.8, 0.4), "linear"), ((2.0, 0.1), "linear")])
-def test_losses_far_apart_stand_on_a_logarithmic_axis(losses: tuple[float, ...], scale: str) -> None:
+def test_losses_far_apart_have_a_logarithmic_axis(losses: tuple[float, ...], scale: str) -> None:
     """A loss that falls a hundredfold is readable at both ends; one that reaches 0 has no logarithm."""
-    assert pictures.curves_figure(epochs(*losses)).axes[0].get_yscale() == scale
+    assert plots.learning_curves(epochs(*losses)).axes[0].get_yscale() == scale
 
 
 def test_a_cell_holds_its_count_and_the_share_of_its_row() -> None:
-    """Worked out by hand: three cats, one of them read as a dog; four dogs, all read as dogs."""
+    """Counted by hand: three cats, one of them predicted as a dog; four dogs, all predicted as dogs."""
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0, 1], [0, 1], [0, 1], [0.1, 0.9]])
-    (axes,) = pictures.confusion_figure(probs, np.array([0, 0, 0, 1, 1, 1, 1]), NAMES).axes
+    (axes,) = plots.confusion_matrix(probs, np.array([0, 0, 0, 1, 1, 1, 1]), NAMES).axes
     cells = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
     assert cells == {(0, 0): "2\n66.7%", (1, 0): "1\n33.3%", (0, 1): "0", (1, 1): "4\n100.0%"}
     assert axes.get_title() == "6 of 7 correct (85.71%)"
@@ -128,7 +128,7 @@ def test_a_cell_holds_its_count_and_the_share_of_its_row() -> None:
 def test_the_counts_are_those_of_a_slow_count() -> None:
     """Over ten classes every cell equals a count example by example."""
     probs, labels = predictions(500, 10)
-    (axes,) = pictures.confusion_figure(probs, labels, list("abcdefghij")).axes
+    (axes,) = plots.confusion_matrix(probs, labels, list("abcdefghij")).axes
     expected = np.zeros((10, 10), int)
     for row, label in zip(probs, labels, strict=True):
         expected[label, row.argmax()] += 1
@@ -138,15 +138,15 @@ def test_the_counts_are_those_of_a_slow_count() -> None:
 
 
 def test_a_class_without_examples_has_no_shares() -> None:
-    """A label that does not occur has a row of zeros and divides nothing by zero."""
-    (axes,) = pictures.confusion_figure(np.array([[0.9, 0.1]]), np.array([0]), NAMES).axes
+    """A label that does not occur has a row of zeros, without a division by zero."""
+    (axes,) = plots.confusion_matrix(np.array([[0.9, 0.1]]), np.array([0]), NAMES).axes
     assert texts(axes) == ["1\n100.0%", "0", "0", "0"]
 
 
 def test_many_classes_are_shown_by_colour_alone() -> None:
-    """Where no number fits into a cell there is none, and every label keeps its tick."""
+    """Cells that are too small for a number have none, and every label keeps its tick."""
     probs, labels = predictions(300, 37)
-    (axes,) = pictures.confusion_figure(probs, labels, [f"breed {number}" for number in range(37)]).axes
+    (axes,) = plots.confusion_matrix(probs, labels, [f"breed {number}" for number in range(37)]).axes
     assert not axes.texts
     assert len(axes.get_yticklabels()) == 37
 
@@ -155,7 +155,7 @@ def test_many_classes_are_shown_by_colour_alone() -> None:
 def test_numbers_stand_out_from_their_cells(classes: int) -> None:
     """The luminance of each number and of its cell are at least 0.3 apart, zeros in white cells aside."""
     probs, labels = predictions(400, classes)
-    (axes,) = pictures.confusion_figure(probs, labels, [str(number) for number in range(classes)]).axes
+    (axes,) = plots.confusion_matrix(probs, labels, [str(number) for number in range(classes)]).axes
     cells = np.asarray(axes.images[0].get_array())
     for text in axes.texts:
         column, row = text.get_position()
@@ -164,30 +164,30 @@ def test_numbers_stand_out_from_their_cells(classes: int) -> None:
         assert abs(luminance - ink) > 0.3
 
 
-def test_the_titles_tell_the_calibration_error() -> None:
-    """Before and after have the error that `evaluate` computes, and n."""
+def test_the_titles_have_the_calibration_error() -> None:
+    """The titles before and after calibration have the error that `metrics` computes, and n."""
     (probs, labels), sharper = predictions(1000), predictions(1000)[0] ** 4
     sharper /= sharper.sum(axis=1, keepdims=True)
-    axes = pictures.reliability_figure(sharper, probs, labels).axes
+    axes = plots.reliability_diagram(sharper, probs, labels).axes
     for panel, shown, title in ((axes[0], sharper, "Before"), (axes[1], probs, "After")):
         ece = metrics(shown.astype(np.float32), torch.from_numpy(labels)).ece
         assert panel.get_title() == f"{title} calibration: ECE {ece:.4f}, n = 1,000"
 
 
 def test_the_gaps_of_the_bins_are_the_calibration_error() -> None:
-    """With one example in each bin, the mean of the hatched heights is the error: the bins are `evaluate`'s."""
+    """With one example in each bin, the mean of the hatched heights is that of `metrics`: the bins are the same."""
     confidence = (np.arange(8, 15) + 0.5) / 15
     probs = np.stack([confidence, 1 - confidence], axis=1)
     labels = np.array([0, 1, 0, 0, 1, 0, 0])
-    panel = pictures.reliability_figure(probs, probs, labels).axes[0]
+    panel = plots.reliability_diagram(probs, probs, labels).axes[0]
     ece = metrics(probs.astype(np.float32), torch.from_numpy(labels)).ece
     assert gaps(panel) / 7 == pytest.approx(ece, abs=1e-6)
 
 
-def test_over_and_underconfidence_are_told_apart() -> None:
-    """A wrong answer at 0.9 hatches its bin as overconfident up to 0.9, a right one at 0.6 as underconfident."""
+def test_over_and_underconfidence_have_different_colours() -> None:
+    """A wrong prediction at 0.9 hatches its bin as overconfident up to 0.9, a right one at 0.6 as underconfident."""
     probs = np.array([[0.9, 0.1], [0.6, 0.4]])
-    panel = pictures.reliability_figure(probs, probs, np.array([1, 0])).axes[0]
+    panel = plots.reliability_diagram(probs, probs, np.array([1, 0])).axes[0]
     bars = [patch for patch in panel.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     over, under = sorted(bars, key=lambda bar: bar.get_y())
     assert (over.get_y(), over.get_height()) == pytest.approx((0, 0.9))
@@ -196,18 +196,18 @@ def test_over_and_underconfidence_are_told_apart() -> None:
 
 
 def test_full_confidence_is_in_the_last_bin() -> None:
-    """A confidence of exactly 1 falls into the bin up to 1, in diagram and histogram."""
+    """A confidence of exactly 1 is in the bin up to 1, in diagram and histogram."""
     probs = np.array([[1.0, 0.0], [0.0, 1.0]])
-    axes = pictures.reliability_figure(probs, probs, np.array([0, 1])).axes
+    axes = plots.reliability_diagram(probs, probs, np.array([0, 1])).axes
     (last,) = [patch for patch in axes[2].patches if isinstance(patch, Rectangle) and patch.get_height() > 0]
     assert (last.get_x(), last.get_height()) == pytest.approx((14 / 15, 1))
     assert gaps(axes[0]) == 0
 
 
 def test_a_filter_is_scaled_by_its_largest_magnitude() -> None:
-    """0 is the middle grey in every filter, the largest weight white or black, whatever the others' size."""
+    """In every filter 0 is mid-grey and the largest weight white or black, however large the other filters are."""
     weights = np.array([[[[0.0, 1.0], [-2.0, 0.5]]], [[[0.01, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
-    tiles = pictures.filter_tiles(weights)
+    tiles = plots.filter_tiles(weights)
     assert tiles.shape == (3, 2, 2, 3)
     np.testing.assert_allclose(tiles[0, ..., 0], [[0.5, 0.75], [0.0, 0.625]])
     np.testing.assert_allclose(tiles[1, ..., 0], [[1.0, 0.5], [0.5, 0.5]])
@@ -218,7 +218,7 @@ def test_filters_over_colours_are_coloured() -> None:
     """Three input channels become red, green and blue, in this order, under one scale."""
     weights = np.zeros((1, 3, 1, 2))
     weights[0, :, 0, 1] = [1.0, 0.5, -1.0]
-    np.testing.assert_allclose(pictures.filter_tiles(weights)[0, 0], [[0.5, 0.5, 0.5], [1.0, 0.75, 0.0]])
+    np.testing.assert_allclose(plots.filter_tiles(weights)[0, 0], [[0.5, 0.5, 0.5], [1.0, 0.75, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -230,105 +230,94 @@ def test_filters_over_colours_are_coloured() -> None:
     ],
 )
 def test_every_filter_has_its_tile(shape: tuple[int, ...], tiles: int, title: str) -> None:
-    """Each tile's pixels are in the picture, between white lines, and the title tells the layer's shape."""
+    """The pixels of each tile are in the image, between white lines, and the title has the layer's shape."""
     weights = np.random.default_rng(0).normal(size=shape)
-    (axes,) = pictures.filters_figure(weights).axes
-    picture = np.asarray(axes.images[0].get_array())
+    (axes,) = plots.filters(weights).axes
+    image = np.asarray(axes.images[0].get_array())
     height, width = shape[2] + 1, shape[3] + 1
-    np.testing.assert_array_equal(picture[1:height, 1:width], pictures.filter_tiles(weights)[0])
-    assert (picture[0] == 1).all()
+    np.testing.assert_array_equal(image[1:height, 1:width], plots.filter_tiles(weights)[0])
+    assert (image[0] == 1).all()
     white = sum(
-        bool((picture[top : top + height - 1, left : left + width - 1] == 1).all())
+        bool((image[top : top + height - 1, left : left + width - 1] == 1).all())
         for top, left in itertools.product(
-            range(1, picture.shape[0], height),
-            range(1, picture.shape[1], width),
+            range(1, image.shape[0], height),
+            range(1, image.shape[1], width),
         )
     )
-    assert (picture.shape[0] // height) * (picture.shape[1] // width) - white == tiles
+    assert (image.shape[0] // height) * (image.shape[1] // width) - white == tiles
     assert axes.get_title().startswith(f"{title}\n")
 
 
-def test_the_most_confident_mistakes_come_first_and_correct_examples_not_at_all() -> None:
-    """Panels stand in the order of confidence, each with its own pixels, label, prediction and confidence."""
-    shown = np.stack([np.full((4, 6, 1), value, np.uint8) for value in (10, 20, 30, 40)])
-    truth, predicted = np.array([0, 1, 0, 1]), np.array([1, 0, 0, 0])
-    figure = pictures.mistakes_figure(shown, truth, predicted, np.array([0.6, 0.7, 0.99, 0.95]), NAMES)
-    panels = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in panels] == [
-        "dog, read as cat\n95.00%",
-        "dog, read as cat\n70.00%",
-        "cat, read as dog\n60.00%",
+def test_the_images_of_mistakes_stand_in_their_order() -> None:
+    """Panels stand in the order of the mistakes, each with its own pixels, label, prediction and probability."""
+    images = np.stack([np.full((4, 6, 1), value, np.uint8) for value in (10, 20, 30, 40)])
+    wrong = [Mistake(3, 1, 0, 0.95), Mistake(1, 1, 0, 0.7), Mistake(0, 0, 1, 0.6)]
+    figure = mistakes.image_figure(images, wrong, NAMES)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "dog, predicted cat\n95.00%",
+        "dog, predicted cat\n70.00%",
+        "cat, predicted dog\n60.00%",
     ]
-    for axes, value in zip(panels, (40, 20, 10), strict=True):
+    for axes, value in zip(figure.axes, (40, 20, 10), strict=True):
         np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), np.full((4, 6), value))
     assert figure.get_suptitle() == "3 mistakes"
 
 
-def test_no_more_mistakes_are_shown_than_asked_for() -> None:
-    """Of many mistakes the title tells how many there are."""
-    shown = np.zeros((30, 4, 4, 3), np.uint8)
-    figure = pictures.mistakes_figure(shown, np.zeros(30, int), np.ones(30, int), np.full(30, 0.5), NAMES, most=7)
-    assert len([axes for axes in figure.axes if axes.images]) == 7
-    assert figure.get_suptitle() == "The 7 most confident of 30 mistakes"
+def test_no_more_mistakes_are_shown_than_the_limit() -> None:
+    """If there are more, the title has their number."""
+    wrong = [Mistake(place, 0, 1, 0.5) for place in range(30)]
+    figure = mistakes.image_figure(np.zeros((30, 4, 4, 3), np.uint8), wrong, NAMES)
+    assert len(figure.axes) == mistakes.MAX_SHOWN
+    assert figure.get_suptitle() == f"The {mistakes.MAX_SHOWN} most confident of 30 mistakes"
 
 
-def test_a_model_without_a_mistake_has_a_picture_that_says_so() -> None:
-    """The title stands over no panels."""
-    figure = pictures.mistakes_figure(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, int), np.zeros(3, int), [], NAMES)  # type: ignore[arg-type]
-    assert figure.get_suptitle() == "No mistake in 3 examples"
-    assert not [axes for axes in figure.axes if axes.images]
+def test_a_model_without_mistakes_has_a_figure_that_says_so() -> None:
+    """The title has the number of examples and stands over no panels."""
+    figure = mistakes.image_figure(np.zeros((3, 4, 4, 1), np.uint8), [], NAMES)
+    assert figure.get_suptitle() == "No mistakes in 3 examples"
+    assert not figure.axes
 
 
-def test_mistaken_texts_are_whole_and_shown_as_they_stand(tmp_path: Path) -> None:
-    """Every word is in the file, in lines of at most 104 characters, indented so that markup in them is no markup."""
+def test_mistaken_texts_are_complete_and_unchanged() -> None:
+    """Every word is on the page, in lines of at most 104 characters, indented so that markup in them has no effect."""
     long = "<b>good</b> *not* " * 40
-    path = tmp_path / "mistakes.md"
-    names = ["negative", "positive"]
-    confidence = np.array([0.7, 0.9, 0.99, 0.8])
-    pictures.mistaken_texts(
-        [long, "# bad\n\n- really", "right", ""],
-        np.array([0, 1, 0, 0]),
-        np.array([1, 0, 0, 1]),
-        confidence,
-        names,
-        path,
-    )
-    content = path.read_text()
-    headings = [line for line in content.splitlines() if line.startswith("#")]
+    wrong = [Mistake(1, 1, 0, 0.9), Mistake(3, 0, 1, 0.8), Mistake(0, 0, 1, 0.7)]
+    page = mistakes.text_page([long, "# bad\n\n- really", "right", ""], wrong, ["negative", "positive"])
+    headings = [line for line in page.splitlines() if line.startswith("#")]
     assert headings == [
         "# 3 mistakes",
-        "## 1. positive, read as negative (90.00%)",
-        "## 2. negative, read as positive (80.00%)",
-        "## 3. negative, read as positive (70.00%)",
+        "## 1. positive, predicted negative (90.00%)",
+        "## 2. negative, predicted positive (80.00%)",
+        "## 3. negative, predicted positive (70.00%)",
     ]
-    block = [line for line in content.splitlines() if line.startswith("    ")]
+    block = [line for line in page.splitlines() if line.startswith("    ")]
     assert " ".join(line.strip() for line in block) == f"# bad  - really (empty) {long.strip()}"
     assert max(map(len, block)) <= 104
 
 
-Draw = Callable[[Path, int], None]
+Draw = Callable[[int], Figure]
 
 
-def _draw_curves(path: Path, seed: int) -> None:
-    pictures.curves(epochs(0.8, 0.4 + seed / 10), path)
+def _draw_curves(seed: int) -> Figure:
+    return plots.learning_curves(epochs(0.8, 0.4 + seed / 10))
 
 
-def _draw_confusion(path: Path, seed: int) -> None:
-    pictures.confusion(*predictions(100, 10, seed), list("abcdefghij"), path)
+def _draw_confusion(seed: int) -> Figure:
+    return plots.confusion_matrix(*predictions(100, 10, seed), list("abcdefghij"))
 
 
-def _draw_reliability(path: Path, seed: int) -> None:
+def _draw_reliability(seed: int) -> Figure:
     probs, labels = predictions(100, seed=seed)
-    pictures.reliability(probs, probs, labels, path)
+    return plots.reliability_diagram(probs, probs, labels)
 
 
-def _draw_filters(path: Path, seed: int) -> None:
-    pictures.filters(np.random.default_rng(seed).normal(size=(16, 1, 5, 5)), path)
+def _draw_filters(seed: int) -> Figure:
+    return plots.filters(np.random.default_rng(seed).normal(size=(16, 1, 5, 5)))
 
 
-def _draw_mistakes(path: Path, seed: int) -> None:
-    shown = np.random.default_rng(seed).integers(0, 256, (8, 28, 28, 3), dtype=np.uint8)
-    pictures.mistakes(shown, np.zeros(8, int), np.ones(8, int), np.full(8, 0.9), NAMES, path)
+def _draw_mistakes(seed: int) -> Figure:
+    images = np.random.default_rng(seed).integers(0, 256, (8, 28, 28, 3), dtype=np.uint8)
+    return mistakes.image_figure(images, [Mistake(place, 0, 1, 0.9) for place in range(8)], NAMES)
 
 
 DRAWN = [_draw_curves, _draw_confusion, _draw_reliability, _draw_filters, _draw_mistakes]
@@ -336,49 +325,32 @@ DRAWN = [_draw_curves, _draw_confusion, _draw_reliability, _draw_filters, _draw_
 
 @pytest.mark.parametrize("draw", DRAWN)
 def test_a_file_is_readable_and_depends_on_the_data(draw: Draw, tmp_path: Path) -> None:
-    """A PNG between 300 and 2000 pixels a side; other data give another picture, the same data the same bytes."""
+    """A PNG of 300 to 2000 pixels on each side; other data give another image, the same data the same bytes."""
     for name, seed in (("a", 0), ("b", 1), ("c", 0)):
-        draw(tmp_path / name, seed)
+        plots.save(draw(seed), tmp_path / name)
     assert all(300 <= side <= 2000 for side in size_px(tmp_path / "a"))
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() == (tmp_path / "c").read_bytes()
 
 
-@pytest.mark.parametrize("draw", DRAWN)
-def test_a_file_that_cannot_be_written_is_refused(draw: Draw, tmp_path: Path) -> None:
-    """A folder that is not there is a RunError that names the file."""
-    with pytest.raises(RunError, match=r"gone/picture\.png: cannot be written"):
-        draw(tmp_path / "gone" / "picture.png", 0)
-
-
 @pytest.mark.parametrize("names", [["$5", "1$"], ["漢字", "🐕"], ["american pit bull terrier " * 3, "b"]])
 def test_any_label_can_be_drawn(names: list[str], tmp_path: Path) -> None:
-    """Dollar signs are no mathematics, unknown letters no warning, and a long label is not cut off."""
-    probs, labels = predictions(50)
-    pictures.confusion(probs, labels, names, tmp_path / "confusion.png")
-    shown = np.zeros((50, 8, 8, 1), np.uint8)
-    pictures.mistakes(shown, labels, 1 - labels, probs.max(axis=1), names, tmp_path / "mistakes.png")
-    (axes,) = pictures.confusion_figure(probs, labels, names).axes
-    assert axes.get_xticklabels()[0].get_text().replace("\\", "").split() == names[0].split()
+    """Dollar signs start no mathematics, unknown letters cause no warning, and a long label is not cut off."""
+    figure = plots.confusion_matrix(*predictions(50), names)
+    plots.save(figure, tmp_path / "confusion.png")
+    wrong = [Mistake(0, 0, 1, 0.9), Mistake(1, 1, 0, 0.8)]
+    plots.save(mistakes.image_figure(np.zeros((2, 8, 8, 1), np.uint8), wrong, names), tmp_path / "mistakes.png")
+    assert figure.axes[0].get_xticklabels()[0].get_text().replace("\\", "").split() == names[0].split()
 
 
-def test_nothing_of_a_label_is_cut_off(tmp_path: Path) -> None:
-    """A longer label makes the picture wider, by what its lines of up to 28 letters need."""
-    probs, labels = predictions(50)
+def test_no_part_of_a_label_is_cut_off(tmp_path: Path) -> None:
+    """A longer label makes the image wider, by the width of its lines of up to 28 letters."""
     for name in ("short", "a label of many letters " * 3):
-        pictures.confusion(probs, labels, [name, "b"], tmp_path / f"{len(name)}.png")
+        plots.save(plots.confusion_matrix(*predictions(50), [name, "b"]), tmp_path / f"{len(name)}.png")
     short, long = (size_px(tmp_path / f"{length}.png")[0] for length in (5, 72))
     assert long > short + 100
 
 
-def test_no_window_and_no_global_state_is_made() -> None:
-    """No figure is known to pyplot, where those of a long training would pile up."""
-    probs, labels = predictions(20)
-    figures = [
-        pictures.curves_figure(epochs(0.5)),
-        pictures.confusion_figure(probs, labels, NAMES),
-        pictures.reliability_figure(probs, probs, labels),
-        pictures.filters_figure(np.ones((2, 1, 3, 3))),
-        pictures.mistakes_figure(np.zeros((20, 4, 4, 1), np.uint8), labels, 1 - labels, probs.max(axis=1), NAMES),
-    ]
-    assert [figure.canvas.manager for figure in figures] == [None] * 5
+def test_figures_open_no_window_and_are_not_kept() -> None:
+    """No figure is known to pyplot, which would keep the figures of a long training in memory."""
+    assert [draw(0).canvas.manager for draw in DRAWN] == [None] * 5

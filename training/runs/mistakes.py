@@ -1,0 +1,61 @@
+"""The most confident mistakes on a split, the most confident first: images as a figure, texts as a Markdown page."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from training.evaluation.metrics import Mistake
+from training.runs.plots import plain
+
+MAX_SHOWN: Final = 24
+
+
+def image_figure(images: npt.NDArray[np.uint8], mistakes: Sequence[Mistake], names: Sequence[str]) -> Figure:
+    """The most confident mistakes among images, uint8 (N, H, W, C) with C of 1 or 3, at most `MAX_SHOWN`.
+
+    Above each are its label, the prediction and its probability. `mistakes` are sorted, the most confident first.
+    """
+    shown = mistakes[:MAX_SHOWN]
+    titles = [_caption(mistake, names) for mistake in shown]
+    columns = min(6, max(len(shown), 1))
+    rows = math.ceil(len(shown) / columns)
+    height = 1.9 + 0.17 * max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(figsize=(columns * 1.9, rows * height + 0.5), layout="constrained")
+    figure.suptitle(_title(len(mistakes), len(images)))
+    for number, (mistake, title) in enumerate(zip(shown, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.set_axis_off()
+        image = images[mistake.index]
+        axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def text_page(texts: Sequence[str], mistakes: Sequence[Mistake], names: Sequence[str]) -> str:
+    """The most confident mistakes among N texts in Markdown, at most `MAX_SHOWN`, each text in full."""
+    parts = [f"# {_title(len(mistakes), len(texts))}"]
+    for number, mistake in enumerate(mistakes[:MAX_SHOWN], start=1):
+        heading = f"{names[mistake.label]}, predicted {names[mistake.prediction]} ({mistake.probability:.2%})"
+        # Markdown shows a block that is indented by four spaces unchanged, whatever markup the text holds.
+        block = textwrap.fill(texts[mistake.index], 100, initial_indent="    ", subsequent_indent="    ")
+        parts.append(f"## {number}. {heading}\n\n{block or '    (empty)'}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(mistakes: int, examples: int) -> str:
+    """The heading over the mistakes that are shown among `examples`."""
+    if not mistakes:
+        return f"No mistakes in {examples:,} examples"
+    if mistakes > MAX_SHOWN:
+        return f"The {MAX_SHOWN} most confident of {mistakes:,} mistakes"
+    return f"{mistakes} mistake{'' if mistakes == 1 else 's'}"
+
+
+def _caption(mistake: Mistake, names: Sequence[str]) -> str:
+    lines = textwrap.wrap(f"{names[mistake.label]}, predicted {names[mistake.prediction]}", 22)
+    return plain("\n".join([*lines, f"{mistake.probability:.2%}"]))

@@ -1,0 +1,286 @@
+"""The figures of a training run. Each function builds one; `save` writes it as a PNG file.
+
+Figures are made without pyplot, so that no window opens and none of them stays in memory. Probabilities are float
+(N, classes), labels are int (N).
+"""
+
+import math
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from training.evaluation.metrics import expected_calibration_error
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
+Pixels = npt.NDArray[np.uint8]
+History = Sequence[Mapping[str, Any]]
+
+DPI: Final = 120
+
+_BINS: Final = 15  # as in training.evaluation.metrics, after Guo et al. (2017), section 2
+_TRAINING, _VALIDATION, _MARK = "#4878a8", "#d1661f", "#555555"
+_OVER, _UNDER = "#e39a8f", "#a9c8e4"
+_ANNOTATED: Final = 20  # classes up to which a number fits into a cell of the confusion matrix
+_LOG_RATIO: Final = 20  # of the largest loss to the smallest, above which the axis is logarithmic
+_CHANNELS: Final = 8  # shown of each filter over an input that is not an image
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a label in a script that the font lacks shows boxes
+        figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+
+
+def learning_curves(history: History, loss: str = "cross-entropy (nats)") -> Figure:
+    """Loss and accuracy of training and validation over the epochs; a star marks the lowest validation loss.
+
+    Args:
+        history: one mapping for each epoch: epoch, loss, accuracy, validation_loss, validation_accuracy (the last two
+            None or absent without a validation split) and, where it changes, resolution in pixels. Accuracy is a
+            share of 1.
+        loss: the name of the loss, with its unit.
+    """
+    assert history
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, key in ((left, "loss"), (right, "accuracy")):
+        _curve(axes, history, key, "training", _TRAINING)
+        _curve(axes, history, f"validation_{key}", "validation", _VALIDATION)
+        _mark_best(axes, history, key)
+        _mark_resolutions(axes, history)
+        axes.set_title(key.capitalize(), pad=16)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylabel(loss)
+    right.set_ylabel("accuracy (% of examples)")
+    right.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    _scale_loss(left, history)
+    return figure
+
+
+def _curve(axes: Axes, history: History, key: str, name: str, colour: str) -> None:
+    points = [(epoch["epoch"], epoch[key]) for epoch in history if epoch.get(key) is not None]
+    if points:
+        marker = "o" if len(points) <= 40 else ""  # noqa: PLR2004 -- more dots would touch
+        axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, markersize=4)
+
+
+def _mark_best(axes: Axes, history: History, key: str) -> None:
+    scored = [epoch for epoch in history if epoch.get("validation_loss") is not None]
+    if not scored:
+        return
+    best = min(scored, key=lambda epoch: float(epoch["validation_loss"]))
+    value = best[f"validation_{key}"]
+    shown = f"{value:.4f}" if key == "loss" else f"{value:.2%}"
+    axes.axvline(best["epoch"], color=_MARK, linestyle=":", linewidth=1.2)
+    label = f"lowest validation loss: epoch {best['epoch']}, {shown}"
+    axes.plot(best["epoch"], value, "*", color=_MARK, markersize=12, linestyle="", label=label)
+
+
+def _mark_resolutions(axes: Axes, history: History) -> None:
+    """Name each resolution where it starts, if there are several: the curves may jump there."""
+    sides = [epoch.get("resolution") for epoch in history]
+    if len(set(sides)) == 1:
+        return
+    for before, side, epoch in zip([None, *sides], sides, history, strict=False):
+        if side is not None and side != before:
+            start = epoch["epoch"] - 0.5
+            axes.axvline(start, color=_MARK, alpha=0.4, linewidth=0.8)
+            axes.text(start, 1.01, f"{side} px", transform=axes.get_xaxis_transform(), fontsize=8, color=_MARK)
+
+
+def _scale_loss(axes: Axes, history: History) -> None:
+    losses = [epoch[key] for epoch in history for key in ("loss", "validation_loss") if epoch.get(key) is not None]
+    if min(losses) > 0 and max(losses) / min(losses) > _LOG_RATIO:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
+    """How often each label (row) was predicted as each (column): counts and shares of the row, (classes, classes).
+
+    Correct predictions are blue, wrong ones red on a scale of their own, so that a rare confusion shows beside a full
+    diagonal.
+    """
+    places = np.asarray(labels, np.int64) * len(names) + np.asarray(probabilities).argmax(axis=1)
+    counts = np.bincount(places, minlength=len(names) ** 2).reshape(len(names), len(names))
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    colours = _confusion_colours(shares)
+    small = len(names) > _ANNOTATED
+    side = len(names) * (0.34 if small else 0.75) + 1.5 / len(names)
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))  # the labels are outside of it; `save` makes the image large enough
+    axes.imshow(colours, aspect="equal")
+    _name_cells(axes, names, totals)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    right, n = int(np.trace(counts)), int(totals.sum())
+    axes.set_title(f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})")
+    if not small:
+        _annotate(axes, counts, shares, colours)
+    return figure
+
+
+def _name_cells(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64]) -> None:
+    """Labels beside rows and columns, with the number of examples in each row, and white lines between the cells."""
+    small = len(names) > _ANNOTATED
+    ticks = [plain(textwrap.fill(name, 28)) for name in names]
+    rows = [f"{tick}  (n = {n:,})" for tick, n in zip(ticks, totals.tolist(), strict=True)]
+    axes.set_xticks(range(len(names)), ticks, fontsize=8 if small else 10)
+    axes.set_yticks(range(len(names)), rows, fontsize=8 if small else 10)
+    if max(map(len, names)) > (2 if small else 9):  # characters in the width of a cell
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=45, ha="right", va="top", rotation_mode="anchor")
+    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+
+
+def _confusion_colours(shares: Floats) -> Floats:
+    """RGB in [0, 1], (classes, classes, 3): white at no share, blue on the diagonal, red beside it."""
+    correct = np.eye(len(shares)) > 0
+    largest = max(float(shares[~correct].max()), 1e-9)
+    blue, red = 1 - np.array([0.13, 0.34, 0.60]), 1 - np.array([0.75, 0.22, 0.17])
+    strength = np.where(correct, 0.9 * shares, 0.6 * shares / largest)
+    colours: Floats = 1 - strength[..., None] * np.where(correct[..., None], blue, red)
+    return colours
+
+
+def _annotate(axes: Axes, counts: npt.NDArray[np.int64], shares: Floats, colours: Floats) -> None:
+    size = 9 if len(counts) > 5 else 12  # noqa: PLR2004 -- cells of few classes are larger
+    luminance = colours @ np.array([0.299, 0.587, 0.114])
+    for row, column in np.ndindex(*counts.shape):
+        count = int(counts[row, column])
+        text = f"{count:,}\n{shares[row, column]:.1%}" if count else "0"
+        colour = "white" if luminance[row, column] < 0.55 else "black" if count else "#aaaaaa"  # noqa: PLR2004
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def reliability_diagram(before: Floats, after: Floats, labels: Labels) -> Figure:
+    """Accuracy against confidence in 15 bins, before and after calibration, over histograms of the confidence.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), figure 1. Hatched is the gap between a bin's
+    accuracy and its mean confidence; the calibration error in the title is the mean gap, weighted by the histogram.
+    """
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    grid = figure.subplots(2, 2, sharex="col", sharey="row", height_ratios=(3, 1.2))
+    for column, (title, probs) in enumerate((("Before calibration", before), ("After calibration", after))):
+        confidence = np.asarray(probs).max(axis=1)
+        correct = np.asarray(probs).argmax(axis=1) == np.asarray(labels)
+        ece = expected_calibration_error(confidence, correct)
+        _reliability(grid[0, column], confidence, correct)
+        _histogram(grid[1, column], confidence, float(correct.mean()))
+        grid[0, column].set_title(f"{title}: ECE {ece:.4f}, n = {len(confidence):,}")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    grid[0, 0].set_ylabel("accuracy")
+    grid[1, 0].set_ylabel("share of examples (%)")
+    return figure
+
+
+def _reliability(axes: Axes, confidence: Floats, correct: npt.NDArray[np.bool_]) -> None:
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    filled = np.unique(bins)
+    accuracy = np.array([correct[bins == place].mean() for place in filled])
+    mean = np.array([confidence[bins == place].mean() for place in filled])
+    width = 1 / _BINS
+    axes.bar(filled / _BINS, accuracy, width, align="edge", color=_TRAINING, edgecolor="white", label="accuracy")
+    for label, colour, gap in (
+        ("overconfident: accuracy is below the mean confidence", _OVER, mean - accuracy),
+        ("underconfident: accuracy is above the mean confidence", _UNDER, accuracy - mean),
+    ):
+        chosen = gap > 0
+        axes.bar(
+            filled[chosen] / _BINS,
+            gap[chosen],
+            width,
+            bottom=np.minimum(mean, accuracy)[chosen],
+            align="edge",
+            color=colour,
+            edgecolor="white",
+            hatch="//",
+            label=label,
+        )
+    axes.plot([0, 1], [0, 1], color=_MARK, linestyle="--", linewidth=1, label="perfect calibration")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _histogram(axes: Axes, confidence: Floats, accuracy: float) -> None:
+    share = np.full(len(confidence), 1 / len(confidence))
+    axes.hist(confidence, bins=_BINS, range=(0, 1), weights=share, color=_TRAINING, edgecolor="white")
+    mean = float(confidence.mean())
+    axes.axvline(mean, color=_VALIDATION, label=f"mean confidence {mean:.2%}")
+    axes.axvline(accuracy, color=_MARK, linestyle="--", label=f"accuracy {accuracy:.2%}")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    axes.set_xlabel("confidence")
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left")
+
+
+def filters(weights: Floats) -> Figure:
+    """The filters (O, I, kh, kw) of a first layer as tiles, row by row: in colour where I is 3, else in grey.
+
+    Each filter is divided by its largest magnitude; a weight of 0 is mid-grey. Where I is neither 1 nor 3, a row is a
+    filter and its tiles are the first eight input channels.
+    """
+    tiles = filter_tiles(weights)
+    count, channels, height, width = np.shape(weights)
+    columns = math.ceil(math.sqrt(count * 1.6)) if channels in {1, 3} else min(channels, _CHANNELS)
+    image = _mosaic(tiles, columns)
+    inches = min(max(columns * 0.75, 4.5), 12)
+    figure = Figure(figsize=(inches, inches * image.shape[0] / image.shape[1] + 0.9), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(image, interpolation="nearest", vmin=0, vmax=1)
+    axes.set_axis_off()
+    shown = f" (the first {columns} channels)" if channels > max(columns, 3) else ""
+    axes.set_title(f"{count} filters of {height} x {width} x {channels}{shown}\n0 is mid-grey", fontsize=10)
+    return figure
+
+
+def filter_tiles(weights: Floats) -> Floats:
+    """Filters as tiles in [0, 1]: (O, I, kh, kw) -> (tiles, kh, kw, 3), each filter scaled by its largest magnitude."""
+    filters = np.asarray(weights, np.float64)
+    largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
+    scaled = 0.5 + 0.5 * filters / np.where(largest > 0, largest, 1)
+    if scaled.shape[1] == 3:  # noqa: PLR2004 -- red, green and blue
+        return scaled.transpose(0, 2, 3, 1)  # (O, 3, kh, kw) -> (O, kh, kw, 3)
+    grey = scaled[:, :_CHANNELS].reshape(-1, *scaled.shape[2:])  # (O, I, kh, kw) -> (O*I, kh, kw)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _mosaic(tiles: Floats, columns: int) -> Floats:
+    """Tiles (n, h, w, 3) in rows of `columns`, white lines of one pixel around them: (H, W, 3)."""
+    rows = math.ceil(len(tiles) / columns)
+    missing = rows * columns - len(tiles)
+    framed = np.pad(tiles, ((0, missing), (1, 0), (1, 0), (0, 0)), constant_values=1)  # (rows*columns, h+1, w+1, 3)
+    _, height, width, _ = framed.shape
+    grid = framed.reshape(rows, columns, height, width, 3).swapaxes(1, 2)  # (rows, h+1, columns, w+1, 3)
+    image = grid.reshape(rows * height, columns * width, 3)
+    return np.pad(image, ((0, 1), (0, 1), (0, 0)), constant_values=1)
+
+
+def plain(text: str) -> str:
+    """A text whose dollar signs matplotlib shows, instead of typesetting mathematics between them."""
+    return text.replace("$", r"\$")
