@@ -1,1 +1,1 @@
-"""Lock files, one for each environment, and the programs that write and audit them."""
+"""One lock file for each environment, and the programs that write and audit them."""

@@ -1,8 +1,8 @@
-"""Known holes in the locked packages: `make audit`.
+"""Known vulnerabilities in the locked packages: `make audit`.
 
-Each package of each lock, for every platform and Python, is asked about at OSV, through pip-audit. It ends with 1 where
-one has a hole that `exceptions.toml` does not name, with its reason; where OSV cannot be reached it says that nothing
-was looked at, and ends with 0: no network is no hole.
+pip-audit queries OSV for every package of every lock file, for all platforms and Python versions. The exit code is 1 if
+a vulnerability is not listed in `exceptions.toml`, or if an exception is no longer needed. If OSV cannot be reached,
+the program says that nothing was audited and exits with 0.
 """
 
 import argparse
@@ -18,38 +18,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-EXCEPTIONS = HERE / "exceptions.toml"
+FOLDER = Path(__file__).resolve().parent
+EXCEPTIONS = FOLDER / "exceptions.toml"
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
-_AWAY = re.compile(r"ConnectionError|Timeout|ProxyError|SSLError|Could not connect")
+_UNREACHABLE = re.compile(r"ConnectionError|Timeout|ProxyError|SSLError|Could not connect")
 
 Pin = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A package of the locks in which a hole is known; `names` are the hole's own and its aliases."""
+class Vulnerability:
+    """A known vulnerability of a locked package; `ids` are its own id and its aliases."""
 
     package: str
     version: str
-    names: frozenset[str]
-    mended: tuple[str, ...]
+    ids: frozenset[str]
+    fixed_in: tuple[str, ...]
 
     def __str__(self) -> str:
-        where = f"mended in {', '.join(self.mended)}" if self.mended else "not mended yet"
-        return f"{self.package} {self.version}: {', '.join(sorted(self.names))}, {where}"
+        fix = f"fixed in {', '.join(self.fixed_in)}" if self.fixed_in else "no fix available"
+        return f"{self.package} {self.version}: {', '.join(sorted(self.ids))}, {fix}"
 
 
 def pins(lock: str) -> set[Pin]:
-    """Name and version of every package in a lock, whatever its marker says."""
+    """Name and version of every package in a lock file, whatever its markers."""
     return set(_PIN.findall(lock))
 
 
-def layers(found: Iterable[Pin]) -> list[dict[str, str]]:
-    """Pins in as few tables, by name, as it takes: a lock for several Pythons may hold two versions of a package."""
+def split_by_name(locked: Iterable[Pin]) -> list[dict[str, str]]:
+    """Split pins into as few name -> version tables as possible: locks may hold several versions of a package."""
     tables: list[dict[str, str]] = []
-    for name, version in sorted(found):
+    for name, version in sorted(locked):
         table = next((table for table in tables if name not in table), None)
         if table is None:
             tables.append(table := {})
@@ -58,78 +58,83 @@ def layers(found: Iterable[Pin]) -> list[dict[str, str]]:
 
 
 def read_exceptions(path: Path, today: dt.date) -> dict[str, str]:
-    """Hole -> package, of the exceptions that still count.
+    """The exceptions that have not expired: id of the vulnerability -> package.
 
     Raises:
-        ValueError: an exception without package, reason or date.
+        ValueError: an exception has no package, reason or date.
     """
     table: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    for hole, entry in table.items():
-        wanted = {"package": str, "reason": str, "until": dt.date}
-        if set(entry) != set(wanted) or not all(isinstance(entry[key], kind) for key, kind in wanted.items()):
-            raise ValueError(f"{path.name}: {hole}: expected package, reason and until, a date; found {entry}")
-        if len(entry["reason"].split()) < 3:  # noqa: PLR2004 -- a word or two is no reason
-            raise ValueError(f"{path.name}: {hole}: {entry['reason']!r} is no reason")
-    return {hole: entry["package"] for hole, entry in table.items() if entry["until"] >= today}
+    for name, entry in table.items():
+        expected = {"package": str, "reason": str, "until": dt.date}
+        if set(entry) != set(expected) or not all(isinstance(entry[key], kind) for key, kind in expected.items()):
+            raise ValueError(f"{path.name}: {name}: expected the keys package, reason and until (a date), got {entry}")
+        if len(entry["reason"].split()) < 3:  # noqa: PLR2004 -- a word or two explain nothing
+            raise ValueError(f"{path.name}: {name}: reason {entry['reason']!r} is too short")
+    return {name: entry["package"] for name, entry in table.items() if entry["until"] >= today}
 
 
-def ask(found: Iterable[Pin], osv_url: str | None) -> list[Hole]:
-    """What OSV knows of these packages.
+def query(locked: Iterable[Pin], osv_url: str | None) -> list[Vulnerability]:
+    """The vulnerabilities that OSV lists for the given packages.
 
     Raises:
-        ConnectionError: it cannot be reached.
-        RuntimeError: pip-audit failed in another way.
+        ConnectionError: OSV cannot be reached.
+        RuntimeError: pip-audit failed for another reason.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "pip_audit", "--format", "json", "--vulnerability-service", "osv"]
-        words += ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--cache-dir", folder]
-        words += ["--osv-url", osv_url] if osv_url else []
-        for number, table in enumerate(layers(found)):
+        command = [sys.executable, "-m", "pip_audit", "--format", "json", "--vulnerability-service", "osv"]
+        command += ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--cache-dir", folder]
+        command += ["--osv-url", osv_url] if osv_url else []
+        for number, table in enumerate(split_by_name(locked)):
             path = Path(folder) / f"{number}.txt"
             path.write_text("".join(f"{name}=={version}\n" for name, version in table.items()), encoding="utf-8")
-            words += ["--requirement", str(path)]
-        ended = subprocess.run(words, capture_output=True, text=True, check=False)
-    if not ended.stdout.strip():
-        last = ended.stderr.strip().splitlines()[-1:]
-        if _AWAY.search(ended.stderr):
-            raise ConnectionError(*last)
-        raise RuntimeError(f"pip-audit ended with {ended.returncode}:\n{ended.stderr}")
+            command += ["--requirement", str(path)]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not completed.stdout.strip():
+        if _UNREACHABLE.search(completed.stderr):
+            raise ConnectionError(*completed.stderr.strip().splitlines()[-1:])
+        raise RuntimeError(f"pip-audit failed with exit code {completed.returncode}:\n{completed.stderr}")
     return [
-        Hole(one["name"], one["version"], frozenset([hole["id"], *hole["aliases"]]), tuple(hole["fix_versions"]))
-        for one in json.loads(ended.stdout)["dependencies"]
-        for hole in one.get("vulns", ())
-    ]
+        Vulnerability(
+            package["name"], package["version"], frozenset([entry["id"], *entry["aliases"]]),
+            tuple(entry["fix_versions"]),
+        )
+        for package in json.loads(completed.stdout)["dependencies"]
+        for entry in package.get("vulns", ())
+    ]  # fmt: skip
 
 
-def judge(holes: Iterable[Hole], exceptions: Mapping[str, str]) -> tuple[list[Hole], list[str]]:
-    """The holes that no exception names, and the exceptions that no hole needs any more."""
-    needed: set[str] = set()
-    open_ones: list[Hole] = []
-    for hole in holes:
-        named = {name for name in hole.names if exceptions.get(name) == hole.package}
-        needed |= named
-        if not named:
-            open_ones.append(hole)
-    return open_ones, sorted(set(exceptions) - needed)
+def apply_exceptions(
+    vulnerabilities: Iterable[Vulnerability], exceptions: Mapping[str, str]
+) -> tuple[list[Vulnerability], list[str]]:
+    """The vulnerabilities without an exception, and the exceptions that are no longer needed."""
+    used: set[str] = set()
+    remaining: list[Vulnerability] = []
+    for vulnerability in vulnerabilities:
+        matches = {name for name in vulnerability.ids if exceptions.get(name) == vulnerability.package}
+        used |= matches
+        if not matches:
+            remaining.append(vulnerability)
+    return remaining, sorted(set(exceptions) - used)
 
 
 def main() -> int:
-    """Print what is known; 1 for a hole that is not excepted."""
+    """Print the vulnerabilities; 1 if one has no exception."""
     parser = argparse.ArgumentParser(prog="make audit", description=__doc__)
-    parser.add_argument("locks", nargs="*", type=Path, default=sorted(HERE.glob("*.txt")), help="by default all")
-    parser.add_argument("--exceptions", type=Path, default=EXCEPTIONS, help="holes that are borne")
-    parser.add_argument("--osv-url", help="another place that answers as OSV does")
-    chosen = parser.parse_args()
-    exceptions = read_exceptions(chosen.exceptions, dt.datetime.now(tz=dt.UTC).date())
-    found = {pin for lock in chosen.locks for pin in pins(lock.read_text(encoding="utf-8"))}
+    parser.add_argument("locks", nargs="*", type=Path, default=sorted(FOLDER.glob("*.txt")), help="default: all")
+    parser.add_argument("--exceptions", type=Path, default=EXCEPTIONS, help="file of accepted vulnerabilities")
+    parser.add_argument("--osv-url", help="another server with OSV's interface")
+    args = parser.parse_args()
+    exceptions = read_exceptions(args.exceptions, dt.datetime.now(tz=dt.UTC).date())
+    locked = {pin for lock in args.locks for pin in pins(lock.read_text(encoding="utf-8"))}
     try:
-        holes, unused = judge(ask(found, chosen.osv_url), exceptions)
+        vulnerabilities, unused = apply_exceptions(query(locked, args.osv_url), exceptions)
     except ConnectionError as error:
-        print(f"NOT AUDITED: OSV cannot be reached, so nothing is known of {len(found)} packages: {error}")
+        print(f"NOT AUDITED: OSV cannot be reached; {len(locked)} packages were not checked: {error}")
         return 0
-    print(*(f"hole: {hole}" for hole in holes), *(f"needless exception: {name}" for name in unused), sep="\n")
-    print(f"{len(found)} packages of {len(chosen.locks)} locks: {len(holes)} holes, {len(exceptions)} exceptions")
-    return int(bool(holes or unused))
+    lines = [f"vulnerable: {it}" for it in vulnerabilities] + [f"unused exception: {name}" for name in unused]
+    print(*lines, sep="\n", end="\n" * bool(lines))
+    print(f"packages: {len(locked)}, vulnerabilities: {len(vulnerabilities)}, exceptions: {len(exceptions)}")
+    return int(bool(vulnerabilities or unused))
 
 
 if __name__ == "__main__":

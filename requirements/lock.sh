@@ -1,7 +1,7 @@
 #!/bin/sh
-# Resolves the dependencies of pyproject.toml into lock files with hashes: requirements/lock.sh UV [--upgrade].
-# Each builds on the one before, so that a package has one version everywhere. The files hold no address:
-# they install from whatever index pip and uv are configured for.
+# Resolves the dependencies of pyproject.toml into lock files with hashes: requirements/lock.sh UV [--upgrade]
+# Each lock is constrained by an earlier one, so that a package has the same version everywhere. The files hold no
+# addresses: packages are installed from the index that pip and uv are configured for.
 set -eu
 uv=$1
 shift
@@ -19,6 +19,7 @@ compile train pyproject.toml --extra train --constraints requirements/serve.txt 
 compile dev pyproject.toml --extra train --extra otel --group dev --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
 compile bench pyproject.toml --group bench --constraints requirements/serve.txt "$@"
-# The peers pin what we do not; only what computes must be the same, so that they differ in what carries it alone.
+# The peers' own pins conflict with these locks. Only the packages that compute are constrained, so that all contenders
+# of the benchmark run the same computation.
 sed -n 's/^\(\(numpy\|onnxruntime\|onnxruntime-gpu\|pillow\|tokenizers\)==.*\) \\$/\1/p' requirements/serve.txt |
     compile peers --group peers --constraints - "$@"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The bill of materials of an environment, in CycloneDX's JSON: requirements/sbom.sh CYCLONEDX_PY PYTHON FILE [WORD ...].
-# It is checked against CycloneDX's schema, and the same environment gives the same bytes.
+# Writes the bill of materials of an environment as CycloneDX JSON: requirements/sbom.sh CYCLONEDX_PY PYTHON FILE [ARG ...]
+# The file is validated against CycloneDX's schema. The same environment gives the same bytes.
 set -eu
 tool=$1 python=$2 file=$3
 shift 3

@@ -1,4 +1,4 @@
-"""A tiny model that takes texts, made on the spot: a network that adds up what its few words are worth."""
+"""A tiny model of texts, generated for tests: a network that adds up the weights of a few words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,51 +15,54 @@ from contract.manifest import Manifest, Metrics
 from contract.spec import TOKENIZER, TextInput
 
 LABELS = ["negative", "positive"]
-WORTH = {"[PAD]": 9, "[UNK]": 0, "film": 0.01, "good": 0.4, "fine": 0.1, "bad": -0.4, "awful": -0.7}
-"""Padding has a worth of its own, so that a graph that does not hide it would show."""
-WORDS = [*WORTH][2:]
+WEIGHTS = {"[PAD]": 9, "[UNK]": 0, "film": 0.01, "good": 0.4, "fine": 0.1, "bad": -0.4, "awful": -0.7}
+"""Padding has a weight, so that a graph which does not mask it gives wrong results."""
+WORDS = [*WEIGHTS][2:]
 LENGTH = 64
 MAX_BATCH = 8
 
 GRAPH = """
     <ir_version: 10, opset_import: ["" : 21]>
     reviews (int64[N, L] tokens) => (float[N, 2] probabilities)
-    <float[7, 1] worth = {9, 0, 0.01, 0.4, 0.1, -0.4, -0.7}, float[1, 2] sides = {-1, 1},
+    <float[7, 1] weights = {9, 0, 0.01, 0.4, 0.1, -0.4, -0.7}, float[1, 2] signs = {-1, 1},
      int64 padding = {0}, int64[1] last = {2}, int64[1] along = {1}> {
-        hidden = Equal (tokens, padding)
-        shown = Not (hidden)
-        flat = Cast <to = 1> (shown)
-        mask = Unsqueeze (flat, last)
-        every = Gather (worth, tokens)
-        real = Mul (every, mask)
-        total = ReduceSum <keepdims = 0> (real, along)
-        logits = MatMul (total, sides)
+        is_padding = Equal (tokens, padding)
+        is_token = Not (is_padding)
+        flat_mask = Cast <to = 1> (is_token)
+        mask = Unsqueeze (flat_mask, last)
+        gathered = Gather (weights, tokens)
+        masked = Mul (gathered, mask)
+        total = ReduceSum <keepdims = 0> (masked, along)
+        logits = MatMul (total, signs)
         probabilities = Softmax (logits)
     }
 """
 
 
 def reference(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """What the network should give, (N, 2), worked out from the words: a logistic function of twice their worth."""
-    totals = np.array([sum(WORTH.get(word, 0) for word in text.split()[:LENGTH]) for text in texts])
+    """The network's expected output, (N, 2): a logistic function of twice the sum of the weights."""
+    totals = np.array([sum(WEIGHTS.get(word, 0) for word in text.split()[:LENGTH]) for text in texts])
     positive = 1 / (1 + np.exp(-2 * totals))
     return np.stack([1 - positive, positive], axis=1).astype(np.float32)
 
 
 def tokenizer(unknown: str = "[UNK]") -> Tokenizer:
-    """Words between blanks, in lower case -> their places in `WORTH`."""
-    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORTH)}, unk_token=unknown))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return words
+    """Words separated by white space, in lower case -> their positions in `WEIGHTS`."""
+    vocabulary = {word: index for index, word in enumerate(WEIGHTS)}
+    result = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    result.normalizer = normalizers.Lowercase()
+    result.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return result
 
 
-def publish(folder: Path, *, graph: str = GRAPH, words: str | None = None, **change: Any) -> Path:
-    """Write models/reviews/1 into a folder of models, its manifest changed; gives the version's folder."""
+def publish(folder: Path, *, graph: str = GRAPH, tokenizer_json: str | None = None, **change: Any) -> Path:
+    """Write models/reviews/1 into a folder of models, with changes to its manifest; returns the version's folder."""
     version = folder / "reviews/1"
     version.mkdir(parents=True)
     onnx.save(parser.parse_model(graph), version / contract.GRAPH)
-    (version / TOKENIZER).write_text(tokenizer().to_str() if words is None else words, encoding="utf-8")
+    (version / TOKENIZER).write_text(
+        tokenizer().to_str() if tokenizer_json is None else tokenizer_json, encoding="utf-8"
+    )
     (version / contract.CARD).write_text("# reviews, version 1\n", encoding="utf-8")
     tokens = np.array([[2, 3, 6], [4, 5, 0]], np.int64)
     expected = reference(["film good awful", "fine bad"])
@@ -74,7 +77,7 @@ def _fields(version: Path) -> dict[str, Any]:
     return {
         "model": "reviews",
         "version": 1,
-        "input": TextInput(length=LENGTH, vocabulary=len(WORTH)),
+        "input": TextInput(length=LENGTH, vocabulary=len(WEIGHTS)),
         "labels": LABELS,
         "preprocessing_version": contract.PREPROCESSING_VERSION,
         "max_batch": MAX_BATCH,
@@ -83,7 +86,7 @@ def _fields(version: Path) -> dict[str, Any]:
         "dataset": "made-up",
         "dataset_fingerprint": "sha256:none",
         "recipe": {},
-        "parameters": len(WORTH),
+        "parameters": len(WEIGHTS),
         "commit": "none",
         "created": "2026-01-01T00:00:00+00:00",
         "files": {name: contract.sha256(version / name) for name in names},

@@ -1,4 +1,4 @@
-"""SECURITY.md's promises, each held by tests that are there."""
+"""Every promise in SECURITY.md is covered by tests that exist."""
 
 import re
 from pathlib import Path
@@ -16,19 +16,19 @@ def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line]
 
 
-@pytest.mark.parametrize(("threat", "promise", "shown"), rows(), ids=lambda cell: cell[:40])
-def test_every_promise_is_shown_by_tests_that_exist(threat: str, promise: str, shown: str) -> None:
-    """Each row names tests and nothing else, and each of them is a function of its file."""
+@pytest.mark.parametrize(("threat", "promise", "tests"), rows(), ids=lambda cell: cell[:40])
+def test_every_promise_is_covered_by_tests(threat: str, promise: str, tests: str) -> None:
+    """Each row names only tests, and each test is a function in its file."""
     assert threat
     assert promise
-    named = TEST.findall(shown)
-    assert named
-    assert TEST.sub("", shown).strip() == ""
-    for path, name in named:
+    names = TEST.findall(tests)
+    assert names
+    assert TEST.sub("", tests).strip() == ""
+    for path, name in names:
         assert re.search(rf"^def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{path}::{name}"
 
 
-def test_it_says_how_to_report_and_what_is_supported() -> None:
-    """The headings that someone who found a vulnerability looks for."""
+def test_reporting_and_supported_versions_are_documented() -> None:
+    """The headings that a reporter of a vulnerability looks for."""
     for heading in ("## Report a vulnerability", "## Supported versions"):
         assert heading in SECURITY

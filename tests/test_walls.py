@@ -1,4 +1,4 @@
-"""The walls between the packages and folders are import-linter's: each is shown to stand."""
+"""The rules on imports between packages and folders, which import-linter checks: each one is shown to work."""
 
 import shutil
 import subprocess
@@ -11,29 +11,29 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("contract", "service", "training")
 
 
-def broken(folder: Path) -> str:
-    """What import-linter says of the packages in a folder; empty where every contract is kept."""
+def violations(folder: Path) -> str:
+    """The report of import-linter on the packages in a folder; empty if every contract is kept."""
     program = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert ended.returncode in {0, 1}, ended.stderr + ended.stdout
-    return ended.stdout if ended.returncode else ""
+    assert completed.returncode in {0, 1}, completed.stderr + completed.stdout
+    return completed.stdout if completed.returncode else ""
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the packages and of the rules."""
-    folder = tmp_path_factory.mktemp("house")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages and the rules."""
+    folder = tmp_path_factory.mktemp("checkout")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 
 
-def test_the_walls_stand() -> None:
-    """No import of the repository breaks one."""
-    assert not broken(ROOT)
+def test_every_import_is_allowed() -> None:
+    """No import in the repository breaks a contract."""
+    assert not violations(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_the_walls_stand() -> None:
         ("training/evaluation/metrics.py", "import training.runs.run"),
     ],
 )
-def test_an_import_across_a_wall_is_refused(house: Path, file: str, statement: str) -> None:
-    """The contract that the import breaks names the file that has it."""
-    path = house / file
+def test_a_forbidden_import_is_reported(checkout: Path, file: str, statement: str) -> None:
+    """A contract is broken, and the report names the importing module."""
+    path = checkout / file
     before = path.read_text(encoding="utf-8")
     path.write_text(f"{before}\n\n{statement}\n", encoding="utf-8")
     try:
-        report = broken(house)
+        report = violations(checkout)
     finally:
         path.write_text(before, encoding="utf-8")
     assert f"{file.removesuffix('.py').replace('/', '.')} -> " in report

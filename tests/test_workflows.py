@@ -1,4 +1,4 @@
-"""GitHub's workflows: pinned, with no rights to speak of, and running what a laptop runs."""
+"""GitHub's workflows: pinned actions, read-only permissions, and the same make targets as on a laptop."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def targets() -> set[str]:
-    """What can be asked of make."""
+    """The targets of the Makefile."""
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.stem)
 def test_workflows_are_pinned_and_run_make(path: Path) -> None:
-    """Actions by a commit's SHA, their version beside it; rights to read alone; steps that run targets of make."""
+    """Actions are pinned by commit SHA and name their version, permissions are read-only, steps run make targets."""
     text = path.read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {"contents": "read"}
@@ -28,17 +28,17 @@ def test_workflows_are_pinned_and_run_make(path: Path) -> None:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             assert re.search(rf"{step['uses']} # v\d+\.\d+\.\d+\n", text)
         else:
-            command, *named = step["run"].split()
+            command, *goals = step["run"].split()
             assert command == "make"
-            assert named
-            assert set(named) <= targets()
+            assert goals
+            assert set(goals) <= targets()
     assert any("run" in step for step in steps)
 
 
 def test_every_python_is_tested() -> None:
-    """The versions that pyproject.toml names, by what .ci/run runs."""
+    """CI tests the Python versions in pyproject.toml, with the same command as .ci/run."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     (job,) = workflow["jobs"].values()
-    named = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert job["strategy"]["matrix"]["python"] == named
+    versions = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert job["strategy"]["matrix"]["python"] == versions
     assert job["steps"][-1]["run"] in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()

@@ -430,7 +430,7 @@ def test_an_absurd_tokenizer_is_refused(tmp_path: Path) -> None:
     huge = json.loads(reviews.tokenizer().to_str())
     huge["model"]["vocab"]["far"] = 4_000_000_000
     for number, words in enumerate(('{"a":' * 100_000, json.dumps(huge), '{"model": 7}')):
-        folder = reviews.publish(tmp_path / str(number), words=words)
+        folder = reviews.publish(tmp_path / str(number), tokenizer_json=words)
         assert TOKENIZER in reason(folder)
     folder = reviews.publish(tmp_path / "large")
     with (folder / TOKENIZER).open("r+b") as file:

@@ -277,7 +277,7 @@ def test_every_refusal_is_of_the_error_tree() -> None:
 
 def test_a_text_becomes_the_ids_of_its_first_words() -> None:
     """Ids int64 in order, unknown words as one id, cut at the model's length."""
-    spec = TextInput(length=4, vocabulary=len(reviews.WORTH))
+    spec = TextInput(length=4, vocabulary=len(reviews.WEIGHTS))
     tokens = text_to_tokens("Film strange GOOD", reviews.tokenizer(), spec)
     assert tokens.dtype == np.int64
     assert tokens.tolist() == [2, 1, 3]
@@ -288,7 +288,7 @@ def test_a_text_becomes_the_ids_of_its_first_words() -> None:
 def test_a_text_without_a_word_is_unreadable(text: str, said: str) -> None:
     """Nothing to classify, and what is no Unicode, is refused in words."""
     with pytest.raises(Unreadable, match=said):
-        text_to_tokens(text, reviews.tokenizer(), TextInput(length=4, vocabulary=len(reviews.WORTH)))
+        text_to_tokens(text, reviews.tokenizer(), TextInput(length=4, vocabulary=len(reviews.WEIGHTS)))
 
 
 def test_padding_stands_behind_the_shorter_texts() -> None:

@@ -152,7 +152,7 @@ def test_the_warm_up_of_texts_is_bounded(
 ) -> None:
     """One token, the longest text, and the largest batches, none above the bound but a text alone."""
     version = reviews.publish(tmp_path)
-    spec = TextInput(length=length, vocabulary=len(reviews.WORTH))
+    spec = TextInput(length=length, vocabulary=len(reviews.WEIGHTS))
     session = open_session(version, input=spec, max_batch=max_batch)
     shapes: list[tuple[int, int]] = []
     monkeypatch.setattr(session, "run", lambda batch: shapes.append(batch.shape))

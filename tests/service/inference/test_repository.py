@@ -237,7 +237,7 @@ def added() -> str:
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, words: Callable[[], str], said: str) -> None:
     """One that cannot be read, knows more ids than the graph, or pads and cuts by itself, is refused by name."""
-    reviews.publish(tmp_path, words=words())
+    reviews.publish(tmp_path, tokenizer_json=words())
     shelf = repository(tmp_path)
     shelf.load()
     assert not shelf.ready

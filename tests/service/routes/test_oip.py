@@ -174,7 +174,7 @@ def test_texts_come_as_strings_or_as_token_ids(tmp_path: Path) -> None:
     texts = ["good film", "bad bad film", "fine"]
     expected = np.array(reviews.reference(texts))
     plain = call("POST", "/v2/models/reviews/infer", json={"inputs": [tensor(texts, "BYTES", "text")]}).json()
-    ids = [[list(reviews.WORTH).index(word) for word in text.split()] for text in texts]
+    ids = [[list(reviews.WEIGHTS).index(word) for word in text.split()] for text in texts]
     rows = [row + [0] * (5 - len(row)) for row in ids]
     numbers = call("POST", "/v2/models/reviews/infer", json={"inputs": [tensor(rows, "INT64", "tokens")]}).json()
     for answer in (plain, numbers):

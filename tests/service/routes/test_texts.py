@@ -149,7 +149,7 @@ def test_a_bad_text_does_not_hurt_its_neighbours(models: Path) -> None:
 
 def test_a_text_that_the_tokenizer_fails_on_stands_alone(tmp_path: Path) -> None:
     """A tokenizer that knows no unknown word costs the texts that hold one, not their neighbours."""
-    reviews.publish(tmp_path, words=reviews.tokenizer(unknown="[NONE]").to_str())
+    reviews.publish(tmp_path, tokenizer_json=reviews.tokenizer(unknown="[NONE]").to_str())
     predictions = classify(client(models=tmp_path), ["good", "strange", "bad"])
     assert [item.get("label") or item["error"]["code"] for item in predictions] == [
         "positive", "inference_failed", "negative",
@@ -320,5 +320,5 @@ def test_models_tells_what_a_model_takes(call: Call) -> None:
     served = {model["name"]: model["input"] for model in call("GET", "/models").json()["models"]}
     assert served["digits"]["kind"] == "image"
     assert served["reviews"] == {
-        "kind": "text", "length": reviews.LENGTH, "vocabulary": len(reviews.WORTH), "tokenizer": "tokenizer.json",
+        "kind": "text", "length": reviews.LENGTH, "vocabulary": len(reviews.WEIGHTS), "tokenizer": "tokenizer.json",
     }  # fmt: skip
