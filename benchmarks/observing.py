@@ -1,7 +1,7 @@
-"""What one request costs in metrics and in its line of the log. Run it with `python -m benchmarks.observing`.
+"""Time that a request costs in metrics and in its line of the log. Run it with `python -m benchmarks.observing`.
 
-Microseconds of processor time of one thread, the best of several runs, on Linux. Beside our metrics stand
-prometheus_client's own, as several processes need them.
+Prints microseconds of processor time of one thread, the best of several runs, on Linux, for our metrics and for those
+of prometheus_client for several processes.
 """
 
 import asyncio
@@ -29,23 +29,23 @@ FACTS = RequestFacts(
 
 
 def microseconds(step: Callable[[], object]) -> float:
-    """Processor time of a step."""
+    """Processor time of a function, the best of several runs."""
     best = float("inf")
     for _ in range(RUNS):
-        began = time.thread_time()
+        start = time.thread_time()
         for _ in range(TIMES):
             step()
-        best = min(best, time.thread_time() - began)
+        best = min(best, time.thread_time() - start)
     return best / TIMES * 1e6
 
 
-def ours() -> Callable[[], None]:
-    """What a request for one digit counts: its answer, its item, its batch of one."""
+def our_metrics() -> Callable[[], None]:
+    """The metrics of a request for one digit: of its response, its item and its batch of one."""
     metrics = Metrics()
-    items, busy = (one.labels(*MODEL) for one in (metrics.items, metrics.busy_seconds))
+    items, busy = (family.labels(*MODEL) for family in (metrics.items, metrics.busy_seconds))
     waiting = metrics.queue_items.labels(*MODEL)
     batch, queue, compute = (
-        one.labels(*MODEL) for one in (metrics.batch_items, metrics.queue_seconds, metrics.compute_seconds)
+        family.labels(*MODEL) for family in (metrics.batch_items, metrics.queue_seconds, metrics.compute_seconds)
     )
 
     def step() -> None:
@@ -61,8 +61,8 @@ def ours() -> Callable[[], None]:
     return step
 
 
-def theirs() -> Callable[[], None]:
-    """The same with prometheus_client's metrics, their children looked up once."""
+def prometheus_metrics() -> Callable[[], None]:
+    """The same with prometheus_client's metrics, whose labels are looked up once."""
     labels = ("model", "version")
     items, busy = (prometheus_client.Counter(name, name, labels).labels(*MODEL) for name in ("items", "busy"))
     waiting = prometheus_client.Gauge("waiting", "waiting", labels, multiprocess_mode="livesum").labels(*MODEL)
@@ -87,14 +87,14 @@ def theirs() -> Callable[[], None]:
 
 
 async def log_lines() -> float:
-    """A line of the request log, on the event loop."""
+    """Processor time of a line of the request log, on the event loop."""
     best = float("inf")
     log = RequestLog("json", Series(), file=os.open(os.devnull, os.O_WRONLY))
     for _ in range(RUNS):
-        began = time.thread_time()
+        start = time.thread_time()
         for _ in range(TIMES):
             log.on_response(FACTS)
-        best = min(best, time.thread_time() - began)
+        best = min(best, time.thread_time() - start)
         await asyncio.sleep(0.3)  # until the lines are written
     log.close()
     return best / TIMES * 1e6
@@ -102,8 +102,8 @@ async def log_lines() -> float:
 
 def main() -> None:
     """Measure and print."""
-    print(f"metrics of a request           {microseconds(ours()):6.2f} us")
-    print(f"the same, prometheus_client's  {microseconds(theirs()):6.2f} us")
+    print(f"metrics of a request           {microseconds(our_metrics()):6.2f} us")
+    print(f"the same, prometheus_client    {microseconds(prometheus_metrics()):6.2f} us")
     print(f"a line of the log              {asyncio.run(log_lines()):6.2f} us")
     shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a version to spoil, and servers that are really started."""
+"""Fixtures of all tests: a version that a test may change, and started servers."""
 
 import shutil
 import sys
@@ -12,13 +12,13 @@ from tests.serving import ROOT, Server
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A copy of models/digits/1 that a test may spoil."""
+    """A copy of models/digits/1 that a test may change."""
     return Path(shutil.copytree(ROOT / "models/digits/1", tmp_path / "models/digits/1"))
 
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers; each is stopped when the tests are over."""
+    """Starts servers, and stops those that run after the last test."""
     started: list[Server] = []
 
     def start(command: list[str] | None = None, cwd: Path = ROOT, **environment: str) -> Server:
@@ -35,7 +35,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @pytest.fixture(scope="session")
 def server(start_server: Callable[..., Server]) -> Server:
-    """The service as `make serve` starts it, ready."""
+    """The service as `make serve` starts it, once it is ready."""
     server = start_server()
     server.wait_until_ready()
     return server

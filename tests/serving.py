@@ -1,4 +1,4 @@
-"""The service under test: its application in this process, or a server that is really started."""
+"""The service under test: its application in this process, or a started server."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ Call = Callable[..., httpx.Response]
 
 
 def parts(*, load: bool = True, on_response: Sequence[OnResponse] = (), **settings: Any) -> Parts:
-    """A worker's parts with these settings, put together as the service does."""
+    """The parts of a worker with these settings, put together as the service does."""
     chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", **settings})
     assembled = assemble(chosen, on_response=on_response)
     if load:
@@ -32,29 +32,29 @@ def parts(*, load: bool = True, on_response: Sequence[OnResponse] = (), **settin
 
 
 def application(**settings: Any) -> ASGIApp:
-    """The application with these settings; arguments are those of `parts`."""
+    """The application of a worker; takes the arguments of `parts`."""
     return parts(**settings).application
 
 
 def make_keys(path: Path, *roles: keys.Role) -> list[str]:
-    """A file of keys, one a role, named after it; gives the keys."""
+    """Add a key for each role to a file, named after the role; return the keys."""
     return [keys.add(path, role, role) for role in roles]
 
 
 def client(**settings: Any) -> Call:
-    """Calls an application with these settings: call(method, path, ...) -> response."""
+    """Return a function that sends a request to an application: call(method, path, ...) -> response."""
     app = application(**settings)
 
-    async def send(method: str, path: str, **arguments: object) -> httpx.Response:
+    async def send(method: str, path: str, **kwargs: object) -> httpx.Response:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as session:
-            return await session.request(method, path, **arguments)  # type: ignore[arg-type]
+            return await session.request(method, path, **kwargs)  # type: ignore[arg-type]
 
-    return lambda *words, **arguments: asyncio.run(send(*words, **arguments))
+    return lambda *args, **kwargs: asyncio.run(send(*args, **kwargs))
 
 
 def code(response: httpx.Response) -> tuple[int, str]:
-    """Status and error code of a refusal, once its shape is found to be the one of all errors."""
+    """Status and error code of an error response, whose form is checked."""
     error = response.json()["error"]
     assert set(error) == {"code", "message"}
     assert error["message"]
@@ -62,20 +62,20 @@ def code(response: httpx.Response) -> tuple[int, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Server:
-    """A started service: its address, its log, and how to wait for it and stop it."""
+    """A started server: its address, its log, and how to wait for it and stop it."""
 
     def __init__(self, command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
-        # BENTOML_HOME: BentoML empties its metrics folder there at every start, also under a server that runs.
+        # Each start of BentoML empties the folder of metrics below BENTOML_HOME, even if a server uses it.
         environment = {
             **os.environ,
             "CONVOKE_DRAIN_S": "0",
@@ -101,30 +101,30 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, until: Callable[[], bool], seconds: float = 60) -> None:
-        """Ask until the answer is yes."""
+    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until a condition holds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"the server ended with {self._process.returncode}:\n{self.log}"
             try:
-                if until():
+                if condition():
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
-        raise AssertionError(f"waited {seconds} s in vain:\n{self.log}")
+        raise AssertionError(f"the condition did not hold within {seconds} s:\n{self.log}")
 
     def wait_until_ready(self) -> None:
-        """Ask /readyz until it says 200."""
+        """Wait until /readyz answers 200."""
         self.wait(lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
 
     def stop(self) -> int:
-        """Stop it as an orchestrator does, and give its exit code."""
+        """Stop it as an orchestrator does; return its exit code."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait_for_end()
 
     def wait_for_end(self) -> int:
-        """The exit code of a server that was told to stop."""
+        """Wait until a server that was signalled has stopped; return its exit code."""
         try:
             return self._process.wait(20)
         except subprocess.TimeoutExpired:

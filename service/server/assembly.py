@@ -1,4 +1,4 @@
-"""Puts the parts of one worker together, for `worker.py` and for tests alike; nothing is loaded yet."""
+"""Puts the parts of a worker together, for `worker.py` and for the tests; loads no models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True)
 class Parts:
-    """What a worker is made of; `application` is the ASGI application that answers."""
+    """The parts of a worker; `application` is the ASGI application that answers requests."""
 
     metrics: Metrics
     repository: Repository
@@ -35,13 +35,13 @@ def assemble(
     metrics: Metrics | None = None,
     on_response: Sequence[OnResponse] = (),
 ) -> Parts:
-    """The parts of one worker.
+    """Make the parts of a worker.
 
     Args:
-        settings: the service's.
-        index: this worker's place among those of its server, from 1.
-        folder: where the workers of the server publish their metrics; None where there is one worker.
-        metrics: the worker's, where a caller has put them to use already.
+        settings: of the service.
+        index: the number of this worker, from 1.
+        folder: where the workers of a server publish their metrics; None if this worker is alone.
+        metrics: those of this worker, if the caller uses them already.
         on_response: called with the facts of each request when its response starts.
 
     Raises:

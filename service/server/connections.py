@@ -1,8 +1,9 @@
-"""What a connection may do before a route hears of it: how many there are, how long and how large a request's head is.
+"""Limits of a worker's connections: how many are open, and how large and how slow the header of a request may be.
 
-uvicorn bounds none of these with httptools, and BentoML hands none of uvicorn's options on: a client that never ends
-its head is waited for without end, and what it sends is kept. So the protocol below takes the place of uvicorn's. It
-costs a request two comparisons; timers run for new connections and for heads that came in pieces.
+With httptools uvicorn limits none of these, and BentoML passes on none of uvicorn's options: a client that never
+completes its header would occupy a connection for good, and memory for all that it sends. So `Connection` takes the
+place of uvicorn's protocol. It costs a request two comparisons; timers run only for new connections and for headers
+that arrive in pieces.
 """
 
 import asyncio
@@ -21,110 +22,106 @@ from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader, TooManyCo
 logger = logging.getLogger("bentoml.convoke")
 
 _LINGER_S = 2.0
-"""How long what a client still sends is thrown away after an answer that did not wait for it. Closing at once would
-reset the connection, and most clients would report that instead of the answer."""
+"""How long the rest of a request is discarded after a response that did not wait for it. If the connection were closed
+at once, it would be reset, and most clients would report the reset instead of the response."""
 
 _MAX_PIPELINED = 16
-_QUIET_S = 10.0  # between two lines in the log about connections that were turned away
+_WARNING_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one worker's connections may do."""
+    """The limits of one worker's connections."""
 
     connections: int
-    head_bytes: int
-    head_timeout_s: float
+    header_bytes: int
+    header_timeout_s: float
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with bounds; what is beyond them is refused in the shape of all errors."""
+    """uvicorn's protocol with limits; a request beyond them gets an error of the usual form."""
 
-    _complained = 0.0
+    _warned_at = float("-inf")
 
-    def __init__(self, *words: Any, limits: Limits, **named: Any) -> None:
-        super().__init__(*words, **named)
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._limits = limits
-        self._in_head = False
-        self._head_bytes = 0  # in a head, before this read; behind a body, of what is no body
+        self._in_header = False
+        self._header_bytes = 0  # of the header, or of trailers after a body, before the current read
         self._read_bytes = 0
         self._bodies = 0
-        self._fault: ConvokeError | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._deaf = False  # what comes now is thrown away
+        self._error: ConvokeError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_refused = False  # from then on, what arrives is discarded
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head, unless there are too many connections already."""
+        """Wait for a header, unless too many connections are open."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
-            self._refuse(TooManyConnections(f"{self._limits.connections} connections are open, and no more are taken"))
-            self._complain()
+            self._refuse(TooManyConnections(f"too many open connections (maximum {self._limits.connections})"))
+            self._warn()
         else:
-            self._expect_head()
+            self._expect_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._stop_waiting()
+        """Stop the timer."""
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand bytes to the parser, and see how far they brought the head, or what follows a body."""
-        if self._deaf:
+        """Parse what arrived, and limit the header, or the trailers after a body, which the parser keeps as well."""
+        if self._is_refused:
             return
         self._read_bytes, bodies = len(data), self._bodies
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
+        if self._in_header or (self._in_body and self._bodies == bodies):
+            self._header_bytes += len(data)
+            if self._header_bytes > self._limits.header_bytes:
                 self._refuse(self._too_large())
-            elif self._deadline is None:
-                self._expect_head()
-        elif self._bodies == bodies and self._in_body:
-            # A chunked body may end in further headers, which the parser keeps.
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                self._refuse(self._too_large())
+            elif self._in_header and self._timer is None:
+                self._expect_header()
 
     def on_message_begin(self) -> None:
-        """A head begins; one too many before the first was answered is a fault."""
-        self._in_head, self._head_bytes = True, 0
+        """A header starts. It is an error if too many requests before it wait for their responses."""
+        self._in_header, self._header_bytes = True, 0
         if len(self.pipeline) >= _MAX_PIPELINED:
-            self._fault = InvalidRequest(f"more than {_MAX_PIPELINED} requests were sent ahead of their answers")
-            raise self._fault
+            self._error = InvalidRequest(f"too many requests sent ahead of their responses (maximum {_MAX_PIPELINED})")
+            raise self._error
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """A head is whole; one that came in a single read may still be too large."""
-        self._in_head = False
-        if self._head_bytes + self._read_bytes > self._limits.head_bytes and self._exact() > self._limits.head_bytes:
-            self._fault = self._too_large()
-            raise self._fault
-        self._stop_waiting()
-        self._head_bytes = 0
+        """A header is complete. If it arrived in a single read, it may still be too large."""
+        self._in_header = False
+        limit = self._limits.header_bytes
+        if self._header_bytes + self._read_bytes > limit and self._exact_header_bytes() > limit:
+            self._error = self._too_large()
+            raise self._error
+        self._stop_timer()
+        self._header_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count that there was some."""
+        """Count the pieces of bodies."""
         self._bodies += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A body is whole; where it was thrown away, the connection may go on to the next head."""
-        if self._deadline is not None:
-            self._stop_waiting()
-            self._expect_head()
+        """A body is complete. If it was discarded, the next header may follow."""
+        if self._timer is not None:
+            self._stop_timer()
+            self._expect_header()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Where an answer did not wait for the body's end, wait a little for it here, and let nothing of it stay."""
+        """If the response did not wait for the end of the body, discard the rest, for a limited time."""
         super().on_response_complete()
         if self._in_body:
-            self._stop_waiting()
-            self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+            self._stop_timer()
+            self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser could not read, or what a method above found."""
-        self._refuse(self._fault or InvalidRequest(f"this is no HTTP/1.1 request: {msg}"))
+        """Answer a request that the parser could not read, or that a method above refused."""
+        self._refuse(self._error or InvalidRequest(f"not an HTTP/1.1 request: {msg}"))
 
     @property
     def _in_body(self) -> bool:
@@ -137,50 +134,53 @@ class Connection(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete
 
     def _refuse(self, error: ConvokeError) -> None:
-        """Answer an error, unless another answer is under way, and close once the client had time to read it."""
-        self._stop_waiting()
+        """Send an error, unless another response is being sent, and close once the client had time to read it."""
+        if self._is_refused:
+            return
+        self._stop_timer()
         self._unset_keepalive_if_required()
-        self._deaf = True
+        self._is_refused = True
         if self.transport.is_closing():
             return
         if self._is_answering:
             self.transport.close()
             return
-        self.transport.write(_answer(error))
+        self.transport.write(_response(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
-    def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._too_slow)
+    def _expect_header(self) -> None:
+        self._timer = self.loop.call_later(self._limits.header_timeout_s, self._on_timeout)
 
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if self._in_head:
-            self._refuse(SlowHeader(f"the head of the request did not arrive within {self._limits.head_timeout_s:g} s"))
-        else:  # a connection opened in advance, as browsers do, and never used
+    def _on_timeout(self) -> None:
+        self._timer = None
+        if self._in_header:
+            limit_s = self._limits.header_timeout_s
+            self._refuse(SlowHeader(f"the header of the request did not arrive within {limit_s:g} s"))
+        else:  # a connection that was opened in advance, as browsers do, and not used
             self.transport.close()
 
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _exact(self) -> int:
+    def _exact_header_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _too_large(self) -> HeaderTooLarge:
-        return HeaderTooLarge(f"the head of the request has more than {self._limits.head_bytes} bytes")
+        return HeaderTooLarge(f"the header of the request is too large (maximum {self._limits.header_bytes} bytes)")
 
-    def _complain(self) -> None:
+    def _warn(self) -> None:
         now = time.monotonic()
-        if now - Connection._complained > _QUIET_S:
-            Connection._complained = now
-            logger.warning("connections are turned away: %d are open", self._limits.connections)
+        if now - Connection._warned_at > _WARNING_INTERVAL_S:
+            Connection._warned_at = now
+            logger.warning("new connections are refused: %d are open", self._limits.connections)
 
 
-def _answer(error: ConvokeError) -> bytes:
-    """An error as the whole of an HTTP answer that ends its connection."""
+def _response(error: ConvokeError) -> bytes:
+    """An error as a complete HTTP response that ends its connection."""
     body = json.dumps({"error": error.body()}).encode()
     headers = {
         **error.headers,

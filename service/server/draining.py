@@ -1,7 +1,7 @@
 """What SIGTERM does: the service says that it is not ready, still answers for a while, then stops.
 
-Whoever sends requests, a load balancer or Kubernetes, needs some seconds to see that this server is going; those that
-arrive meanwhile are answered. After that uvicorn takes over: it listens no more and waits for what was accepted.
+A load balancer or Kubernetes needs some seconds to notice that this server is stopping; requests that arrive meanwhile
+are answered. Then uvicorn closes the listening socket and waits for the requests that it has accepted.
 """
 
 import asyncio
@@ -13,37 +13,29 @@ from types import FrameType
 logger = logging.getLogger("bentoml.convoke")
 
 
-class Draining:
-    """A worker's SIGTERM, put off."""
+def postpone_sigterm(seconds: float, on_drain: Callable[[], None]) -> None:
+    """From now on, run the server's own handler of SIGTERM only some seconds after the signal.
 
-    def __init__(self, seconds: float, begin: Callable[[], None]) -> None:
-        """Prepare.
+    A second signal stops the server at once. Call this in the main thread, on the server's event loop.
 
-        Args:
-            seconds: how long requests are still taken; 0 stops at once.
-            begin: called once, when the signal comes, in the worker's main thread.
-        """
-        self._seconds = seconds
-        self._begin = begin
-        self._begun = False
+    Args:
+        seconds: how long requests are still accepted; 0 stops at once.
+        on_drain: called once, when the first signal arrives, in the main thread.
+    """
+    loop = asyncio.get_running_loop()
+    stop = signal.getsignal(signal.SIGTERM)
+    if not callable(stop):  # without a handler the process ends anyway
+        return
+    is_draining = False
 
-    def watch(self) -> None:
-        """Put the server's own handler of SIGTERM off, from now on; in its main thread, on its event loop.
-
-        A second signal stops the server at once.
-        """
-        loop = asyncio.get_running_loop()
-        stop = signal.getsignal(signal.SIGTERM)
-        if not callable(stop):  # nobody handles it: the process just ends
+    def drain(number: int, frame: FrameType | None) -> None:
+        nonlocal is_draining
+        if is_draining or not seconds:
+            stop(number, frame)
             return
+        is_draining = True
+        on_drain()
+        logger.info("stopping: not ready any more; requests are accepted for another %g s", seconds)
+        loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, None)
 
-        def drain(number: int, frame: FrameType | None) -> None:
-            if self._begun or not self._seconds:
-                stop(number, frame)
-                return
-            self._begun = True
-            self._begin()
-            logger.info("going: not ready any more; requests are taken for another %g s", self._seconds)
-            loop.call_soon_threadsafe(loop.call_later, self._seconds, stop, number, None)
-
-        signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGTERM, drain)

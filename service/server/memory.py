@@ -1,7 +1,7 @@
-"""Memory that a load has left behind, given back to the system.
+"""Returns memory to the system after a load.
 
-The C library keeps what is freed for later; between long-lived blocks that is as much again as what is in use, and the
-next load of another kind finds little of it fit.
+The C library keeps freed memory for later. Between blocks that are in use this is as much again, and little of it fits
+the next load of another kind.
 """
 
 import ctypes
@@ -9,44 +9,46 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-WORTH_BYTES = 32 << 20
-"""Less than this that came since the last time is let be: giving back takes milliseconds, and taking anew some more."""
+MIN_BYTES = 32 << 20
+"""Growth below which nothing is returned, because returning memory and taking it again costs milliseconds."""
 
 _STATUS = Path("/proc/self/statm")
 
 
 class Memory:
-    """What this process holds, and how much it held when it last gave some back."""
+    """The resident memory of this process, and its lowest value since memory was last returned."""
 
-    def __init__(self, resident: Callable[[], int] | None = None, trim: Callable[[], object] | None = None) -> None:
-        """Take the system's ways to ask and to give back, where it has them.
+    def __init__(
+        self, resident_bytes: Callable[[], int] | None = None, trim: Callable[[], object] | None = None
+    ) -> None:
+        """Use the system's own functions, unless others are given.
 
         Args:
-            resident: bytes that the process holds.
-            trim: gives back what is free.
+            resident_bytes: the resident memory of this process.
+            trim: returns free memory to the system.
         """
-        self._resident = resident or _resident
-        self._trim = trim or _trim_of_libc()
-        self._least = self._resident()
+        self._resident_bytes = resident_bytes or _resident_bytes
+        self._trim = trim or _libc_trim()
+        self._lowest = self._resident_bytes()
 
-    def give_back(self) -> None:
-        """Give back what is free, if it can be much. Blocks for milliseconds, without the interpreter's lock."""
-        held = self._resident()
-        self._least = min(self._least, held)
-        if self._trim is not None and held - self._least >= WORTH_BYTES:
+    def release(self) -> None:
+        """Return free memory if the process has grown. Blocks for milliseconds, without the interpreter's lock."""
+        resident = self._resident_bytes()
+        self._lowest = min(self._lowest, resident)
+        if self._trim is not None and resident - self._lowest >= MIN_BYTES:
             self._trim()
-            self._least = self._resident()
+            self._lowest = self._resident_bytes()
 
 
-def _resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+def _resident_bytes() -> int:
+    """The resident memory of this process; 0 on a system without /proc."""
     try:
         return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
 
-def _trim_of_libc() -> Callable[[], object] | None:
-    """Glibc's malloc_trim; None where the C library has none."""
+def _libc_trim() -> Callable[[], object] | None:
+    """The `malloc_trim` of glibc; None with another C library."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return None if trim is None else lambda: trim(0)

@@ -1,6 +1,7 @@
-"""One worker: its parts put together, and its life from loading the models to the last answer.
+"""One worker, from loading the models to the last response.
 
-Apart from app.py since it takes half a second to import, which the server, that only starts workers, is spared.
+It is not part of app.py because it takes half a second to import, and the server that starts the workers does not need
+it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from service.routes import native
 from service.routes.answer import render
 from service.server import fleet, startup
 from service.server.assembly import assemble
-from service.server.draining import Draining
+from service.server.draining import postpone_sigterm
 from service.server.memory import Memory
 from service.settings import Settings
 from service.telemetry import log, tracing
@@ -23,19 +24,19 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
-REST_S = 1.0
-"""Seconds without an answer after which a load counts as over."""
+IDLE_S = 1.0
+"""Seconds without a response after which a load counts as over."""
 
 
 class Worker:
-    """Repository, queues and routes of one process; `asgi` is what answers."""
+    """Repository, queues and routes of one process; `asgi` is the application that answers requests."""
 
     def __init__(self, settings: Settings, index: int) -> None:
-        """Put the parts together; nothing is loaded yet.
+        """Put the parts together; load no models yet.
 
         Args:
-            settings: the service's.
-            index: this worker's place among those of its server, from 1.
+            settings: of the service.
+            index: the number of this worker, from 1.
         """
         startup.format_logs(settings.log_format)
         metrics = Metrics()
@@ -53,27 +54,27 @@ class Worker:
             metrics=metrics,
             on_response=on_response,
         )
-        self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
         self.asgi = parts.application
-        self._poll_s = settings.poll_s
+        self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
+        self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
-        self._draining = Draining(settings.drain_s, self._repository.retire)
 
     async def start(self) -> None:
-        """Load the models beside the event loop: /livez and /readyz answer meanwhile; new ones are looked for after.
+        """Load the models in a thread, while /livez and /readyz answer; then poll for new versions.
 
-        Who takes the place of a worker that died is seen by no caller before it is ready: the others answer meanwhile.
+        The successor of a worker that died accepts no request before it is ready, because the other workers answer
+        meanwhile.
         """
-        self._draining.watch()
+        postpone_sigterm(self._drain_s, self._repository.retire)
         loading = asyncio.create_task(self._load())
         self._tasks = [loading]
         if self._fleet.join():
             await loading
-        for task in (self._look_for_versions(loading), self._publish(), self._give_back(loading)):
+        for task in (self._poll(loading), self._publish(), self._release_memory(loading)):
             self._tasks.append(asyncio.create_task(task))
 
     async def stop(self) -> None:
-        """Start no more batches; bring what is known of requests to where it belongs."""
+        """Start no more batches, and write what is left of metrics, log lines and spans."""
         for task in self._tasks:
             task.cancel()
         self._predictor.close()
@@ -83,11 +84,11 @@ class Worker:
             await asyncio.to_thread(self._tracer.close)
 
     def is_ready(self) -> bool:
-        """Whether every model is loaded, verified and warmed up, in every worker."""
+        """Whether all models are loaded, verified and warmed up, in all workers."""
         return self._fleet.all_ready()
 
     async def call(self, model: str, key: native.Key, items: list[str]) -> dict[str, Any]:
-        """A call of BentoML's clients inside of this process.
+        """Answer a call of BentoML's clients from this process.
 
         Raises:
             ConvokeError: as `native.call`.
@@ -96,55 +97,55 @@ class Worker:
         return content
 
     async def _load(self) -> bool:
-        """Load the models, and say whether there is any sense in looking for new ones."""
+        """Load the models, and say whether to poll for new versions."""
         try:
-            await asyncio.to_thread(self._repository.load, self._tell)
+            await asyncio.to_thread(self._repository.load, self._on_loaded)
         except Exception:
             if not self._repository.ready:
-                logger.exception("the models could not be loaded; the service stays alive, and is never ready")
+                logger.exception("loading the models failed; the service stays alive and is never ready")
                 return False
-            logger.exception("not every version could be loaded; it is tried again")
-        _spare_the_collector()
+            logger.exception("loading a version failed; retrying")
+        _freeze_heap()
         return True
 
-    def _tell(self) -> None:
-        """Say that this worker is ready, if it is: the others' /readyz waits for it. Blocks for a moment."""
+    def _on_loaded(self) -> None:
+        """Publish that this worker is ready, if it is: /readyz of the others waits for it. Blocks briefly."""
         self._fleet.publish()
         if self._repository.ready:
             logger.info("ready")
 
-    async def _look_for_versions(self, loading: asyncio.Task[bool]) -> None:
+    async def _poll(self, loading: asyncio.Task[bool]) -> None:
         while await loading and self._poll_s:
             await asyncio.sleep(self._poll_s)
             try:
                 await asyncio.to_thread(self._repository.scan)
             except Exception:
-                logger.exception("looking for new versions failed; it is tried again")
+                logger.exception("looking for new versions failed; retrying")
 
-    async def _give_back(self, loading: asyncio.Task[bool]) -> None:
-        """Give memory back to the system when a load is over: for a second nobody was answered, and nobody waits."""
+    async def _release_memory(self, loading: asyncio.Task[bool]) -> None:
+        """Return memory to the system after a load: no response for `IDLE_S`, and no request waits."""
         await loading
         memory, before = Memory(), self._predictor.answered
         while True:
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(IDLE_S)
             now = self._predictor.answered
             if now == before and self._predictor.is_idle:
-                await asyncio.to_thread(memory.give_back)
+                await asyncio.to_thread(memory.release)
             before = now
 
     async def _publish(self) -> None:
-        """Tell the other workers, once a second, what there is to tell."""
+        """Publish the state of this worker to the others, once a second."""
         while self._fleet.folder is not None:
             await asyncio.sleep(fleet.PUBLISH_S)
             await asyncio.to_thread(self._fleet.publish)
 
 
-def _spare_the_collector() -> None:
-    """Keep Python's garbage collector from walking the whole worker again and again.
+def _freeze_heap() -> None:
+    """Exclude all objects that exist now from Python's garbage collection.
 
-    BentoML's modules are 120,000 objects, and its timeout leaves a timer behind for a minute after each request. Full
-    collections over both stopped the worker for up to 350 ms. What is loaded now stays for good; what requests leave
-    is freed by reference counts, and cycles by the collector's younger generations.
+    BentoML's modules are 120,000 objects, and full collections over them stopped the worker for up to 350 ms. What is
+    loaded now stays for good. Objects of requests are freed by reference counts, and cycles by the collector's younger
+    generations.
     """
     gc.collect()
     gc.freeze()

@@ -1,5 +1,5 @@
-"""What the service reports of itself: metrics, log lines, traces.
+"""What the service reports: metrics, log lines and traces.
 
-In: the facts of a request, and counts of batches and queues. Out: `/metrics`, standard output, OpenTelemetry spans.
+In: the facts of requests, and counts of batches and queues. Out: `/metrics`, standard output, OpenTelemetry spans.
 Start with `metrics.py`.
 """

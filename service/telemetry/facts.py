@@ -1,7 +1,7 @@
-"""What is known about a request on its way.
+"""The facts of a request: its id, route, model, version, items, sizes, timings and error.
 
-The shell (`service/http/asgi.py`) makes one `RequestFacts` for each request, routes fill it, and access log, metrics,
-traces and `Server-Timing` read it when the response starts.
+`service/http/asgi.py` makes one `RequestFacts` for each request, and the routes fill it. Request log, metrics, traces
+and `Server-Timing` read it when the response starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,40 +14,40 @@ _KEY = "convoke"
 
 @dataclass(slots=True)
 class RequestFacts:
-    """One request: who it is, what it wanted, and what became of it."""
+    """The facts of one request."""
 
     id: str
     method: str
-    """A method of HTTP, or `other`."""
+    """An HTTP method, or `other`."""
     headers: Sequence[tuple[bytes, bytes]] = ()
     route: str = "none"
-    """The pattern of the route, not the path: clients must not be able to make up labels of metrics."""
+    """The pattern of the route, not the path, so that clients cannot make up values of metrics' labels."""
     model: str = ""
     version: str = ""
     items: int = 0
     body_bytes: int = 0
-    """Length of the body as it was sent."""
+    """Length of the body as sent."""
     held_bytes: int = 0
-    """What the body counts for in `service/http/pending.py`."""
+    """The memory that `service/http/pending.py` counts for the body."""
     timings_s: dict[str, float] = field(default_factory=dict)
-    """Seconds of each part of the way (`read`, `queue`, `infer`), in order."""
+    """Seconds of each part (`read`, `queue`, `infer`), in order."""
     status: int = 0
     error: str = ""
-    """The code of the error that was answered, if one was."""
+    """The code of the error in the response, if any."""
     total_s: float = 0.0
     """Seconds until the response started."""
 
 
 OnResponse = Callable[[RequestFacts], None]
-"""Called when a response starts."""
+"""Called with the facts of a request when its response starts."""
 
 
 def attach(scope: Scope, facts: RequestFacts) -> None:
-    """Let `of` find the facts of a request in its scope."""
+    """Store the facts of a request in its scope."""
     scope[_KEY] = facts
 
 
 def of(scope: Scope) -> RequestFacts:
-    """The facts of the request that has this scope."""
+    """The facts of the request with this scope."""
     facts: RequestFacts = scope[_KEY]
     return facts

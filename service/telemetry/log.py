@@ -1,7 +1,8 @@
-"""What the service says of itself: lines for people on a terminal, JSON for machines elsewhere.
+"""The log: plain lines on a terminal, JSON elsewhere.
 
-The lines of requests take a way of their own: one f-string a request, written by another thread a few times a second,
-so that a slow reader never stops the event loop. They never hold what a caller sent: no bodies, keys, headers or paths.
+Lines of requests do not pass through `logging`: each is one f-string, and another thread writes them a few times a
+second, so that a slow reader never blocks the event loop. They contain nothing that a client sent: no body, key, header
+or path, except a plain X-Request-ID.
 """
 
 import asyncio
@@ -22,30 +23,30 @@ from service.telemetry.series import Series
 Format = Literal["auto", "json", "text"]
 
 FLUSH_S = 0.25
-"""Seconds that a request's line waits for others, to be written with them."""
+"""Seconds for which lines are collected before they are written together."""
 
-LAST_S = 2.0
-"""Seconds that the end of a worker waits for its last lines to be read."""
+CLOSE_TIMEOUT_S = 2.0
+"""Seconds for which a worker that stops waits until its last lines are written."""
 
 MAX_LINES = 20_000
-"""Lines that may wait for a slow reader; what comes on top is lost, and counted."""
+"""Lines that may wait for a slow reader; more are dropped and counted."""
 
 
 def choose_format(chosen: Format) -> Literal["json", "text"]:
-    """Text where standard output is a terminal, unless one was chosen."""
+    """The chosen format; `auto` is text if standard output is a terminal, else JSON."""
     if chosen != "auto":
         return chosen
     return "text" if os.isatty(1) else "json"
 
 
 class JsonFormatter(logging.Formatter):
-    """A record -> one line of JSON: time, level, logger, message; the traceback where there is one."""
+    """A record as one line of JSON: time, level, logger, message, and the traceback of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        moment = datetime.fromtimestamp(record.created, UTC)
+        """The line, without a line break."""
+        timestamp = datetime.fromtimestamp(record.created, UTC)
         line = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -56,30 +57,30 @@ class JsonFormatter(logging.Formatter):
 
 
 class RequestLog:
-    """One line a request, once its answer begins. Used on the event loop alone."""
+    """Writes one line for each request when its response starts. Use it on the event loop only."""
 
     def __init__(self, chosen: Format, lost: Series, *, file: int = 1) -> None:
-        """Nothing is written before the first request.
+        """Write nothing before the first request.
 
         Args:
-            chosen: the form of the lines.
-            lost: counts lines that had to be dropped.
-            file: the descriptor to write to.
+            chosen: the format of the lines.
+            lost: counts dropped lines.
+            file: the file descriptor to write to.
         """
         self._line = _json_line if choose_format(chosen) == "json" else _text_line
         self._lost = lost
         self._file = file
         self._lines: list[str] = []
-        self._noted = 0
-        self._written = 0  # by the writer alone
+        self._added = 0
+        self._written = 0  # changed by the writer's thread only
         self._second = 0
-        self._moment = ""
+        self._timestamp = ""
         self._waiting: SimpleQueue[list[str]] = SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
 
     def on_response(self, facts: RequestFacts) -> None:
-        """Note a request whose response starts."""
-        if self._noted - self._written >= MAX_LINES:
+        """Add the line of a request whose response starts."""
+        if self._added - self._written >= MAX_LINES:
             self._lost.inc()
             return
         if not self._lines:
@@ -87,16 +88,16 @@ class RequestLog:
         now = time.time()
         if int(now) != self._second:
             self._second = int(now)
-            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        self._noted += 1
-        self._lines.append(self._line(f"{self._moment}.{int(now % 1 * 1000):03d}Z", facts))
+            self._timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        self._added += 1
+        self._lines.append(self._line(f"{self._timestamp}.{int(now % 1 * 1000):03d}Z", facts))
 
     def close(self) -> None:
-        """Write what is left, unless its reader takes too long."""
+        """Write the lines that are left, unless the reader takes too long."""
         self._flush()
         if self._writer.is_alive():
             self._waiting.put([])
-            self._writer.join(LAST_S)
+            self._writer.join(CLOSE_TIMEOUT_S)
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -112,42 +113,42 @@ class RequestLog:
             self._written += len(lines)
 
 
-def _json_line(moment: str, facts: RequestFacts) -> str:
-    """Nothing here needs escapes: names are our own, the request id is checked, other methods are not repeated."""
-    level = "error" if facts.status >= 500 else "info"  # noqa: PLR2004 -- ours, not the client's
+def _json_line(timestamp: str, facts: RequestFacts) -> str:
+    """No value needs escapes: names are our own, the request id is checked, and unusual methods are `other`."""
+    level = "error" if facts.status >= 500 else "info"  # noqa: PLR2004 -- our error, not the client's
     served = f',"model":"{facts.model}","version":"{facts.version}","items":{facts.items}' if facts.model else ""
     code = f',"error":"{facts.error}"' if facts.error else ""
     parts = "".join([f'"{name}":{seconds * 1000:.3f},' for name, seconds in facts.timings_s.items()])
     return (
-        f'{{"time":"{moment}","level":"{level}","logger":"convoke.request","request_id":"{facts.id}",'
+        f'{{"time":"{timestamp}","level":"{level}","logger":"convoke.request","request_id":"{facts.id}",'
         f'"method":"{facts.method}","route":"{facts.route}","status":{facts.status},"bytes":{facts.body_bytes}'
         f'{served}{code},"ms":{{{parts}"total":{facts.total_s * 1000:.3f}}}}}\n'
     )
 
 
-def _text_line(moment: str, facts: RequestFacts) -> str:
+def _text_line(timestamp: str, facts: RequestFacts) -> str:
     served = f" {facts.model}/{facts.version} {facts.items} items" if facts.model else ""
     code = f" {facts.error}" if facts.error else ""
     parts = "".join([f" {name} {seconds * 1000:.1f}" for name, seconds in facts.timings_s.items()])
     return (
-        f"{moment} {facts.method} {facts.route} {facts.status}{code}{served} {facts.body_bytes} bytes{parts} "
+        f"{timestamp} {facts.method} {facts.route} {facts.status}{code}{served} {facts.body_bytes} bytes{parts} "
         f"total {facts.total_s * 1000:.1f} ms {facts.id}\n"
     )
 
 
 def _write(file: int, lines: Sequence[str]) -> None:
-    """Write lines in pieces that reach a pipe whole, so that those of several workers do not mix."""
+    """Write lines in pieces that a pipe takes as a whole, so that lines of several workers do not mix."""
     for piece in _pieces(lines):
         left = memoryview(piece)
         try:
             while left:
                 left = left[os.write(file, left) :]
-        except OSError:  # nobody reads; requests matter more than their log
+        except OSError:  # the reader is gone; requests matter more than their log
             return
 
 
 def _pieces(lines: Sequence[str]) -> Iterator[bytes]:
-    """Whole lines together, as many as a pipe takes in one step."""
+    """Join as many lines as a pipe takes in one write."""
     piece = b""
     for line in lines:
         data = line.encode()

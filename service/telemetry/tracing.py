@@ -1,8 +1,8 @@
-"""OpenTelemetry spans of requests, where an exporter is configured; elsewhere nothing of it is imported.
+"""OpenTelemetry spans of requests. Without a configured exporter nothing of OpenTelemetry is imported.
 
-A request's span and its parts, read, queue and infer, are made when its answer begins, from times that were taken
-anyway. OpenTelemetry's own variables say where they go and how many are kept; OTEL_TRACES_SAMPLER and
-OTEL_RESOURCE_ATTRIBUTES, for example, mean what they mean everywhere.
+The span of a request and those of its parts (read, queue, infer) are made when its response starts, from times that
+are measured anyway. OpenTelemetry's own variables configure export and sampling; OTEL_TRACES_SAMPLER and
+OTEL_RESOURCE_ATTRIBUTES, for example, have their usual meaning.
 """
 
 import os
@@ -26,51 +26,51 @@ _PARENT = (b"traceparent", b"tracestate")
 
 
 def chosen_exporter(environment: Mapping[str, str] | None = None) -> str | None:
-    """Which exporter OpenTelemetry's variables ask for: `otlp`, `console`, or none.
+    """The exporter that OpenTelemetry's variables choose: `otlp`, `console`, or None.
 
     Raises:
-        SettingsError: one that is not known here.
+        SettingsError: the exporter or its protocol is not supported.
     """
     environment = os.environ if environment is None else environment
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     name = environment.get("OTEL_TRACES_EXPORTER", "")
-    if name == "none" or not (name or any(environment.get(one) for one in _ENDPOINTS)):
+    if name == "none" or not (name or any(environment.get(endpoint) for endpoint in _ENDPOINTS)):
         return None
     if name not in {"", "otlp", "console"}:
         raise SettingsError(f"OTEL_TRACES_EXPORTER={name!r}: expected otlp, console or none")
-    protocol = next((found for one in _PROTOCOLS if (found := environment.get(one))), _PROTOCOL)
+    protocol = next(filter(None, map(environment.get, _PROTOCOLS)), _PROTOCOL)
     if name != "console" and protocol != _PROTOCOL:
-        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: traces are sent by {_PROTOCOL} only")
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: expected {_PROTOCOL}")
     return name or "otlp"
 
 
 def make_exporter(name: str) -> "SpanExporter":
-    """An exporter, which reads its own settings from the environment.
+    """Make an exporter, which reads its own settings from the environment.
 
     Raises:
         SettingsError: its package is not installed.
     """
     if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415 -- not without an exporter
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415 -- only with an exporter
 
         return ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 -- an extra
     except ImportError as error:
         raise SettingsError(
-            "traces are to be exported, but OpenTelemetry's exporter is not installed: install requirements/otel.txt "
-            "beside the service, or set OTEL_TRACES_EXPORTER=none"
+            "cannot export traces: OpenTelemetry's exporter is not installed. Install requirements/otel.txt next to "
+            "the service, or set OTEL_TRACES_EXPORTER=none"
         ) from error
     exporter: SpanExporter = OTLPSpanExporter()
     return exporter
 
 
 class Tracer:
-    """Makes the spans of requests and hands them to an exporter, in the background."""
+    """Makes the spans of requests and exports them in the background."""
 
     def __init__(self, exporter: "SpanExporter") -> None:
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 -- not without an exporter
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 -- only with an exporter
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
@@ -82,34 +82,34 @@ class Tracer:
         self._tracer = self._provider.get_tracer("convoke", __version__)
 
     def on_response(self, facts: RequestFacts) -> None:
-        """Make the span of a request whose response starts."""
-        from opentelemetry import trace  # noqa: PLC0415 -- not without an exporter
+        """Make the spans of a request whose response starts."""
+        from opentelemetry import trace  # noqa: PLC0415 -- only with an exporter
 
-        began = time.time_ns() - int(facts.total_s * 1e9)
+        started_ns = time.time_ns() - int(facts.total_s * 1e9)
         span = self._tracer.start_span(
             f"{facts.method} {facts.route}",
             context=_parent(facts),
             kind=trace.SpanKind.SERVER,
             attributes=_attributes(facts),
-            start_time=began,
+            start_time=started_ns,
         )
-        if facts.status >= 500:  # noqa: PLR2004 -- ours, not the client's
+        if facts.status >= 500:  # noqa: PLR2004 -- our error, not the client's
             span.set_status(trace.StatusCode.ERROR)
-        inside = trace.set_span_in_context(span)
-        moment = began
-        for part, length_s in facts.timings_s.items():
-            child = self._tracer.start_span(part, context=inside, start_time=moment)
-            moment += int(length_s * 1e9)
-            child.end(end_time=moment)
-        span.end(end_time=began + int(facts.total_s * 1e9))
+        parent = trace.set_span_in_context(span)
+        time_ns = started_ns
+        for part, seconds in facts.timings_s.items():
+            child = self._tracer.start_span(part, context=parent, start_time=time_ns)
+            time_ns += int(seconds * 1e9)
+            child.end(end_time=time_ns)
+        span.end(end_time=started_ns + int(facts.total_s * 1e9))
 
     def close(self) -> None:
-        """Send what is left. Blocks."""
+        """Export the spans that are left. Blocks."""
         self._provider.shutdown()
 
 
 def _parent(facts: RequestFacts) -> "Context":
-    """The client's span, after W3C Trace Context, where the client names one."""
+    """The span that the client names in headers of W3C Trace Context, if any."""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
     carrier = {name.decode(): value.decode("latin-1") for name, value in facts.headers if name in _PARENT}
@@ -117,7 +117,7 @@ def _parent(facts: RequestFacts) -> "Context":
 
 
 def _attributes(facts: RequestFacts) -> dict[str, str | int]:
-    """What OpenTelemetry's conventions have names for, and what is ours."""
+    """Attributes by OpenTelemetry's conventions, and our own."""
     attributes: dict[str, str | int] = {
         "http.request.method": facts.method,
         "http.route": facts.route,

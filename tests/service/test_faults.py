@@ -1,4 +1,4 @@
-"""Faults that happen to servers: they are told to stop, are killed, run out of files, lose their models."""
+"""Faults of servers: a stop, a killed worker, no free file descriptors, a full disk, lost models."""
 
 import http.client
 import os
@@ -28,13 +28,13 @@ DIGIT = encode(mnist_like(7))
 Start = Callable[..., Server]
 
 
-def ask(server: Server) -> int:
-    """The status that a digit is answered with."""
+def classify(server: Server) -> int:
+    """The status of the response to a digit."""
     return httpx.post(f"{server.url}/classify/digits", content=DIGIT, timeout=30).status_code
 
 
-def begin(server: Server) -> http.client.HTTPConnection:
-    """A request whose head and half of whose body are sent."""
+def start_request(server: Server) -> http.client.HTTPConnection:
+    """Send the header of a request and half of its body."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.putrequest("POST", "/classify/digits")
     connection.putheader("Content-Length", str(len(DIGIT)))
@@ -44,22 +44,22 @@ def begin(server: Server) -> http.client.HTTPConnection:
 
 
 class Load:
-    """Callers that post digits one after the other, each over a connection of its own, until they are stopped."""
+    """Clients that post digits one after the other, each over a connection of its own, until they are stopped."""
 
-    def __init__(self, server: Server, callers: int) -> None:
+    def __init__(self, server: Server, clients: int) -> None:
         self.answered = 0
         self._failed: list[str] = []
         self._port = server.port
         self._stopped = False
-        self._callers = [threading.Thread(target=self._call) for _ in range(callers)]
-        for caller in self._callers:
-            caller.start()
+        self._clients = [threading.Thread(target=self._call) for _ in range(clients)]
+        for client in self._clients:
+            client.start()
 
     def stop(self) -> list[str]:
-        """End it: what failed, as the status or the kind of the error."""
+        """Stop the clients; return the statuses or error types of what failed."""
         self._stopped = True
-        for caller in self._callers:
-            caller.join()
+        for client in self._clients:
+            client.join()
         return self._failed
 
     def _call(self) -> None:
@@ -80,70 +80,70 @@ class Load:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_go_in_order(start_server: Start) -> None:
-    """At once not ready; requests, those under way and new ones, are answered; then it ends with 0."""
+def test_sigterm_drains_the_server(start_server: Start) -> None:
+    """It is not ready at once; requests, started and new ones, are answered; then it exits with 0."""
     server = start_server(CONVOKE_DRAIN_S="2")
     server.wait_until_ready()
     with httpx.Client(base_url=server.url) as kept:
         assert kept.get("/models").status_code == 200
-        under_way = begin(server)
+        started = start_request(server)
         psutil.Process(server.pid).send_signal(signal.SIGTERM)
         server.wait(lambda: kept.get("/readyz").status_code == 503)
         assert kept.get("/v2/health/ready").status_code == 503
-        assert ask(server) == 200
-        under_way.send(DIGIT[100:])
-        assert under_way.getresponse().read()
-        under_way.close()
+        assert classify(server) == 200
+        started.send(DIGIT[100:])
+        assert started.getresponse().read()
+        started.close()
     assert server.wait_for_end() == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port))
 
 
 @pytest.mark.slow
-def test_who_is_under_way_when_listening_ends_is_answered(start_server: Start) -> None:
-    """Without a time to drain, a request whose body is half sent is answered before the server goes."""
+def test_a_started_request_is_answered_after_sigterm(start_server: Start) -> None:
+    """Without draining, a request whose body is half sent is answered before the server exits."""
     server = start_server(CONVOKE_DRAIN_S="0")
     server.wait_until_ready()
-    under_way = begin(server)
-    server.wait(lambda: ask(server) == 200)  # so that the half request was read
+    started = start_request(server)
+    server.wait(lambda: classify(server) == 200)  # so that the server has read the half request
     psutil.Process(server.pid).send_signal(signal.SIGTERM)
-    under_way.send(DIGIT[100:])
-    assert under_way.getresponse().status == 200
-    under_way.close()
+    started.send(DIGIT[100:])
+    assert started.getresponse().status == 200
+    started.close()
     assert server.wait_for_end() == 0
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(start_server: Start) -> None:
-    """Another worker takes the place of one that was killed, and answers."""
+    """A killed worker gets a successor, which answers."""
     server = start_server()
     server.wait_until_ready()
     (before,) = workers(server)
     os.kill(before.pid, signal.SIGKILL)
-    server.wait(lambda: [one.pid for one in workers(server)] not in ([], [before.pid]))
+    server.wait(lambda: [worker.pid for worker in workers(server)] not in ([], [before.pid]))
     server.wait_until_ready()
-    assert ask(server) == 200
+    assert classify(server) == 200
 
 
 @pytest.mark.slow
 def test_of_a_worker_killed_under_load_only_its_own_requests_fail(start_server: Start) -> None:
-    """Callers of the other worker notice nothing; those of the killed one lose what was under way, and go on."""
+    """Clients of the other worker notice nothing; those of the killed one lose started requests only."""
     server = start_server(CONVOKE_WORKERS="2")
     server.wait_until_ready()
-    load = Load(server, callers=8)
+    load = Load(server, clients=8)
     server.wait(lambda: load.answered > 100)
     held = {worker: connections(worker) for worker in workers(server)}
     killed = max(held, key=lambda worker: held[worker])
-    holding = held[killed]
-    assert holding
+    n_held = held[killed]
+    assert n_held
     os.kill(killed.pid, signal.SIGKILL)
-    server.wait(lambda: len(workers(server)) == 2 and killed.pid not in {one.pid for one in workers(server)})
+    server.wait(lambda: len(workers(server)) == 2 and killed.pid not in {worker.pid for worker in workers(server)})
     server.wait_until_ready()
     before = load.answered
     server.wait(lambda: load.answered > before + 100)
     failed = load.stop()
-    assert len(failed) <= holding, failed
-    assert not [text for text in failed if text.isdigit()], failed  # connections that broke, no answers of errors
+    assert len(failed) <= n_held, failed
+    assert not [text for text in failed if text.isdigit()], failed  # broken connections, not error responses
 
 
 @pytest.fixture
@@ -162,21 +162,21 @@ def few_files(start_server: Start) -> Iterator[Server]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a running process are Linux's")
-def test_used_up_file_descriptors_are_recovered_from(few_files: Server) -> None:
-    """More idle connections than files: once they go, the same worker answers again."""
+def test_the_server_recovers_from_too_many_open_files(few_files: Server) -> None:
+    """After more idle connections than files were open, the same worker answers again."""
     (worker,) = workers(few_files)
     with ExitStack() as connections:
         for _ in range(120):
             connections.enter_context(socket.create_connection(("127.0.0.1", few_files.port), timeout=5))
         assert worker.is_running()
-    few_files.wait(lambda: ask(few_files) == 200)
-    assert [one.pid for one in workers(few_files)] == [worker.pid]
+    few_files.wait(lambda: classify(few_files) == 200)
+    assert [process.pid for process in workers(few_files)] == [worker.pid]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a running process are Linux's")
-def test_a_full_disk_is_told_and_recovered_from(start_server: Start, version: Path) -> None:
-    """Where no byte can be written, models answer; what must write is refused with the reason, until it can again."""
+def test_the_server_recovers_from_a_full_disk(start_server: Start, version: Path) -> None:
+    """While nothing can be written, models answer, and an operation that must write fails with the reason."""
     file = version.parents[2] / "keys"
     headers = {"X-API-Key": keys.add(file, "all", "manage")}
     server = start_server(
@@ -187,22 +187,22 @@ def test_a_full_disk_is_told_and_recovered_from(start_server: Start, version: Pa
     processes = [psutil.Process(server.pid), *workers(server)]
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    assert ask(server) == 200
+    assert classify(server) == 200
     assert httpx.get(f"{server.url}/metrics").status_code == 200
     refused = httpx.post(unload, headers=headers)
     assert refused.status_code == 409
     assert "cannot be written: File too large; what is served stays as it is" in refused.json()["error"]
-    assert ask(server) == 200
+    assert classify(server) == 200
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert httpx.post(unload, headers=headers).status_code == 200
-    assert ask(server) == 404
+    assert classify(server) == 404
     assert processes[1].is_running()
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_set_back_changes_nothing(start_server: Start, version: Path, tmp_path: Path) -> None:
-    """A day is taken from the clock of a running service: it answers, finds new versions, replaces a killed worker."""
+def test_a_clock_set_back_changes_nothing(start_server: Start, version: Path, tmp_path: Path) -> None:
+    """After its clock is set back by a day, the service answers, finds new versions and replaces a killed worker."""
     mark = tmp_path / "set back"
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time\n"
@@ -214,7 +214,7 @@ def test_a_clock_that_is_set_back_changes_nothing(start_server: Start, version: 
     server = start_server(CONVOKE_MODELS=str(version.parents[1]), CONVOKE_POLL_S="0.2", PYTHONPATH=f"{tmp_path}:{ROOT}")
     server.wait_until_ready()
     mark.touch()
-    assert ask(server) == 200
+    assert classify(server) == 200
     newer = Path(shutil.copytree(version, tmp_path / "2"))
     manifest = newer / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": 1,', '"version": 2,'))
@@ -224,18 +224,18 @@ def test_a_clock_that_is_set_back_changes_nothing(start_server: Start, version: 
     server.wait(lambda: httpx.get(f"{server.url}/models/digits").json()["version"] == "2")
     (before,) = workers(server)
     os.kill(before.pid, signal.SIGKILL)
-    server.wait(lambda: [one.pid for one in workers(server)] not in ([], [before.pid]), seconds=30)
+    server.wait(lambda: [worker.pid for worker in workers(server)] not in ([], [before.pid]), seconds=30)
     server.wait_until_ready()
-    assert ask(server) == 200
+    assert classify(server) == 200
 
 
-@pytest.mark.parametrize("how", ["gone", "emptied", "garbage", "unreadable", "a file"])
-def test_models_that_are_ruined_while_they_serve_serve_on(version: Path, how: str) -> None:
-    """Whatever becomes of models/, the loaded version stays, and a good one that comes later takes over."""
+@pytest.mark.parametrize("damage", ["gone", "emptied", "garbage", "unreadable", "a file"])
+def test_loaded_models_outlive_their_files(version: Path, damage: str) -> None:
+    """Whatever happens to models/, the loaded version stays, and a good one that is added later is loaded."""
     models = version.parents[1]
-    shelf = Repository(Settings(models=models, provider="cpu"), Metrics())
-    shelf.load()
-    match how:
+    repository = Repository(Settings(models=models, provider="cpu"), Metrics())
+    repository.load()
+    match damage:
         case "gone":
             shutil.rmtree(models)
         case "emptied":
@@ -249,15 +249,15 @@ def test_models_that_are_ruined_while_they_serve_serve_on(version: Path, how: st
             models.chmod(0)
         case "a file":
             shutil.rmtree(version.parent)
-            version.parent.write_text("no folder")
-    shelf.scan()
-    served = shelf.get("digits")
+            version.parent.write_text("not a folder")
+    repository.scan()
+    served = repository.get("digits")
     assert served.number == "1"
-    assert shelf.ready
+    assert repository.ready
     models.parent.mkdir(exist_ok=True)
     if models.exists():
         models.chmod(0o700)
         shutil.rmtree(models)
     shutil.copytree(ROOT / "models/digits/1", models / "digits/1")
-    shelf.scan()
-    assert shelf.get("digits").number == "1"
+    repository.scan()
+    assert repository.get("digits").number == "1"

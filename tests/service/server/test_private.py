@@ -290,7 +290,7 @@ def test_config_is_read_after_the_start(attribute: str) -> None:
     )
 
 
-# uvicorn's messages, of which `_at_once` in `service/http/body.py` asks without waiting
+# uvicorn's messages, which `service/http/body.py` receives without waiting
 
 
 def test_receive_may_be_abandoned(protocol: Recorder, loop: asyncio.AbstractEventLoop) -> None:
@@ -331,7 +331,7 @@ def test_sigterm_has_a_handler_that_can_be_called_later() -> None:
         signal.signal(signal.SIGTERM, before)
     assert server.should_exit and not delivered[1:], (  # noqa: PT018 -- one message
         "uvicorn no longer handles SIGTERM by a function, set with signal.signal, that stops the server when called. "
-        "Draining in service/server/draining.py calls it after the seconds of drain_s."
+        "postpone_sigterm in service/server/draining.py calls it after the seconds of drain_s."
     )
 
 
@@ -435,10 +435,10 @@ def test_workers_inherit_the_environment(watcher: Any) -> None:
 
 
 def test_workers_may_drain(watcher: Any) -> None:
-    """Circus waits for a worker that was told to stop for as long as `drain_s` and a request may take."""
+    """Circus waits for a worker that stops for as long as `drain_s` and a request may take."""
     assert watcher.graceful_timeout > 600 + 55, (
-        f"circus now kills a worker {watcher.graceful_timeout} s after SIGTERM. Draining in service/server/draining.py "
-        "needs up to 600 s, and a request 55 s; lower both in service/settings.py."
+        f"circus now kills a worker {watcher.graceful_timeout} s after SIGTERM. Draining needs up to 600 s, and then "
+        "a request up to 55 s; lower drain_s and request_timeout_s in service/settings.py."
     )
 
 

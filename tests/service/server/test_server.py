@@ -1,4 +1,4 @@
-"""The service over a really started server: as `make serve` runs it, and as a built Bento."""
+"""A started server: as `make serve` runs it, and from a built Bento."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ EXAMPLE = ROOT / "examples/seven.png"
 
 
 def test_the_example_of_the_readme_is_a_seven(server: Server) -> None:
-    """The README's picture, sent as the README sends it, gives the label that it prints."""
+    """The README's image, sent as in the README, gives the label in the README."""
     response = httpx.post(
         f"{server.url}/classify/digits", content=EXAMPLE.read_bytes(), headers={"Content-Type": "image/png"}
     )
@@ -40,8 +40,8 @@ def test_health_and_metrics_answer(server: Server) -> None:
 
     def items() -> float:
         text = httpx.get(f"{server.url}/metrics").text
-        found = re.search(r'^convoke_items_total\{model="digits",version="1"\} (\S+)$', text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        match = re.search(r'^convoke_items_total\{model="digits",version="1"\} (\S+)$', text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
 
     before = items()
     files = [("f", ("x", encode(mnist_like(digit)))) for digit in range(10)]
@@ -52,15 +52,15 @@ def test_health_and_metrics_answer(server: Server) -> None:
 
 
 def test_paths_never_become_metric_labels(server: Server) -> None:
-    """A caller who asks for random paths adds no time series."""
+    """A client that requests random paths adds no time series."""
     for path in ("/surprise-1", "/models/surprise-2", "/classify/surprise-3"):
         httpx.get(server.url + path)
         httpx.post(server.url + path, content=b"x")
     assert "surprise" not in httpx.get(f"{server.url}/metrics").text
 
 
-def test_many_callers_at_once_get_their_own_answers(server: Server) -> None:
-    """Concurrent requests over many connections are batched and never swapped."""
+def test_concurrent_clients_get_their_own_answers(server: Server) -> None:
+    """Concurrent requests over many connections are batched and their responses never swapped."""
 
     async def scenario() -> None:
         async with httpx.AsyncClient(base_url=server.url, limits=httpx.Limits(max_connections=32)) as session:
@@ -79,35 +79,35 @@ import json, sys
 import bentoml
 from bentoml.exceptions import BentoMLException
 
-url, *pictures = sys.argv[1:]
+url, *images = sys.argv[1:]
 with bentoml.SyncHTTPClient(url) as session:
-    many = session.classify_images(model="digits", images=pictures)
-    mixed = session.classify_images(model="digits", images=[pictures[3], "%", "http://localhost/x.png"])
+    many = session.classify_images(model="digits", images=images)
+    mixed = session.classify_images(model="digits", images=[images[3], "%", "http://localhost/x.png"])
     texts = session.classify_texts(model="digits", texts=["seven"])
     try:
-        refusal = session.classify_images(model="nothing", images=pictures)
-    except BentoMLException as error:
-        refusal = str(error)
-print(json.dumps([many, mixed, texts, refusal]))
+        error = session.classify_images(model="nothing", images=images)
+    except BentoMLException as exception:
+        error = str(exception)
+print(json.dumps([many, mixed, texts, error]))
 """
 
 
-def test_bentoml_s_own_client_works(server: Server) -> None:
-    """Pictures in base64 through bentoml.SyncHTTPClient give the labels of the other front ends; errors are its own.
+def test_bentomls_own_client_works(server: Server) -> None:
+    """Images in base64 through bentoml.SyncHTTPClient give the labels of the other routes; errors are BentoML's.
 
-    In a process of its own: the client warns, and leaves things behind, at which pytest would stumble.
+    It runs in a process of its own, because its warnings and unclosed resources would fail the test.
     """
-    pictures = [base64.b64encode(encode(mnist_like(digit))).decode() for digit in range(10)]
-    command = [sys.executable, "-W", "ignore", "-c", NATIVE, server.url, *pictures]
+    images = [base64.b64encode(encode(mnist_like(digit))).decode() for digit in range(10)]
+    command = [sys.executable, "-W", "ignore", "-c", NATIVE, server.url, *images]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    many, mixed, texts, refusal = json.loads(done.stdout.splitlines()[-1])
-    assert [one["label"] for one in many["predictions"]] == [str(digit) for digit in range(10)]
-    assert [one.get("label") for one in mixed["predictions"]] == ["3", None, None]
+    many, mixed, texts, error = json.loads(done.stdout.splitlines()[-1])
+    assert [prediction["label"] for prediction in many["predictions"]] == [str(digit) for digit in range(10)]
+    assert [prediction.get("label") for prediction in mixed["predictions"]] == ["3", None, None]
     assert texts["predictions"][0]["error"]["code"] == "unsupported_kind"
-    assert "there is no model 'nothing'" in refusal
+    assert "'nothing'" in error
 
 
-def test_a_connection_outlives_a_refusal(server: Server) -> None:
+def test_a_connection_outlives_an_error(server: Server) -> None:
     """After an error the same connection serves the next request."""
     with httpx.Client(base_url=server.url) as session:
         for _ in range(3):
@@ -115,8 +115,8 @@ def test_a_connection_outlives_a_refusal(server: Server) -> None:
             assert session.post("/classify/digits", content=encode(draw(6))).status_code == 200
 
 
-def test_a_version_that_is_refused_is_told(start_server: Callable[..., Server], version: Path) -> None:
-    """With a spoilt graph the server lives, is never ready, and says why in /models and its log."""
+def test_a_refused_version_is_reported(start_server: Callable[..., Server], version: Path) -> None:
+    """With a damaged graph the server is alive but never ready, and gives the reason in /models and its log."""
     (version / contract.GRAPH).write_bytes(b"garbage")
     server = start_server(CONVOKE_MODELS=str(version.parents[1]))
     server.wait(lambda: bool(httpx.get(f"{server.url}/models").json()["refused"]))
@@ -128,24 +128,24 @@ def test_a_version_that_is_refused_is_told(start_server: Callable[..., Server], 
     assert server.stop() == 0
 
 
-def test_what_cannot_start_says_why(server: Server) -> None:
-    """A taken port and a wrong setting end the start with one line, before anything runs."""
-    for words, environment, said in (
+def test_a_failed_start_gives_its_reason(server: Server) -> None:
+    """A port in use, an unknown host and an invalid setting end the start with one line, before anything runs."""
+    for args, environment, reason in (
         (["--port", str(server.port)], {}, "cannot listen on"),
         (["--port", "0"], {"CONVOKE_THREADS": "many"}, "CONVOKE_THREADS='many'"),
         (["--host", "no.such.host.invalid", "--port", "0"], {}, "cannot listen on"),
     ):
         ended = subprocess.run(
-            [sys.executable, "-m", "service", *words],
+            [sys.executable, "-m", "service", *args],
             cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert ended.returncode == 1
-        assert said in ended.stderr
+        assert reason in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
 def test_serving_needs_no_torch() -> None:
-    """Everything that the service imports loads where torch, torchvision and training cannot be imported."""
+    """The service can be imported without torch, torchvision and training."""
     program = (
         "import sys\n"
         "for name in ('torch', 'torchvision', 'training'): sys.modules[name] = None\n"
@@ -155,10 +155,8 @@ def test_serving_needs_no_torch() -> None:
 
 
 @pytest.mark.slow
-def test_a_built_bento_answers_the_same_elsewhere(
-    server: Server, start_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    """`bentoml build`, then `bentoml serve` of it elsewhere, by two workers, gives the checkout's answer."""
+def test_a_built_bento_answers_the_same(server: Server, start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """`bentoml build`, then `bentoml serve` in another folder with two workers, gives the checkout's answer."""
     environment = {"BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
     bentoml = [sys.executable, "-m", "bentoml"]
     built = subprocess.run(
@@ -169,8 +167,8 @@ def test_a_built_bento_answers_the_same_elsewhere(
     (tag,) = re.findall(r"convoke:\w+", built.stdout)
     folder = tmp_path / "home/bentos" / tag.replace(":", "/")
     assert not any("torch" in line for line in (folder / "env/python/requirements.txt").read_text().splitlines())
-    inside = {path.relative_to(folder / "src").parts[0] for path in (folder / "src").rglob("*") if path.is_file()}
-    assert inside <= {"contract", "service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
+    packed = {path.relative_to(folder / "src").parts[0] for path in (folder / "src").rglob("*") if path.is_file()}
+    assert packed <= {"contract", "service", "models", "requirements", "bentofile.yaml", "README.md", "LICENSE"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     bento = start_server(
@@ -179,19 +177,19 @@ def test_a_built_bento_answers_the_same_elsewhere(
     )  # fmt: skip
     bento.wait_until_ready()
     assert "\nconvoke_workers_ready 2.0\n" in httpx.get(f"{bento.url}/metrics").text
-    asked = {"content": EXAMPLE.read_bytes(), "headers": {"Content-Type": "image/png"}}
-    answers = [httpx.post(f"{each.url}/classify/digits", **asked).json() for each in (server, bento)]  # type: ignore[arg-type]
+    request = {"content": EXAMPLE.read_bytes(), "headers": {"Content-Type": "image/png"}}
+    answers = [httpx.post(f"{each.url}/classify/digits", **request).json() for each in (server, bento)]  # type: ignore[arg-type]
     assert answers[0] == answers[1]
     assert bento.stop() == 0
 
 
 def mnist_test_split() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """MNIST's 10,000 test pictures (N, 28, 28) and labels, read by the format's description; skips without them."""
+    """MNIST's 10,000 test images (N, 28, 28) and labels, read by the description of the format; skips without them."""
     raw = Path(os.environ.get("CONVOKE_DATA") or ROOT / "data") / "mnist/MNIST/raw"
     arrays = []
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         if not (raw / name).exists():
-            pytest.skip(f"MNIST is not there: no {name} in the folder that CONVOKE_DATA names")
+            pytest.skip(f"MNIST is missing: no {name} in the folder that CONVOKE_DATA names")
         data = gzip.decompress((raw / name).read_bytes())
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
         arrays.append(np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape))
@@ -200,17 +198,17 @@ def mnist_test_split() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_all_of_mnist_over_http_is_the_offline_evaluation(server: Server) -> None:
+def test_mnist_over_http_equals_the_offline_evaluation(server: Server) -> None:
     """10,000 PNGs in multipart batches: the labels of the offline run, probabilities within 1e-4, and its accuracy."""
-    pictures, labels = mnist_test_split()
+    images, labels = mnist_test_split()
     folder = ROOT / "models/digits/1"
     manifest = contract.read(folder)
-    offline = Session(folder / contract.GRAPH, manifest, provider="cpu", threads=2).run(pictures[..., None])
+    offline = Session(folder / contract.GRAPH, manifest, provider="cpu", threads=2).run(images[..., None])
     online = np.empty_like(offline)
     with httpx.Client(base_url=server.url, timeout=60) as session:
-        for start in range(0, len(pictures), 500):
-            batch = pictures[start : start + 500]
-            files = [("f", ("x.png", encode(Image.fromarray(picture)))) for picture in batch]
+        for start in range(0, len(images), 500):
+            batch = images[start : start + 500]
+            files = [("f", ("x.png", encode(Image.fromarray(image)))) for image in batch]
             predictions = session.post("/classify/digits", files=files).json()["predictions"]
             for row, prediction in enumerate(predictions):
                 online[start + row] = [prediction["scores"][label] for label in manifest.labels]

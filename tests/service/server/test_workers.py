@@ -1,4 +1,4 @@
-"""A really started server with two workers: what they answer together."""
+"""A started server with two workers: what they answer together."""
 
 import json
 import os
@@ -22,52 +22,52 @@ SEVEN = encode(mnist_like(7))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server's models lie, and its temporary files."""
-    place = tmp_path_factory.mktemp("workers")
-    shutil.copytree(ROOT / "models/digits/1", place / "models/digits/1")
-    return place
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the server's models and temporary files."""
+    folder = tmp_path_factory.mktemp("workers")
+    shutil.copytree(ROOT / "models/digits/1", folder / "models/digits/1")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def manager(place: Path) -> dict[str, str]:
-    """Headers of who may load and unload."""
-    (key,) = make_keys(place / "keys", "manage")
+def manager(folder: Path) -> dict[str, str]:
+    """Headers that allow loading and unloading."""
+    (key,) = make_keys(folder / "keys", "manage")
     return {"Authorization": f"Bearer {key}"}
 
 
 @pytest.fixture(scope="module")
-def pair(place: Path, manager: dict[str, str], start_server: Callable[..., Server]) -> Server:  # noqa: ARG001 -- its file
+def pair(folder: Path, manager: dict[str, str], start_server: Callable[..., Server]) -> Server:  # noqa: ARG001 -- its file
     """A server of two workers, ready."""
     environment = {"CONVOKE_WORKERS": "2", "CONVOKE_POLL_S": "0.1", "CONVOKE_PUBLIC": "predict,metrics"}
-    environment["CONVOKE_API_KEYS_FILE"] = str(place / "keys")
-    server = start_server(CONVOKE_MODELS=str(place / "models"), TMPDIR=str(place), **environment)
+    environment["CONVOKE_API_KEYS_FILE"] = str(folder / "keys")
+    server = start_server(CONVOKE_MODELS=str(folder / "models"), TMPDIR=str(folder), **environment)
     server.wait_until_ready()
     return server
 
 
 def worker_of(response: httpx.Response) -> str:
-    """Which worker answered: request ids begin with what tells it from others."""
+    """The worker that answered: request ids start with ten random bytes of each worker."""
     return response.headers["x-request-id"][:20]
 
 
 def metric(server: Server, name: str) -> float:
-    """The number under a metric's name and labels."""
-    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    """The value of a metric with these labels; 0 if it is missing."""
+    match = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 class Load:
-    """Clients who ask all the time, each over a new connection, so that they meet both workers."""
+    """Clients that send requests all the time, each over a new connection, so that they reach both workers."""
 
     def __init__(self, server: Server) -> None:
         self.answers = 0
         self.failures: list[str] = []
         self.versions: dict[str, str] = {}
-        """Worker -> the version that it answered with last."""
+        """Worker -> the version in its last response."""
         self._url = f"{server.url}/classify/digits"
         self._stop = threading.Event()
-        self._clients = [threading.Thread(target=self._ask) for _ in range(4)]
+        self._clients = [threading.Thread(target=self._send) for _ in range(4)]
 
     def __enter__(self) -> Self:
         for client in self._clients:
@@ -79,7 +79,7 @@ class Load:
         for client in self._clients:
             client.join()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         with httpx.Client(timeout=30, headers={"Connection": "close"}) as session:
             while not self._stop.is_set():
                 response = session.post(self._url, content=SEVEN)
@@ -91,12 +91,12 @@ class Load:
 
 
 def lines(server: Server) -> Iterator[dict[str, Any]]:
-    """What the server and its workers have logged, once they are there."""
+    """The JSON lines that the server and its workers have logged."""
     return (json.loads(line) for line in server.log.splitlines() if line.startswith("{"))
 
 
 def test_counts_of_both_workers_add_up(pair: Server) -> None:
-    """After many requests over both, whoever is asked tells the sum of them, of items, batches and requests."""
+    """After many requests to both, each reports the sums of items, batches and requests."""
     name = 'convoke_items_total{model="digits",version="1"}'
     before = metric(pair, name)
     with Load(pair) as load:
@@ -111,29 +111,29 @@ def test_counts_of_both_workers_add_up(pair: Server) -> None:
     assert load.failures == []
 
 
-def test_a_new_version_and_a_roll_back_reach_both_workers(pair: Server, place: Path, manager: dict[str, str]) -> None:
-    """No request fails while version 2 comes, is unloaded by whichever worker is asked, and is loaded again."""
+def test_a_new_version_and_a_roll_back_reach_both_workers(pair: Server, folder: Path, manager: dict[str, str]) -> None:
+    """No request fails while version 2 is added, unloaded through one of the workers, and loaded again."""
     with Load(pair) as load:
         pair.wait(lambda: len(load.versions) == 2)
-        add_version(place / "models/digits/1", 2)
+        add_version(folder / "models/digits/1", 2)
         pair.wait(lambda: set(load.versions.values()) == {"2"})
         for verb, number in (("unload", "1"), ("load", "2")):
             url = f"{pair.url}/v2/repository/models/digits/{verb}"
             assert httpx.post(url, json={}, headers=manager).status_code == 200
-            pair.wait(lambda wanted=number: set(load.versions.values()) == {wanted})  # type: ignore[misc]
+            pair.wait(lambda expected=number: set(load.versions.values()) == {expected})  # type: ignore[misc]
     assert load.failures == []
     pair.wait(lambda: metric(pair, 'convoke_model_served{model="digits",version="2"}') == 2)
     assert metric(pair, 'convoke_model_served{model="digits",version="1"}') == 0
 
 
-def test_the_log_is_json_and_tells_nothing_of_callers(pair: Server) -> None:
-    """One line a request with where its time went; settings once; never a body, a header, a path or a query."""
+def test_the_log_is_json_without_what_clients_send(pair: Server) -> None:
+    """A line for each request with its timings; the settings once; never a body, a header, a path or a query."""
     secret = "hunter2"
     headers = {"Authorization": f"Bearer {secret}", "X-Request-ID": "mine-1"}
     assert httpx.post(f"{pair.url}/classify/digits?top={secret}", content=secret, headers=headers).status_code == 400
     assert httpx.get(f"{pair.url}/{secret}", headers={**headers, "X-Request-ID": "mine-2"}).status_code == 404
-    fine = {**headers, "X-Request-ID": "mine-3"}
-    assert httpx.post(f"{pair.url}/classify/digits?top=1", content=SEVEN, headers=fine).status_code == 200
+    valid = {**headers, "X-Request-ID": "mine-3"}
+    assert httpx.post(f"{pair.url}/classify/digits?top=1", content=SEVEN, headers=valid).status_code == 200
     pair.wait(lambda: {"mine-1", "mine-2", "mine-3"} <= {line.get("request_id") for line in lines(pair)})
     assert secret not in pair.log
     (line,) = [line for line in lines(pair) if line.get("request_id") == "mine-3"]
@@ -149,24 +149,24 @@ def test_the_log_is_json_and_tells_nothing_of_callers(pair: Server) -> None:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process runs no more, also where nobody has taken note of its end."""
+    """Whether a process has ended, even if its parent has not waited for it."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
     return state.stdout[:1] in {"", "Z"}
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_missed_by_nobody(pair: Server, place: Path) -> None:
-    """After kill -9 the other answers everything, /readyz too, until the new one is ready; counts are kept."""
+def test_a_worker_that_dies_is_replaced_without_failures(pair: Server, folder: Path) -> None:
+    """After kill -9 the other worker answers everything, also /readyz, until the successor is ready; counts stay."""
     name = 'convoke_items_total{model="digits",version="1"}'
-    (report,) = place.glob("convoke-*/2.json")
+    (report,) = folder.glob("convoke-*/2.json")
     process = json.loads(report.read_text())["process"]
     before = metric(pair, name)
     os.kill(process, signal.SIGKILL)
     pair.wait(lambda: has_ended(process))
-    seen = set[int]()
+    statuses = set[int]()
 
     def is_replaced() -> bool:
-        seen.add(httpx.get(f"{pair.url}/readyz").status_code)
+        statuses.add(httpx.get(f"{pair.url}/readyz").status_code)
         return bool(json.loads(report.read_text())["process"] != process)
 
     with Load(pair) as load:
@@ -175,11 +175,11 @@ def test_a_worker_that_dies_is_replaced_and_missed_by_nobody(pair: Server, place
         pair.wait(lambda: metric(pair, "convoke_workers_ready") == 2)
         pair.wait(lambda: len(load.versions) == 2)
     assert load.failures == []
-    assert seen == {200}
+    assert statuses == {200}
 
 
-def test_the_folder_of_a_server_goes_with_it(pair: Server, place: Path) -> None:
-    """Stopped as an orchestrator stops it, a server leaves nothing behind."""
-    assert list(place.glob("convoke-*"))
+def test_a_stopped_server_removes_its_folder(pair: Server, folder: Path) -> None:
+    """A server that an orchestrator stops leaves no temporary files."""
+    assert list(folder.glob("convoke-*"))
     assert pair.stop() == 0
-    assert not list(place.glob("convoke-*"))
+    assert not list(folder.glob("convoke-*"))

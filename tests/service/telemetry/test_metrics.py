@@ -1,4 +1,4 @@
-"""The metrics that there are, and what they count."""
+"""The metrics and what they count; the dashboard shows them."""
 
 import json
 import re
@@ -16,7 +16,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_c
 
 
 def exposed() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Each name under which a metric is exposed -> the name of its family, and its labels."""
+    """The name of each exposed metric -> the name of its family, and its labels."""
     return {
         family.name + suffix: (family.name, family.label_names)
         for family in Metrics().families
@@ -25,7 +25,7 @@ def exposed() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def expressions() -> Iterator[str]:
-    """What the dashboard asks Prometheus."""
+    """The queries of the dashboard."""
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
             yield target["expr"]
@@ -34,29 +34,29 @@ def expressions() -> Iterator[str]:
             yield variable["query"]
 
 
-def test_the_dashboard_shows_the_metrics_that_there_are() -> None:
-    """It names no metric that is not exposed, leaves none out, and asks by labels that they have."""
-    there = exposed()
-    asked = {name for expression in expressions() for name in re.findall(r"\bconvoke_\w+", expression)}
-    assert asked <= set(there)
-    assert {there[name][0] for name in asked} == {family.name for family in Metrics().families}
+def test_the_dashboard_shows_all_metrics() -> None:
+    """It queries every family, no metric that is not exposed, and groups by labels that the metrics have."""
+    metrics = exposed()
+    queried = {name for expression in expressions() for name in re.findall(r"\bconvoke_\w+", expression)}
+    assert queried <= set(metrics)
+    assert {metrics[name][0] for name in queried} == {family.name for family in Metrics().families}
     for expression in expressions():
         for by in re.findall(r"by \(([^)]*)\)", expression):
             (name, *_) = re.findall(r"\bconvoke_\w+", expression)
-            assert set(by.split(", ")) <= {*there[name][1], "le", "job"}, expression
+            assert set(by.split(", ")) <= {*metrics[name][1], "le", "job"}, expression
 
 
-def test_the_dashboard_is_one() -> None:
-    """Panels have ids of their own, titles, and places that do not overlap; brackets close; legends name labels."""
+def test_the_dashboard_is_valid() -> None:
+    """Panels have unique ids, titles, and do not overlap; brackets are balanced; legends name labels of the query."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    fields: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in panels:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        inside = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not fields & inside
-        fields |= inside
+        position = panel["gridPos"]
+        assert position["x"] + position["w"] <= 24
+        cells = {(position["x"] + x, position["y"] + y) for x in range(position["w"]) for y in range(position["h"])}
+        assert not occupied & cells
+        occupied |= cells
         assert panel["title"]
         assert panel["description"]
         for target in panel["targets"]:
@@ -67,8 +67,8 @@ def test_the_dashboard_is_one() -> None:
             assert expression.count(opening) == expression.count(closing), expression
 
 
-def test_buckets_rise_and_span_what_they_count() -> None:
-    """Bounds rise; seconds from a digit's batch to the longest that a request may take."""
+def test_buckets_rise_and_cover_all_values() -> None:
+    """Bounds rise; those of seconds reach from a digit's batch to the timeout of a request."""
     for family in Metrics().families:
         assert all(low < high for low, high in pairwise(family.bounds))
         if family.name.endswith("_seconds") and family.kind == "histogram":
@@ -77,16 +77,16 @@ def test_buckets_rise_and_span_what_they_count() -> None:
 
 
 def test_labels_of_requests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request is counted without looking its labels up again."""
+    """The second request of a route is counted without looking up its labels."""
     metrics = Metrics()
     metrics.on_response(RequestFacts("x", "GET", route="/models", status=200, total_s=0.5))
-    monkeypatch.setattr(metrics.requests, "labels", lambda *_: pytest.fail("looked up again"))
+    monkeypatch.setattr(metrics.requests, "labels", lambda *_: pytest.fail("labels were looked up again"))
     metrics.on_response(RequestFacts("x", "GET", route="/models", status=200, total_s=0.5))
     assert metrics.requests.state() == [(("/models", "200"), [2])]
 
 
-def test_no_name_stands_for_two_things() -> None:
-    """Each metric is there once, begins with our name, and says what it is."""
+def test_names_are_unique() -> None:
+    """Each metric has its own name, which starts with ours, and a description."""
     families = Metrics().families
     assert len({family.name for family in families}) == len(families)
     assert all(family.name.startswith("convoke_") and family.text for family in families)
