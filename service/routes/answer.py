@@ -1,6 +1,6 @@
-"""An answer of POST /classify/{model} in JSON, written straight from the rows of probabilities.
+"""The response of POST /classify/{model} in JSON, written directly from the rows of probabilities.
 
-It says the same as json.dumps over dictionaries would, in a third of the time, which is a tenth of a digit's.
+It equals json.dumps of dictionaries, in a third of the time; the difference is a tenth of the time of a digit.
 """
 
 import json
@@ -11,30 +11,33 @@ from service.inference.predictor import Answer, Row
 
 
 def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) -> bytes:
-    """An answer as callers see it.
+    """The body of a response.
 
     Args:
-        answer: what the predictor gave.
-        top: how many labels to give a probability for; all where it is None.
-        min_score: predictions below it abstain: their label is null, their guess what it would have been.
+        answer: the rows of the predictor.
+        top: how many labels get a score; all if it is None.
+        min_score: predictions with a lower score abstain: their label is null, and their guess is the label.
     """
-    names = answer.version.quoted_labels
+    labels = answer.version.quoted_labels
     predictions = ",".join(
-        [_error(row) if isinstance(row, ConvokeError) else _one(row, names, top, min_score) for row in answer.rows]
+        [
+            _render_error(row) if isinstance(row, ConvokeError) else _render_row(row, labels, top, min_score)
+            for row in answer.rows
+        ]
     )
     return f'{answer.version.head}"predictions":[{predictions}]}}'.encode()
 
 
-def _error(error: ConvokeError) -> str:
+def _render_error(error: ConvokeError) -> str:
     return json.dumps({"error": error.body()}, separators=(",", ":"))
 
 
-def _one(row: Row, names: Sequence[str], top: int | None, min_score: float) -> str:
+def _render_row(row: Row, labels: Sequence[str], top: int | None, min_score: float) -> str:
     """A row of probabilities (classes,) -> label and scores, the highest first, to six decimals."""
     values: list[float] = row.tolist()
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable: of equals the first
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable: equal ones keep their order
     best = order[0]
-    scores = ",".join([f"{names[index]}:{values[index]:.6f}" for index in order[:top]])
+    scores = ",".join([f"{labels[index]}:{values[index]:.6f}" for index in order[:top]])
     if min_score and round(values[best], 6) < min_score:
-        return f'{{"label":null,"score":{values[best]:.6f},"scores":{{{scores}}},"guess":{names[best]}}}'
-    return f'{{"label":{names[best]},"score":{values[best]:.6f},"scores":{{{scores}}}}}'
+        return f'{{"label":null,"score":{values[best]:.6f},"scores":{{{scores}}},"guess":{labels[best]}}}'
+    return f'{{"label":{labels[best]},"score":{values[best]:.6f},"scores":{{{scores}}}}}'

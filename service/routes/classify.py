@@ -15,13 +15,17 @@ from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import of
 
+TOP = "[1-9][0-9]{0,8}"
+MIN_SCORE = r"0(\.[0-9]{1,9})?|1(\.0{1,9})?"
+
 
 def routes(predictor: Predictor, settings: Settings) -> list[Route]:
     """The routes of this front end."""
 
     async def classify(request: Request) -> Response:
         facts, started = of(request.scope), time.perf_counter()
-        top, min_score = _top(request), _min_score(request)
+        top = _option(request, "top", TOP, "a whole number from 1 to 999999999")
+        min_score = _option(request, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
         version = predictor.resolve(request.path_params["model"])
         encoded = await items.read(request, version.manifest.input, settings)
         read_s = time.perf_counter() - started
@@ -29,27 +33,18 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
         _raise_if_alone(answer)
         facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return Response(render(answer, top=top, min_score=min_score), media_type="application/json")
+        content = render(answer, top=int(top) if top else None, min_score=float(min_score or 0))
+        return Response(content, media_type="application/json")
 
     return [Route("/classify/{model}", "POST", classify, needs="predict")]
 
 
-def _top(request: Request) -> int | None:
-    text = request.query_params.get("top") if request.scope["query_string"] else None
-    if text is None:
-        return None
-    if not re.fullmatch("[1-9][0-9]{0,8}", text, re.ASCII):
-        raise InvalidRequest(f"top={text[:20]!r}: expected a whole number from 1 to 999999999")
-    return int(text)
-
-
-def _min_score(request: Request) -> float:
-    text = request.query_params.get("min_score") if request.scope["query_string"] else None
-    if text is None:
-        return 0.0
-    if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text, re.ASCII):
-        raise InvalidRequest(f"min_score={text[:20]!r}: expected a probability from 0 to 1, like 0.9")
-    return float(text)
+def _option(request: Request, name: str, pattern: str, expected: str) -> str | None:
+    """An option in the query of a request."""
+    text = request.query_params.get(name) if request.scope["query_string"] else None
+    if text is not None and not re.fullmatch(pattern, text):
+        raise InvalidRequest(f"{name}={text[:20]!r}: expected {expected}")
+    return text
 
 
 def _raise_if_alone(answer: Answer) -> None:

@@ -1,13 +1,13 @@
 """GET /models and GET /models/{model}: the served models, and the refused versions with the reason."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from contract.manifest import Metrics, Precision, Sha256, Variant
-from contract.spec import FileName, ImageInput, TextInput
+from contract.spec import FileName, Input
 from service.http.route import Route
 from service.inference.repository import Repository, Version
 
@@ -19,7 +19,7 @@ class ModelSummary(BaseModel):
     version: str
     task: str
     labels: list[str]
-    input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+    input: Input
     max_batch: int
     test_metrics: dict[str, Metrics]
     provider: str

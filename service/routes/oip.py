@@ -21,7 +21,7 @@ from service.http.route import Endpoint, Need, Route, message_alone
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository, Version
 from service.routes import tensors
-from service.routes.tensors import TensorMetadata
+from service.routes.schemas import TensorMetadata
 from service.settings import Settings
 from service.telemetry.facts import of
 

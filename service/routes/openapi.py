@@ -8,16 +8,18 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from contract.errors import ConvokeError, ModelRefused, TooLarge, Unreadable, UnsupportedMediaType
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
-from service.routes import models, oip, tensors
+from service.routes import classify, models, oip
+from service.routes.schemas import Answer, Error, Images, ImagesCall, InferenceAnswer, ProtocolError, Texts, TextsCall
+from service.routes.tensors import InferenceRequest
 from service.settings import Settings
 
 Json = dict[str, Any]
@@ -28,19 +30,18 @@ _JSON, _TEXT, _OCTETS = "application/json", "text/plain", "application/octet-str
 _IMAGES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", _OCTETS)
 _STRING: Json = {"type": "string"}
 _BYTES: Json = {"type": "string", "contentEncoding": "binary"}
-_NUMBER = "^[1-9][0-9]{0,8}$"
 _PARAMETERS = {
-    "model": ("path", "^[a-z][a-z0-9-]{0,99}$", "The name of a model, as GET /models lists it."),
-    "version": ("path", _NUMBER, "The number of a loaded version."),
-    "top": ("query", _NUMBER, "How many labels get a score; all by default."),
+    "model": ("path", "[a-z][a-z0-9-]{0,99}", "The name of a model, as GET /models lists it."),
+    "version": ("path", "[1-9][0-9]{0,8}", "The number of a loaded version."),
+    "top": ("query", classify.TOP, "How many labels get a score; all by default."),
     "min_score": (
         "query",
-        r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$",
+        classify.MIN_SCORE,
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
     "Inference-Header-Content-Length": (
         "header",
-        "^[0-9]{1,11}$",
+        "[0-9]{1,11}",
         "The length of the JSON in bytes, if binary tensors follow it.",
     ),
 }
@@ -55,62 +56,6 @@ _READ: Errors = (
 )  # fmt: skip
 _RUN: Errors = (*_FIND, *_READ, errors.InferenceFailed, errors.DeadlineExceeded)
 _MANAGE: Errors = (*_FIND, *_READ, errors.ReadOnly, ModelRefused)
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Problem(BaseModel):
-    code: str
-    message: str
-
-
-class Error(_Closed):
-    """Why a request, or one item of it, failed."""
-
-    error: Problem
-
-
-class ProtocolError(_Closed):
-    """Why a request of the Open Inference Protocol failed."""
-
-    error: str
-
-
-class Prediction(_Closed):
-    """The label of an item. If its score is below `min_score`, the label is null and `guess` is the label."""
-
-    label: str | None
-    score: Probability
-    scores: dict[str, Probability]
-    guess: str = Field(default_factory=str)
-
-
-class Answer(BaseModel):
-    """A prediction or an error for each item, in order."""
-
-    model: str
-    version: str
-    predictions: list[Prediction | Error]
-
-
-class Texts(_Closed):
-    texts: Annotated[list[str], Field(min_length=1)]
-
-
-class Images(_Closed):
-    images: Annotated[list[str], Field(min_length=1)]
-
-
-class TextsCall(Texts):
-    model: str
-
-
-class ImagesCall(Images):
-    model: str
 
 
 @dataclass(frozen=True)
@@ -217,10 +162,10 @@ def _infer(settings: Settings) -> Operation:
     return Operation(
         "protocol",
         "Run a model",
-        {_JSON: tensors.InferenceAnswer, _OCTETS: _BYTES},
+        {_JSON: InferenceAnswer, _OCTETS: _BYTES},
         _RUN,
         {
-            _JSON: (tensors.InferenceRequest, "tensors in JSON"),
+            _JSON: (InferenceRequest, "tensors in JSON"),
             _OCTETS: ({**_BYTES, "minLength": 1}, "JSON, then binary tensors"),
         },
         parameters=("Inference-Header-Content-Length",),
@@ -301,7 +246,7 @@ def _describe_plain(path: str, operation: Operation) -> Json:
 
 def _parameter(name: str) -> Json:
     where, pattern, description = _PARAMETERS[name]
-    schema = {"type": "string", "pattern": pattern}
+    schema = {"type": "string", "pattern": f"^({pattern})$"}
     return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": description}
 
 

@@ -66,22 +66,6 @@ class InferenceRequest(_Part):
     parameters: dict[str, Any] = {}
 
 
-class TensorMetadata(BaseModel):
-    """A tensor without its values."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class InferenceAnswer(BaseModel):
-    """The JSON of an inference response."""
-
-    model_name: str
-    model_version: str
-    outputs: list[TensorMetadata]
-
-
 @dataclass(frozen=True)
 class Inference:
     """What an inference request asks for.
