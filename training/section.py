@@ -24,6 +24,6 @@ def count_or(word: str, meaning: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if value == word or (type(value) is int and value >= 1):
             return value
-        raise ValueError(f"invalid value {value!r}: expected a positive integer, or {word!r} for {meaning}")
+        raise ValueError(f"invalid value {value!r}: must be a positive integer, or {word!r} for {meaning}")
 
     return BeforeValidator(check)

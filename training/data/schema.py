@@ -38,7 +38,9 @@ class Image(Section):
         for key in ("mean", "std"):
             count = len(getattr(self, key))
             if count != self.channels:
-                raise ValueError(f"{key}: expected {self.channels} values for mode {self.mode!r}, got {count}")
+                raise ValueError(
+                    f"{key}: expected one value for each channel of mode {self.mode!r} ({self.channels}), got {count}"
+                )
         return self
 
 

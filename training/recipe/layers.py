@@ -1,6 +1,6 @@
-"""The layers that a recipe's stack may hold, each a table that its first key names.
+"""The layers of a recipe, each a table whose first key names it.
 
-What a layer computes stands in `shapes`, how torch builds it in `network`.
+`shapes` has their arithmetic, `network` builds them in torch.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,9 +11,9 @@ from training.section import Activation, Count, Fraction, Padding, Positive, Sec
 
 
 class Conv(Section):
-    """A 2-D convolution: `conv` filters of `kernel` x `kernel`; with `batch_norm` it carries no bias.
+    """A 2-D convolution of `conv` filters of `kernel` x `kernel`, without a bias if it has `batch_norm`.
 
-    With `groups`, each share of the filters sees only its share of the channels (Krizhevsky et al., 2012, figure 2).
+    With `groups`, each group of filters sees only its group of channels (Krizhevsky et al., 2012, figure 2).
     """
 
     conv: Count
@@ -26,26 +26,26 @@ class Conv(Section):
 
 
 class Pool(Section):
-    """Max or average pooling over `size` x `size`, or over the whole map where `size` is "global".
+    """Max or average pooling over windows of `size` x `size`, or over the feature map if `size` is "global".
 
-    The stride is the size where none is given; a smaller one makes the windows overlap (Krizhevsky et al., 2012).
+    The default stride is the size; with a smaller one, windows overlap (Krizhevsky et al., 2012).
     """
 
     pool: Literal["max", "average"]
-    size: Annotated[int | Literal["global"], count_or("global", "the whole map")]
+    size: Annotated[int | Literal["global"], count_or("global", "the feature map")]
     stride: Count | None = None
 
     @model_validator(mode="after")
     def _global_has_no_stride(self) -> "Pool":
         if self.size == "global" and self.stride is not None:
-            raise ValueError('size = "global" is one window: it takes no stride')
+            raise ValueError('size = "global" has one window and takes no stride')
         return self
 
 
 class LocalResponseNorm(Section):
-    """Local response normalisation across `lrn` neighbouring channels (Krizhevsky et al., 2012, section 3.3).
+    """Local response normalisation over `lrn` neighbouring channels (Krizhevsky et al., 2012, section 3.3).
 
-    b = a / (k + alpha * sum of a^2 over the neighbours)^beta, with the paper's constants as defaults.
+    b = a / (k + alpha * sum of a^2 over the neighbours)^beta, with the constants of the paper as defaults.
     """
 
     lrn: Count
@@ -61,20 +61,20 @@ class Flatten(Section):
 
 
 class Dense(Section):
-    """A fully connected layer of `dense` units; with `batch_norm` it carries no bias."""
+    """A fully connected layer of `dense` units, without a bias if it has `batch_norm`."""
 
     dense: Count
     batch_norm: bool = False
     activation: Activation | None = None
     max_norm: Positive | None = None
-    """After each step, rows of weights longer than this are scaled back to it (Hinton et al., 2012)."""
+    """The longest norm of a row of weights; after each step, longer rows are scaled to it (Hinton et al., 2012)."""
 
 
 class Dropout(Section):
-    """Sets each value to zero with probability p = `dropout` while training.
+    """Sets each value to zero with probability p = `dropout` in training.
 
-    So that the next layer sees as much in evaluation, what is kept is divided by 1 - p in `training`; or everything is
-    multiplied by 1 - p in `evaluation`, as in the first papers (Hinton et al., 2012; Kim, 2014, section 2.1).
+    To keep the expected sums, the other values are divided by 1 - p in `training`, or all values are multiplied by
+    1 - p in `evaluation`, as in the first papers (Hinton et al., 2012; Kim, 2014, section 2.1).
     """
 
     dropout: Fraction
@@ -82,19 +82,19 @@ class Dropout(Section):
 
 
 class Embedding(Section):
-    """A vector of `embedding` values for each token; padding's is 0 and stays so. (L) -> (E, L)."""
+    """A vector of `embedding` values for each token, 0 for padding. (L) -> (E, L)."""
 
     embedding: Count
     company: Count | None = None
-    """Start from what stands up to so many words to either side in training texts of each label; else from chance."""
+    """Initialise from the words up to this distance in training texts of each label; without it, at random."""
 
 
 class Windows(Section):
     """Parallel 1-D convolutions, `filters` of each width in `windows`, then pooling over time (Kim, 2014).
 
-    (E, L) -> (len(windows) * filters), or twice that where `over_time` is "both", the maximum and the average.
-    Windows start within the text; where they are `wide`, also in front of it, so that each of their places meets each
-    token (Kalchbrenner et al., 2014, section 2.2).
+    (E, L) -> (len(windows) * filters), or twice that if `over_time` is "both", the maximum and the average. Windows
+    start at each token; `wide` ones also before the text, so that each weight sees each token (Kalchbrenner et al.,
+    2014, section 2.2).
     """
 
     windows: Annotated[list[Count], Field(min_length=1)]
@@ -105,19 +105,20 @@ class Windows(Section):
 
 
 class NGrams(Section):
-    """A mean of the logits above and of a linear model over runs of up to `ngrams` words (Wang & Manning, 2012).
+    """The mean of the logits and of a linear model over n-grams of up to `ngrams` words (Wang & Manning, 2012).
 
-    Only as the last layer, over a text and two labels. It counts runs that stand in `min_count` training texts.
+    Only as the last layer, for texts with two labels. It has the n-grams that occur in at least `min_count` training
+    texts.
     """
 
     ngrams: Annotated[int, Field(ge=1, le=3)]
     min_count: Count = 4
     slots: Count
-    """Places of the table that holds the runs: at least twice as many as there are runs."""
+    """The size of the hash table of n-grams: at least twice the number of n-grams."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Of the linear model in the mean; the rest is the network's."""
+    """The weight of the linear model in the mean; the network has the rest."""
     cost: Positive = 10.0
-    """Of a text's loss beside the penalty on the weights, the C of LIBLINEAR."""
+    """The weight of the loss against the penalty on the weights: C in LIBLINEAR."""
 
 
 LAYERS: dict[str, type[Section]] = {

@@ -1,11 +1,12 @@
-"""A recipe: one experiment, typed and checked.
+"""A recipe: one experiment as a TOML file, checked.
 
-A recipe is a TOML file that reads like the table in a paper: the input, the layers from first to last, and every
-hyper-parameter of the training. `load` turns it into a frozen `Recipe` or refuses it in lines that name the key.
+It reads like the table in a paper: the data, the layers from first to last, and every hyper-parameter of the training.
+`load` returns an immutable `Recipe`, or raises an error with one line for each wrong key.
 """
 
 import difflib
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,12 +22,11 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Initialise(Section):
-    """Weights at the start: PyTorch's own, Glorot & Bengio (2010) or He et al. (2015), normal or uniform.
+    """The initial weights: PyTorch's default, Glorot & Bengio (2010) or He et al. (2015), normal or uniform.
 
-    `fixed` gives all layers the same `spread`: the standard deviation of the normal, the bound of the uniform
-    distribution (Krizhevsky et al., 2012, have 0.01).
-    `pretrained` takes all layers but the last from a file of weights that torch can read, downloaded from `url`;
-    `sha256` is its checksum or the first digits of it. The last layer is drawn as PyTorch does.
+    `fixed` has the same `spread` in all layers: the standard deviation of the normal, or the bound of the uniform
+    distribution (0.01 in Krizhevsky et al., 2012). `pretrained` reads all layers but the last from a file of torch
+    weights at `url` with the checksum `sha256`, or its first digits; the last layer has PyTorch's default.
     """
 
     name: Literal["pytorch", "xavier", "he", "fixed", "pretrained"] = "pytorch"
@@ -35,25 +35,27 @@ class Initialise(Section):
     url: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
     freeze: bool = False
-    """Keep the pretrained layers as they are and train the last one only."""
+    """Train the last layer only."""
 
     @model_validator(mode="after")
     def _pretrained_has_a_source(self) -> "Initialise":
         if any((self.name == "pretrained") != bool(value) for value in (self.url, self.sha256)):
-            raise ValueError("name = 'pretrained' needs url and sha256, and no other name takes them")
+            raise ValueError("url and sha256 are required with name = 'pretrained', and not allowed with other names")
         if self.freeze and self.name != "pretrained":
             raise ValueError("freeze = true needs name = 'pretrained'")
         return self
 
 
 class Loss(Section):
-    """Cross-entropy or mean squared error of the probabilities; labels may be smoothed (Szegedy et al., 2016)."""
+    """Cross-entropy, or mean squared error of the probabilities, with label smoothing (Szegedy et al., 2016)."""
 
     name: Literal["cross-entropy", "mean-squared-error"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
 
 
 class SGD(Section):
+    """Stochastic gradient descent, optionally with momentum (Polyak, 1964; Nesterov, 1983)."""
+
     name: Literal["sgd"]
     learning_rate: Positive
     momentum: Fraction = 0.0
@@ -68,12 +70,16 @@ class SGD(Section):
 
 
 class AdaGrad(Section):
+    """Duchi et al. (2011)."""
+
     name: Literal["adagrad"]
     learning_rate: Positive
     weight_decay: NotNegative = 0.0
 
 
 class RMSProp(Section):
+    """Tieleman & Hinton (2012)."""
+
     name: Literal["rmsprop"]
     learning_rate: Positive
     alpha: Fraction = 0.99
@@ -81,6 +87,8 @@ class RMSProp(Section):
 
 
 class Adadelta(Section):
+    """Zeiler (2012)."""
+
     name: Literal["adadelta"]
     learning_rate: Positive = 1.0
     rho: Fraction = 0.9
@@ -88,6 +96,8 @@ class Adadelta(Section):
 
 
 class Adam(Section):
+    """Kingma & Ba (2015)."""
+
     name: Literal["adam"]
     learning_rate: Positive
     beta1: Fraction = 0.9
@@ -96,6 +106,8 @@ class Adam(Section):
 
 
 class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
+
     name: Literal["adamw"]  # type: ignore[assignment]
 
 
@@ -111,11 +123,11 @@ Optimiser = Annotated[SGD | AdaGrad | RMSProp | Adadelta | Adam | AdamW, Field(d
 
 
 class Schedule(Section):
-    """The learning rate over the steps of a run, as a share of the optimiser's.
+    """The learning rate over the steps of a run, relative to that of the optimiser.
 
-    `constant`; `cosine` falls to 0 (Loshchilov & Hutter, 2017); `one-cycle` climbs linearly from a 25th over the
-    share `warmup` of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle);
-    `step` is multiplied by `factor` at each share of the steps in `milestones` (Krizhevsky et al., 2012).
+    `cosine` falls to 0 (Loshchilov & Hutter, 2017). `one-cycle` rises linearly from 1/25 during the fraction `warmup`
+    of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle). `step` is multiplied
+    by `factor` at each of `milestones`, which are fractions of the steps (Krizhevsky et al., 2012).
     """
 
     name: Literal["constant", "cosine", "one-cycle", "step"] = "constant"
@@ -125,14 +137,13 @@ class Schedule(Section):
 
 
 class Augment(Section):
-    """Random changes to each training example, uniform within +-bounds: a new draw every epoch.
+    """Random changes to each training example, uniform within the bounds, drawn again in every epoch.
 
-    For pictures, geometry first: a part of the picture, at least the share `crop` of its area with sides up to 4:3
-    or 3:4 (Szegedy et al., 2015), mirrored half of the time where `flip` is set, turned, scaled, sheared and shifted;
-    then colours: `brightness`, `contrast` and `tint` (brightness a channel) in shares of the standard deviation that
-    the input is scaled by. For texts: one longer than `span` tokens is cut to a part of it, of a length between `span`
-    and its own; `word_dropout` replaces each token by the unknown one with that probability
-    (Iyyer et al., 2015).
+    Images: first a crop of at least the fraction `crop` of the area, with an aspect ratio from 3:4 to 4:3 (Szegedy et
+    al., 2015); a mirror image half of the time with `flip`; rotation, scaling, shear and shift; then `brightness`,
+    `contrast` and `tint` (brightness of each channel) in units of the input's standard deviation. Texts: those longer
+    than `span` tokens are cut to a random part of at least `span` tokens; `word_dropout` replaces each token with the
+    unknown word with that probability (Iyyer et al., 2015).
     """
 
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -149,25 +160,28 @@ class Augment(Section):
 
 
 class Recipe(Section):
-    """One experiment. `name` is the file's, everything else its content."""
+    """One experiment. `name` is the name of the file."""
 
     name: str
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    """The name of the model that is published."""
     labels: Annotated[list[str], Field(min_length=2)]
+    """The labels of the data set, in the order of the network's outputs."""
     description: str
     activation: Activation = "relu"
+    """The activation of layers that do not name their own."""
     layers: Annotated[list[Layer], Field(min_length=1)]
     epochs: Count
-    batch_size: Annotated[int | Literal["full"], count_or("full", "all of the training split")]
+    batch_size: Annotated[int | Literal["full"], count_or("full", "the training split")]
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """bfloat16 computes in mixed precision; auto takes it where a check at the start finds it right and faster."""
+    """bfloat16 is mixed precision; auto uses it if a check at the start finds it correct and faster."""
     resolutions: Annotated[list[Count], Field(min_length=1)] | None = None
-    """Progressive resolution: sides in pixels of the training pictures, each for an equal share of the epochs."""
+    """Progressive resolution: sides in pixels of the training images, each for an equal part of the epochs."""
     early_stopping: Count | None = None
-    """Stop after so many epochs without a better validation accuracy, and keep the best epoch's weights."""
+    """Stop after this many epochs without a better validation accuracy, and keep the weights of the best epoch."""
     average_decay: Fraction = 0.0
-    """Exponential moving average of the weights, used for evaluation and publication; 0 switches it off."""
+    """Decay of a moving average of the weights, which is evaluated and published; 0 switches it off."""
     input: Input
     data: Data
     initialise: Initialise = Initialise()
@@ -178,20 +192,23 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "Recipe":
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: a label stands twice in the list")
+        repeated = [label for label, count in Counter(self.labels).items() if count > 1]
+        if repeated:
+            raise ValueError(f"labels: {', '.join(repeated)} must not be repeated")
         return self
 
     @model_validator(mode="after")
     def _keys_agree(self) -> "Recipe":
         if self.early_stopping and self.data.refit:
-            raise ValueError("early_stopping: needs a validation split, which data.refit = true trains on in the end")
+            raise ValueError("early_stopping: not allowed with data.refit = true, which trains on the validation split")
         if self.data.folds and self.data.refit:
-            raise ValueError("data.folds: cross-validation publishes nothing, so there is nothing to refit")
+            raise ValueError("data.folds: not allowed with data.refit = true, since cross-validation publishes nothing")
         if self.resolutions and isinstance(self.input, Text):
-            raise ValueError("resolutions: are of pictures; this input is text")
+            raise ValueError("resolutions: not allowed for input.kind = 'text'")
         if self.resolutions and isinstance(self.input, Image) and self.input.height != self.input.width:
-            raise ValueError("resolutions: are sides of square pictures; this input is not square")
+            raise ValueError(
+                f"resolutions: need a square input, got height = {self.input.height} and width = {self.input.width}"
+            )
         return self
 
 
@@ -207,7 +224,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by name or path, with `KEY=VALUE` overrides applied.
 
     Raises:
-        RecipeError: no such recipe, no TOML, an unknown key, a value out of bounds; one line for each fault.
+        RecipeError: the recipe is unknown, not TOML or not valid; one line for each error.
     """
     path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
     try:
@@ -216,9 +233,9 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
         near = difflib.get_close_matches(recipe, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RecipeError(
-            f"there is no recipe {recipe!r}; {hint}there are {', '.join(names())}, or give a path ending in .toml"
+            f"unknown recipe {recipe!r}; {hint}available recipes: {', '.join(names())}, or a path that ends in .toml"
         ) from error
-    except (ValueError, RecursionError, OSError) as error:  # no TOML, no UTF-8, too deep, no path
+    except (ValueError, RecursionError, OSError) as error:  # not TOML, not UTF-8, too deep, not a valid path
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
     for override in overrides or []:
         _override(table, override)
@@ -226,10 +243,10 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def parse(table: Any) -> Recipe:
-    """Check a recipe's content.
+    """Check the content of a recipe.
 
     Raises:
-        RecipeError: with one line for each fault, each naming its key and what is allowed there.
+        RecipeError: one line for each error, which names the key and the allowed values.
     """
     try:
         return Recipe.model_validate(table)
@@ -240,7 +257,7 @@ def parse(table: Any) -> Recipe:
 
 
 def _override(table: dict[str, Any], override: str) -> None:
-    """Apply `optimiser.name=adagrad` to a recipe's table; a value that is not TOML is a string."""
+    """Apply an override like `optimiser.name=adagrad`; a value that is not TOML is a string."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise RecipeError(f"--set {override!r}: expected KEY=VALUE, like optimiser.name=adagrad")
@@ -252,5 +269,5 @@ def _override(table: dict[str, Any], override: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {part!r} is not a table of the recipe")
+            raise RecipeError(f"--set {override!r}: {part!r} is not a table")
     table[last] = value

@@ -1,4 +1,4 @@
-"""The arithmetic of shapes, held against torch's own modules and the textbook's numbers."""
+"""The arithmetic of layers, compared with torch's modules and with published figures."""
 
 import re
 from collections.abc import Callable
@@ -55,14 +55,14 @@ windows = st.fixed_dictionaries(
 
 
 def parameters(network: nn.Module) -> int:
-    """What is learnt: by descent, or before it as the weights of runs of words are."""
+    """The number of trained values, including the tables of n-grams, which are not torch parameters."""
     tables = [module for module in network.modules() if isinstance(module, RunTable)]
     runs = sum(table.get_buffer(name).numel() for table in tables for name in ("weights", "bias"))
     return sum(weight.numel() for weight in network.parameters()) + runs
 
 
 def test_padding_of_1_keeps_4x4_under_a_3x3_filter_and_the_values_are_the_textbook_s() -> None:
-    """A convolution is the cross-correlation worked out by hand, at the shape that the formula gives."""
+    """A convolution is the cross-correlation computed by hand, with the shape of the formula."""
     layer = Conv(conv=1, kernel=3, padding=1, activation="none")
     (conv,) = layer_modules(layer, (1, 4, 4), "relu")
     assert isinstance(conv, nn.Conv2d)
@@ -85,12 +85,12 @@ def test_padding_of_1_keeps_4x4_under_a_3x3_filter_and_the_values_are_the_textbo
 def test_groups_have_torch_s_weights_and_multiply_adds_or_are_refused_as_by_torch(
     channels: int, filters: int, groups: int, kernel: int
 ) -> None:
-    """Each filter sees its group's channels alone: torch's count and flops, and refusal where torch refuses."""
+    """Each filter sees the channels of its group: torch's parameters and flops, and an error where torch has one."""
     layer, shape = Conv(conv=filters, kernel=kernel, groups=groups), (channels, 4, 5)
     try:
         reference = nn.Conv2d(channels, filters, kernel, groups=groups)
     except ValueError:
-        with pytest.raises(RecipeError, match=f"{groups} groups do not divide both the {channels} channels"):
+        with pytest.raises(RecipeError, match=f"groups = {groups} .* {channels} input channels"):
             layer_shape(layer, shape)
         return
     step = layer_shape(layer, shape)
@@ -109,7 +109,7 @@ def test_groups_have_torch_s_weights_and_multiply_adds_or_are_refused_as_by_torc
 def test_a_convolution_has_torch_s_shape_and_parameters_or_is_refused_as_by_torch(
     window: dict[str, int], filters: int, *, batch_norm: bool
 ) -> None:
-    """For any input, kernel, stride and padding: torch's output shape and count, and refusal where torch refuses."""
+    """For any input, kernel, stride and padding: torch's shape and parameters, and an error where torch has one."""
     kernel, stride, padding = window["kernel"], window["stride"], window["padding"]
     shape = (window["channels"], window["height"], window["width"])
     modules: list[nn.Module] = [nn.Conv2d(shape[0], filters, kernel, stride, padding, bias=not batch_norm)]
@@ -117,17 +117,17 @@ def test_a_convolution_has_torch_s_shape_and_parameters_or_is_refused_as_by_torc
         modules.append(nn.BatchNorm2d(filters))
     reference = nn.Sequential(*modules).eval()
     layer = Conv(conv=filters, kernel=kernel, stride=stride, padding=padding, batch_norm=batch_norm)
-    found: LayerShape | None = None
+    step: LayerShape | None = None
     with suppress(RecipeError):
-        found = layer_shape(layer, shape)
+        step = layer_shape(layer, shape)
     try:
         output = reference(torch.zeros(1, *shape))
     except RuntimeError:
-        assert found is None
+        assert step is None
     else:
-        assert found is not None
-        assert found.output == tuple(output.shape[1:])
-        assert found.parameters == parameters(reference)
+        assert step is not None
+        assert step.output == tuple(output.shape[1:])
+        assert step.parameters == parameters(reference)
 
 
 @given(window=windows, kind=st.sampled_from(["max", "average"]), own_stride=st.booleans())
@@ -135,32 +135,32 @@ def test_a_convolution_has_torch_s_shape_and_parameters_or_is_refused_as_by_torc
 def test_pooling_has_torch_s_shape_or_is_refused_as_by_torch(
     window: dict[str, int], kind: Any, *, own_stride: bool
 ) -> None:
-    """For any input, window and stride: torch's output shape, and refusal where torch refuses."""
+    """For any input, window and stride: torch's output shape, and an error where torch has one."""
     shape = (window["channels"], window["height"], window["width"])
     stride = window["stride"] if own_stride else None
     reference = (nn.MaxPool2d if kind == "max" else nn.AvgPool2d)(window["kernel"], stride)
-    found: LayerShape | None = None
+    step: LayerShape | None = None
     with suppress(RecipeError):
-        found = layer_shape(Pool(pool=kind, size=window["kernel"], stride=stride), shape)
+        step = layer_shape(Pool(pool=kind, size=window["kernel"], stride=stride), shape)
     try:
         output = reference(torch.zeros(1, *shape))
     except RuntimeError:
-        assert found is None
+        assert step is None
     else:
-        assert found is not None
-        assert found.output == tuple(output.shape[1:])
-        assert found.parameters == 0
+        assert step is not None
+        assert step.output == tuple(output.shape[1:])
+        assert step.parameters == 0
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
-def test_a_global_pool_leaves_one_value_a_channel(kind: Any) -> None:
-    """Whatever the height and width, (C, H, W) becomes (C, 1, 1), without parameters."""
+def test_a_global_pool_gives_one_value_for_each_channel(kind: Any) -> None:
+    """(C, H, W) -> (C, 1, 1), without parameters."""
     step = layer_shape(Pool(pool=kind, size="global"), (7, 5, 3))
     assert (step.output, step.parameters, step.title) == ((7, 1, 1), 0, f"global {kind} pool")
 
 
 def test_local_response_norm_changes_no_shape_and_has_no_parameters() -> None:
-    """(C, H, W) stays, and each value costs a multiplication for each neighbour."""
+    """(C, H, W) -> (C, H, W), with a multiplication for each value and neighbour."""
     step = layer_shape(LocalResponseNorm(lrn=5), (6, 4, 3))
     assert (step.output, step.parameters, step.multiply_adds) == ((6, 4, 3), 0, 5 * 6 * 4 * 3)
 
@@ -169,7 +169,7 @@ def test_local_response_norm_changes_no_shape_and_has_no_parameters() -> None:
 def test_windows_over_a_text_have_torch_s_parameters(
     over_time: str, width: int, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """Three widths of 5 filters give 15 values, or 30 of both; the embedding has one vector a token."""
+    """Three widths of 5 filters give 15 values, 30 with both; the embedding has one vector for each token."""
     layers = [{"embedding": 4}, {"windows": [1, 2, 4], "filters": 5, "over_time": over_time}, OUT]
     recipe = recipe_with(input=TEXT, layers=layers)
     embedding, over, dense = trace(recipe)
@@ -181,8 +181,8 @@ def test_windows_over_a_text_have_torch_s_parameters(
     assert parameters(build(recipe)) == sum(step.parameters for step in trace(recipe))
 
 
-def test_wide_windows_have_places_in_front_of_a_text(recipe_with: Callable[..., Recipe]) -> None:
-    """A window of k tokens stands at L + k - 1 places; its weights are as many as those of a narrow one."""
+def test_wide_windows_also_start_before_a_text(recipe_with: Callable[..., Recipe]) -> None:
+    """A wide window of k tokens has L + k - 1 positions, and as many weights as a narrow one."""
     layers = [{"embedding": 4}, {"windows": [1, 2, 4], "filters": 5, "wide": True}, OUT]
     _embedding, over, _dense = trace(recipe_with(input=TEXT, layers=layers))
     assert over.weights == 4 * 5 * (1 + 2 + 4)
@@ -192,15 +192,15 @@ def test_wide_windows_have_places_in_front_of_a_text(recipe_with: Callable[..., 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_dense_layer_has_torch_s_parameters(*, batch_norm: bool) -> None:
-    """Weights, biases and batch norm are counted as torch holds them."""
+    """Weights, biases and batch norm are those of torch's modules."""
     reference = nn.Sequential(nn.Linear(7, 5, bias=not batch_norm), *([nn.BatchNorm1d(5)] if batch_norm else []))
     step = layer_shape(Dense(dense=5, batch_norm=batch_norm), (7,))
     assert step.output == (5,)
     assert step.parameters == parameters(reference)
 
 
-def test_flatten_and_dropout_change_no_count() -> None:
-    """Flatten multiplies the axes out, dropout leaves the shape; neither has parameters."""
+def test_flatten_and_dropout_have_no_parameters() -> None:
+    """Flatten joins the axes, dropout keeps the shape; neither has parameters."""
     flat = layer_shape(Flatten(flatten=True), (20, 4, 3))
     assert (flat.output, flat.parameters, flat.formulas) == ((240,), 0, ("20 x 4 x 3 = 240",))
     dropped = layer_shape(Dropout(dropout=0.5), (20, 4, 3))
@@ -216,10 +216,10 @@ def test_flatten_and_dropout_change_no_count() -> None:
         [{"conv": 4, "kernel": 5, "padding": 2, "stride": 3}, {"dropout": 0.2}, {"flatten": True}, {"dense": 4}],
     ],
 )
-def test_every_step_of_a_stack_has_the_shape_that_torch_gives(
+def test_every_layer_of_a_network_has_torch_s_shape(
     layers: list[dict[str, Any]], recipe_with: Callable[..., Recipe]
 ) -> None:
-    """Layer after layer, on pictures that are not square, the traced shapes and the sum of parameters are torch's."""
+    """For images that are not square, the shapes of all layers and the sum of parameters are torch's."""
     recipe = recipe_with(layers=[*layers, {"dense": 3, "activation": "none"}])
     steps = trace(recipe)
     values = torch.zeros(2, 1, 6, 9)
@@ -230,7 +230,7 @@ def test_every_step_of_a_stack_has_the_shape_that_torch_gives(
     assert sum(step.parameters for step in steps) == parameters(build(recipe))
 
 
-def test_the_textbook_cnn_has_the_textbook_s_numbers(recipe_with: Callable[..., Recipe]) -> None:
+def test_the_textbook_cnn_has_the_figures_of_the_textbook(recipe_with: Callable[..., Recipe]) -> None:
     """Two 5x5 convolutions with pooling on 28x28: sizes 24, 12, 8, 4 and weights 250, 5,000, 32,000."""
     steps = trace(recipe_with(layers=TEXTBOOK, **DIGITS))
     assert [step.output for step in steps] == [
@@ -248,7 +248,7 @@ def test_the_textbook_cnn_has_the_textbook_s_numbers(recipe_with: Callable[..., 
 
 
 def test_the_table_shows_formulas_and_counts(recipe_with: Callable[..., Recipe]) -> None:
-    """What is printed for the textbook's CNN holds its formulas, sizes and weights."""
+    """The table of the textbook CNN has its formulas, sizes and weights."""
     text = table(recipe_with(layers=TEXTBOOK, **DIGITS))
     assert "OH = (28 + 2*0 - 5)/1 + 1 = 24" in text
     assert "OH = (24 + 2*0 - 2)/2 + 1 = 12" in text
@@ -257,56 +257,55 @@ def test_the_table_shows_formulas_and_counts(recipe_with: Callable[..., Recipe])
     assert re.search(r"dense 100[^\n]* 100 +32,000 +100 ", text)
 
 
-def test_height_and_width_each_have_their_formula_where_they_differ() -> None:
-    """On pictures that are not square, OH and OW are both written out."""
+def test_different_height_and_width_have_a_formula_each() -> None:
+    """Images that are not square have a formula for OH and one for OW."""
     step = layer_shape(Conv(conv=1, kernel=3), (1, 6, 9))
     assert step.output == (1, 4, 7)
     assert step.formulas == ("OH = (6 + 2*0 - 3)/1 + 1 = 4", "OW = (9 + 2*0 - 3)/1 + 1 = 7")
 
 
-def test_a_stride_that_does_not_divide_is_rounded_down_and_said() -> None:
-    """(28 - 5)/2 + 1 = 12.5 becomes 12, as in torch, and the formula says what is not seen."""
+def test_a_stride_that_does_not_divide_is_rounded_down_and_reported() -> None:
+    """(28 - 5)/2 + 1 = 12.5 becomes 12, as in torch, and the formula says which part of the input is not used."""
     step = layer_shape(Conv(conv=1, kernel=5, stride=2), (1, 28, 28))
     assert step.output == tuple(nn.Conv2d(1, 1, 5, 2)(torch.zeros(1, 1, 28, 28)).shape[1:]) == (1, 12, 12)
     (formula,) = step.formulas
-    assert formula.startswith("OH = (28 + 2*0 - 5)/2 + 1 = 12.5, rounded down to 12: stride 2 does not divide 23")
-    assert "the last 1 of 28 along H is not seen" in formula
+    assert re.match(r"OH = \(28 \+ 2\*0 - 5\)/2 \+ 1 = 12\.5, .* 12: stride 2 .* 23, .* 1 of 28 along H", formula)
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([{"conv": 2, "kernel": 7}], r"layers\[1\]: a filter of 7 is larger than its input, H = 6"),
-        ([{"conv": 2, "kernel": 3}, {"pool": "max", "size": 5}], r"layers\[2\]: a window of 5 .* H = 4"),
-        ([{"conv": 2, "kernel": 9, "padding": 1}], r"layers\[1\]: .* with padding 1 on both sides: at most 8 fits"),
-        ([{"dense": 3}], r"layers\[1\]: dense needs a vector, its input is 1 x 6 x 9: put flatten = true before it"),
-        ([{"flatten": True}, {"conv": 2, "kernel": 1}], r"layers\[2\]: conv needs feature maps .* vector of 54"),
-        ([{"flatten": True}, {"pool": "max", "size": 1}], r"layers\[2\]: pool needs feature maps"),
-        ([{"flatten": True}, {"dense": 4, "activation": "none"}], r"layers\[2\]: .* ends in 4; expected 3 values"),
-        ([{"conv": 3, "kernel": 1}], r"layers\[1\]: the network ends in 3 x 6 x 9; expected 3 values"),
-        ([{"conv": 4, "kernel": 1, "groups": 2}], r"layers\[1\]: 2 groups do not divide both the 1 channels"),
+        ([{"conv": 2, "kernel": 7}], r"layers\[1\]: .* filter of 7 .* H = 6"),
+        ([{"conv": 2, "kernel": 3}, {"pool": "max", "size": 5}], r"layers\[2\]: .* window of 5 .* H = 4"),
+        ([{"conv": 2, "kernel": 9, "padding": 1}], r"layers\[1\]: .* padding 1 .*maximum 8"),
+        ([{"dense": 3}], r"layers\[1\]: dense .* vector, .* 1 x 6 x 9: .* flatten = true"),
+        ([{"flatten": True}, {"conv": 2, "kernel": 1}], r"layers\[2\]: conv .* feature maps .* vector of 54"),
+        ([{"flatten": True}, {"pool": "max", "size": 1}], r"layers\[2\]: pool .* feature maps"),
+        ([{"flatten": True}, {"dense": 4, "activation": "none"}], r"layers\[2\]: expected .* 3 values, .* got 4"),
+        ([{"conv": 3, "kernel": 1}], r"layers\[1\]: expected .* 3 values, .* got 3 x 6 x 9"),
+        ([{"conv": 4, "kernel": 1, "groups": 2}], r"layers\[1\]: groups = 2 .* 1 input channels"),
         (
             [{"conv": 4, "kernel": 1}, {"conv": 3, "kernel": 1, "groups": 2}],
-            r"layers\[2\]: 2 groups do not divide both the 4 channels that come in and 3 filters",
+            r"layers\[2\]: groups = 2 .* 4 input channels .* 3 filters",
         ),
-        ([FLAT, {"lrn": 5}, OUT], r"layers\[2\]: local response norm needs feature maps .* vector of 54"),
-        ([FLAT, GLOBAL, OUT], r"layers\[2\]: pool needs feature maps .* vector of 54"),
-        ([{"embedding": 4}, FLAT, OUT], r"layers\[1\]: an embedding takes the token ids of a text"),
-        ([FLAT, {"embedding": 4}, OUT], r"layers\[2\]: an embedding takes the token ids of a text"),
-        ([{"windows": [3], "filters": 5}, OUT], r"layers\[1\]: windows slide over an embedded text, .* 1 x 6 x 9"),
-        ([FLAT, {"windows": [3], "filters": 5}, OUT], r"layers\[2\]: windows slide over an embedded text, .* 54"),
-        ([FLAT, {"dense": 5, "activation": "softmax"}, OUT], r"layers\[2\]: softmax is for the last layer"),
-        ([{"conv": 5, "kernel": 1, "activation": "softmax"}, FLAT, OUT], r"layers\[1\]: softmax is for the last"),
+        ([FLAT, {"lrn": 5}, OUT], r"layers\[2\]: local response norm .* feature maps .* vector of 54"),
+        ([FLAT, GLOBAL, OUT], r"layers\[2\]: pool .* feature maps .* vector of 54"),
+        ([{"embedding": 4}, FLAT, OUT], r"layers\[1\]: embedding .* input\.kind = 'text'"),
+        ([FLAT, {"embedding": 4}, OUT], r"layers\[2\]: embedding .* first layer"),
+        ([{"windows": [3], "filters": 5}, OUT], r"layers\[1\]: windows .* embedded text .* 1 x 6 x 9"),
+        ([FLAT, {"windows": [3], "filters": 5}, OUT], r"layers\[2\]: windows .* embedded text .* 54"),
+        ([FLAT, {"dense": 5, "activation": "softmax"}, OUT], r"layers\[2\]: .*softmax"),
+        ([{"conv": 5, "kernel": 1, "activation": "softmax"}, FLAT, OUT], r"layers\[1\]: .*softmax"),
     ],
 )
-def test_a_stack_that_cannot_be_built_is_refused_at_its_layer(
+def test_an_error_names_the_layer_that_does_not_fit(
     layers: list[dict[str, Any]], message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """The refusal is one line that names the recipe and the layer, counted from 1, by `trace` and `build` alike."""
+    """`trace`, `table` and `build` raise one line with the recipe and the layer, counted from 1."""
     recipe = recipe_with(layers=layers)
-    for refusing in (trace, table, build):
+    for function in (trace, table, build):
         with pytest.raises(RecipeError, match=message) as refusal:
-            refusing(recipe)
+            function(recipe)
         assert str(refusal.value).startswith("small: ")
         assert "\n" not in str(refusal.value)
 
@@ -314,57 +313,57 @@ def test_a_stack_that_cannot_be_built_is_refused_at_its_layer(
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([FLAT, OUT], r"layers\[1\]: a text needs { embedding = N } first"),
-        ([{"windows": [3], "filters": 5}, OUT], r"layers\[1\]: a text needs { embedding = N } first"),
-        ([{"embedding": 4}, FLAT, OUT], r"layers\[2\]: a text has no fixed length to flatten: put windows"),
-        ([{"embedding": 4}, OUT], r"layers\[2\]: dense needs a vector, its input is 4 x 12: put windows"),
-        ([{"embedding": 4}, {"dropout": 0.1}, OUT], r"layers\[3\]: dense needs a vector"),
-        ([{"embedding": 4}, {"embedding": 4}, OUT], r"layers\[2\]: an embedding .* can only be the first layer"),
-        ([{"embedding": 4}, {"conv": 4, "kernel": 1}, OUT], r"layers\[2\]: conv needs .* an embedded text, 4 x 12"),
-        ([{"embedding": 4}, GLOBAL, OUT], r"layers\[2\]: pool needs feature maps .* an embedded text, 4 x 12"),
-        ([{"embedding": 4}, {"lrn": 5}, OUT], r"layers\[2\]: local response norm needs .* an embedded text, 4 x 12"),
+        ([FLAT, OUT], r"layers\[1\]: .*{ embedding = N }"),
+        ([{"windows": [3], "filters": 5}, OUT], r"layers\[1\]: .*{ embedding = N }"),
+        ([{"embedding": 4}, FLAT, OUT], r"layers\[2\]: flatten .* windows"),
+        ([{"embedding": 4}, OUT], r"layers\[2\]: dense .* vector, .* 4 x 12: .* windows"),
+        ([{"embedding": 4}, {"dropout": 0.1}, OUT], r"layers\[3\]: dense .* vector"),
+        ([{"embedding": 4}, {"embedding": 4}, OUT], r"layers\[2\]: embedding .* first layer"),
+        ([{"embedding": 4}, {"conv": 4, "kernel": 1}, OUT], r"layers\[2\]: conv .* an embedded text, 4 x 12"),
+        ([{"embedding": 4}, GLOBAL, OUT], r"layers\[2\]: pool .* an embedded text, 4 x 12"),
+        ([{"embedding": 4}, {"lrn": 5}, OUT], r"layers\[2\]: local response norm .* an embedded text, 4 x 12"),
         (
             [{"embedding": 4}, {"windows": [3], "filters": 5}, {"windows": [3], "filters": 5}, OUT],
-            r"layers\[3\]: windows slide over an embedded text, \(E, L\), their input is 5",
+            r"layers\[3\]: windows .* embedded text \(E, L\), .* 5",
         ),
-        ([{"embedding": 4}, {"windows": [3], "filters": 5}], r"layers\[2\]: the network ends in 5; expected 3 values"),
+        ([{"embedding": 4}, {"windows": [3], "filters": 5}], r"layers\[2\]: expected .* 3 values, .* got 5:"),
     ],
 )
-def test_a_stack_that_no_text_fits_is_refused_at_its_layer(
+def test_an_error_names_the_layer_that_does_not_fit_a_text(
     layers: list[dict[str, Any]], message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """As for pictures: one line that names the recipe and the layer and says what would fit."""
+    """As for images: one line with the recipe, the layer and what would fit."""
     recipe = recipe_with(input=TEXT, layers=layers)
-    for refusing in (trace, build):
+    for function in (trace, build):
         with pytest.raises(RecipeError, match=f"^small: {message}[^\n]*$"):
-            refusing(recipe)
+            function(recipe)
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([{"conv": 2, "kernel": 5}, GLOBAL, FLAT, OUT], r"layers\[1\] at resolution 4: a filter of 5 .* H = 4"),
+        ([{"conv": 2, "kernel": 5}, GLOBAL, FLAT, OUT], r"layers\[1\] at resolution 4: .* filter of 5 .* H = 4"),
         (
             [{"pool": "max", "size": 3}, {"pool": "max", "size": 2}, GLOBAL, FLAT, OUT],
-            r"layers\[2\] at resolution 4: a window of 2 .* H = 1",
+            r"layers\[2\] at resolution 4: .* window of 2 .* H = 1",
         ),
         (
             [FLAT, {"dropout": 0.1}, OUT],
-            r"layers\[3\] at resolution 4: 16 values come in where the layer takes 64: put .* before flatten",
+            r"layers\[3\] at resolution 4: expected 64 .* got 16: .* before flatten",
         ),
     ],
 )
 def test_a_resolution_that_a_layer_does_not_fit_is_refused(
     layers: list[dict[str, Any]], message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """The stack fits the input's 8 x 8, but the network could not be trained on 4 x 4: said before any training."""
+    """Layers that fit the input of 8 x 8, but not images of 4 x 4, are an error before any training."""
     assert trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8]))
     with pytest.raises(RecipeError, match=f"^small: {message}[^\n]*$"):
         trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8, 4]))
 
 
 def test_resolutions_over_a_global_pool_change_no_parameter(recipe_with: Callable[..., Recipe]) -> None:
-    """A network that ends in a global pool takes each resolution, and `trace` tells of the input's own."""
+    """A network that ends in a global pool takes each resolution; `trace` gives the shapes of the input's own."""
     layers = [{"conv": 2, "kernel": 3}, GLOBAL, FLAT, OUT]
     plain, progressive = (recipe_with(input=SQUARE, layers=layers, resolutions=sides) for sides in (None, [4, 6, 11]))
     assert trace(progressive) == trace(plain)
@@ -372,11 +371,11 @@ def test_resolutions_over_a_global_pool_change_no_parameter(recipe_with: Callabl
     assert all(network(torch.zeros(2, 1, side, side)).shape == (2, 3) for side in (4, 6, 11, 8))
 
 
-def test_a_recipe_whose_usual_activation_is_softmax_is_refused_at_its_first_layer(
+def test_softmax_as_the_default_activation_is_refused_at_the_first_hidden_layer(
     recipe_with: Callable[..., Recipe],
 ) -> None:
-    """A hidden layer would otherwise be trained without any activation."""
-    with pytest.raises(RecipeError, match=r"^small: layers\[2\]: softmax is for the last layer"):
+    """Otherwise, a hidden layer would be trained without an activation."""
+    with pytest.raises(RecipeError, match=r"^small: layers\[2\]: .*softmax"):
         trace(recipe_with(activation="softmax", layers=[FLAT, {"dense": 5}, {"dense": 3}]))
     assert trace(recipe_with(activation="softmax", layers=[FLAT, {"dense": 3}]))
 
@@ -393,13 +392,13 @@ def test_a_recipe_whose_usual_activation_is_softmax_is_refused_at_its_first_laye
 def test_a_network_whose_temperature_cannot_be_folded_is_refused(
     last: list[dict[str, Any]], recipe_with: Callable[..., Recipe]
 ) -> None:
-    """The last layer is a dense one without activation or batch norm: anything else could not be published."""
+    """The last layer must be dense, without activation or batch norm, for the model to be published."""
     with pytest.raises(RecipeError, match=r"layers\[\d\]"):
         trace(recipe_with(layers=[{"flatten": True}, *last]))
 
 
 def test_lenet_counts_what_torch_holds_and_computes() -> None:
-    """LeNet has 62,026 parameters, under its bound of 70,000, and torch counts the same multiply-adds."""
+    """LeNet has 62,026 parameters, below its limit of 70,000, and torch counts the same multiply-adds."""
     recipe = load("lenet")
     network = build(recipe).eval()
     steps = trace(recipe)
@@ -412,25 +411,25 @@ def test_lenet_counts_what_torch_holds_and_computes() -> None:
 
 
 def thousand(recipe: Recipe) -> Recipe:
-    """The recipe with ImageNet's number of labels."""
+    """The recipe with as many labels as ImageNet."""
     layers = [*recipe.layers[:-1], Dense(dense=1000, activation="softmax")]
     return recipe.model_copy(update={"labels": [str(label) for label in range(1000)], "layers": layers})
 
 
 @pytest.mark.parametrize(("name", "expected"), [("alexnet-2012", 60_965_224), ("alexnet-finetune", 61_100_840)])
 def test_alexnet_with_1000_labels_has_the_published_number_of_parameters(name: str, expected: int) -> None:
-    """The paper's two-column network has 60,965,224, Krizhevsky's of 2014, as torchvision has it, 61,100,840."""
+    """The two-column network of the paper has 60,965,224, torchvision's, after Krizhevsky (2014), 61,100,840."""
     assert sum(step.parameters for step in trace(thousand(load(name)))) == expected
 
 
-def test_alexnet_finetune_is_laid_out_as_torchvision_s() -> None:
-    """Layer by layer the weights have the shapes of torchvision's file, so that its values can be taken over."""
+def test_alexnet_finetune_has_the_layers_of_torchvision_s() -> None:
+    """The weights of all layers have the shapes of torchvision's file, so that it can be loaded."""
     with torch.device("meta"):
         ours, theirs = build(thousand(load("alexnet-finetune"))), models.alexnet()
     assert [weight.shape for weight in ours.parameters()] == [weight.shape for weight in theirs.parameters()]
 
 
-def test_alexnet_2012_has_the_paper_s_maps() -> None:
+def test_alexnet_2012_has_the_feature_maps_of_the_paper() -> None:
     """Figure 2 of the paper: 55 x 55 x 96, 27 x 27 x 256, 13 x 13 x 384 twice and x 256, then 4,096 twice."""
     steps = trace(load("alexnet-2012"))
     assert [step.output for step in steps if step.weights] == [
@@ -445,14 +444,14 @@ def test_alexnet_2012_has_the_paper_s_maps() -> None:
     ]
 
 
-def test_the_shipped_textbook_cnn_has_the_textbook_s_weights() -> None:
+def test_the_recipe_textbook_cnn_has_the_weights_of_the_textbook() -> None:
     """10*5*5 = 250, 20*5*5*10 = 5,000 and 320*100 = 32,000."""
     assert [step.weights for step in trace(load("textbook-cnn")) if step.weights] == [250, 5_000, 32_000, 1_000]
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_recipe_s_network_is_what_its_arithmetic_says(name: str) -> None:
-    """Without computing a value: torch's parameters are those counted, logits and probabilities one a label."""
+def test_every_recipe_has_the_parameters_of_its_network(name: str) -> None:
+    """On the meta device: torch's parameters are those of `trace`, with one logit and probability for each label."""
     recipe = load(name)
     with torch.device("meta"):
         network = build(recipe).eval()
