@@ -34,7 +34,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         "",
         *markdown_table(
             ("target", "measured", "required", "met"),
-            ((it.name, it.actual, it.required, "yes" if it.is_met else "**no**") for it in targets),
+            ((target.name, target.actual, target.required, "yes" if target.is_met else "**no**") for target in targets),
         ),
         "",
     ]
@@ -53,7 +53,7 @@ def _digits(rows: Sequence[Row]) -> Iterator[Target]:
         for row in rows:
             if row.contender in SPEEDUPS and row.workload == workload and ours:
                 same = ours.get(row.form) or next(iter(ours.values()))
-                name = f"one digit, {connections} connections, relative to {row.name} ({row.form})"
+                name = f"one digit, {connections} connections, compared with {row.name} ({row.form})"
                 yield _ratio(name, same.items_per_s, row.items_per_s, SPEEDUPS[row.contender])
         if main := find(rows, CONVOKE, workload):
             spread = main.p99_ms / main.p50_ms
@@ -71,7 +71,7 @@ def _ceilings(rows: Sequence[Row]) -> Iterator[Target]:
     ):
         ours, ceiling = find(rows, CONVOKE, workload), best_ceiling(rows, family)
         if ours and ceiling:
-            name = f"{workload}, relative to the ceiling ({ceiling.form}: {number(ceiling.items_per_s)} items/s)"
+            name = f"{workload}, compared with the ceiling ({ceiling.form}: {number(ceiling.items_per_s)} items/s)"
             yield _ratio(name, ours.items_per_s, ceiling.items_per_s, required)
 
 
@@ -81,7 +81,7 @@ def _peers(rows: Sequence[Row]) -> Iterator[Target]:
         peers = [row for row in rows if row.workload == workload and row.contender not in {CONVOKE, CEILING}]
         best = max(peers, key=lambda row: row.items_per_s, default=None)
         if ours and best:
-            name = f"{workload}, relative to the fastest peer ({best.name})"
+            name = f"{workload}, compared with the fastest peer ({best.name})"
             yield _ratio(name, ours.items_per_s, best.items_per_s, required)
 
 

@@ -66,8 +66,10 @@ def main() -> None:
     source = f"{args.photos} {'drawn' if is_drawn else 'real'} photos"
     print(f"alexnet, {recipe.input.height} px, batch {recipe.batch_size}, {args.threads} threads, {source}\n")  # type: ignore[union-attr]
     usual = variants[0].images_per_s
-    cells = [(it.name, f"{it.images_per_s:.0f}", f"{it.images_per_s / usual:.1f}x") for it in variants]
-    print(*markdown_table(("training", "images/s", "relative to the usual script"), cells), sep="\n")
+    cells = [
+        (variant.name, f"{variant.images_per_s:.0f}", f"{variant.images_per_s / usual:.1f}x") for variant in variants
+    ]
+    print(*markdown_table(("training", "images/s", "compared with the usual script"), cells), sep="\n")
     record = {
         "machine": platform.processor() or platform.machine(),
         "threads": args.threads,
@@ -102,7 +104,7 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
         rates = [_rate(train, batches(side, channels_last=channels_last)) for side in sides]
         variants.append(Variant(name, len(rates) / sum(1 / rate for rate in rates)))
 
-    add("+ photos decoded once, whole batches augmented", _Trainer(recipe), spec.height, channels_last=False)
+    add("+ photos decoded once, whole batches augmented at once", _Trainer(recipe), spec.height, channels_last=False)
     add("+ channels last", _Trainer(recipe, channels_last=True), spec.height)
     bfloat16 = _Trainer(recipe, channels_last=True, bfloat16=True)
     add("+ bfloat16", bfloat16, spec.height)

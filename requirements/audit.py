@@ -131,7 +131,9 @@ def main() -> int:
     except ConnectionError as error:
         print(f"NOT AUDITED: OSV cannot be reached; {len(locked)} packages were not checked: {error}")
         return 0
-    lines = [f"vulnerable: {it}" for it in vulnerabilities] + [f"unused exception: {name}" for name in unused]
+    lines = [f"vulnerable: {vulnerability}" for vulnerability in vulnerabilities] + [
+        f"unused exception: {name}" for name in unused
+    ]
     print(*lines, sep="\n", end="\n" * bool(lines))
     print(f"packages: {len(locked)}, vulnerabilities: {len(vulnerabilities)}, exceptions: {len(exceptions)}")
     return int(bool(vulnerabilities or unused))

@@ -210,7 +210,7 @@ def test_the_bill_of_materials_is_valid_and_reproducible(environment: Path, tmp_
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(documents[0]) is None
     content = json.loads(documents[0])
     assert content["metadata"]["component"]["name"] == "convoke"
-    assert [(it["name"], it["version"], it["purl"]) for it in content["components"]] == [
+    assert [(part["name"], part["version"], part["purl"]) for part in content["components"]] == [
         ("something", "1.2", "pkg:pypi/something@1.2")
     ]
     assert str(ROOT) not in documents[0]

@@ -33,7 +33,7 @@ def mutate(data: bytes, generator: random.Random, others: Sequence[bytes]) -> tu
 def with_valid_checksums(png: bytes) -> bytes:
     """A PNG with valid checksums, so that the decoder also reads the mutated content of its chunks."""
     signature, *chunks = segments(png)
-    return signature + b"".join(chunk(it[4:8], it[8:-4]) if len(it) >= 12 else it for it in chunks)
+    return signature + b"".join(chunk(part[4:8], part[8:-4]) if len(part) >= 12 else part for part in chunks)
 
 
 def segments(data: bytes) -> list[bytes]:

@@ -230,7 +230,7 @@ def _reset_on_close(writer: asyncio.StreamWriter) -> None:
 
 def _resources(workers: list[psutil.Process]) -> tuple[float, int]:
     """Resident MiB and open files of all workers."""
-    return sum(it.memory_info().rss for it in workers) / 2**20, sum(it.num_fds() for it in workers)
+    return sum(worker.memory_info().rss for worker in workers) / 2**20, sum(worker.num_fds() for worker in workers)
 
 
 if __name__ == "__main__":
