@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from contract import digit, picture
 from contract.errors import Unreadable, UnsupportedMediaType
-from contract.picture import PNG_SIGNATURE, Pixels, has_image_signature
+from contract.picture import PNG_SIGNATURE, Pixels, has_signature
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS, ImageInput, TextInput
 from contract.text import Tokens, check_length, group_by_length, pad, read_tokenizer, text_to_tokens
 
@@ -136,7 +136,7 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
         TooLarge: more than `max_pixels`.
         Unreadable: one of these formats, but damaged.
     """
-    plain = _decode_plain_digit(data, spec)
+    plain = decode_plain_digit(data, spec)
     if plain is not None:
         return plain
     image = picture.decode(data, spec, max_pixels=max_pixels)
@@ -150,7 +150,7 @@ def is_tiny(data: bytes) -> bool:
     return data.startswith(PNG_SIGNATURE) and len(data) <= _TINY_BYTES and max(width, height) <= _TINY_SIDE
 
 
-def _decode_plain_digit(data: bytes, spec: ImageInput) -> Pixels | None:
+def decode_plain_digit(data: bytes, spec: ImageInput) -> Pixels | None:
     """The pixels of a plain grey PNG of 28 x 28, uint8 (28, 28, 1): as the general code decodes and frames it, sooner.
 
     Only the header precedes the pixels of such a file, so it has no palette, no transparency and no orientation. For a
@@ -176,7 +176,7 @@ def _from_utf8(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if has_image_signature(data):
+        if has_signature(data):
             raise UnsupportedMediaType("this is an image, but the model takes texts; send UTF-8 text") from error
         raise Unreadable(
             f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}; send it in UTF-8"

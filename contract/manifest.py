@@ -1,7 +1,7 @@
-"""The contract between training and serving: what a model version is, how to feed it, and what it is worth.
+"""The contract between training and serving: what a model version is, what it takes, and how good it is.
 
-`training` writes a manifest, `service` reads it, both through `Manifest`. It binds the graph to its preprocessing,
-its labels and the SHA-256 of every file beside it, and it is refused, by name, when any of that does not hold.
+`training` writes a manifest and `service` reads it, both through `Manifest`. It binds the graph to its preprocessing,
+its labels and the SHA-256 of every file beside it. A version that does not match its manifest is refused.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from contract.spec import FileName, Input, Section
 
 SCHEMA_VERSION: Final = 2
 PREPROCESSING_VERSION = 1
-"""Raised whenever `contract.inputs` turns the same bytes into other pixels: models trained before are refused."""
+"""Raised whenever `contract.inputs` turns the same bytes into other values: models trained before are refused."""
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -30,17 +30,17 @@ Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 Precision = Literal["float32", "int8", "float16"]
 
 MAX_FILE_BYTES = 1 << 31
-"""What a file of a version may have; ONNX holds no more."""
+"""Of any file of a version; ONNX allows no larger graph."""
 MAX_TEXT_BYTES = 64 << 20
-"""What a file that is read as text may have: manifest, card and tokenizer."""
+"""Of a file that is read as text: manifest, card and tokenizer."""
 MAX_BATCH_VALUES = 1 << 30
-"""How many values, such as pixels, the largest batch may hold; it is run once before a version is served."""
+"""Of the largest batch, which is run once before a version is served."""
 
 
 class Metrics(Section):
-    """What a model is worth on the n examples of a split.
+    """How good a model is on the n examples of a split.
 
-    accuracy and ece (expected calibration error, 15 bins) are shares of 1; nll is in nats an example.
+    accuracy and ece (expected calibration error, 15 bins) range from 0 to 1; nll is in nats per example.
     """
 
     n: Count
@@ -50,9 +50,9 @@ class Metrics(Section):
 
 
 class Variant(Section):
-    """The same network in another precision: a graph with the same ends, beside `model.onnx`, which is in float32.
+    """The same network in another precision: a graph with the same input and output as `model.onnx`, in float32.
 
-    What it gives for the golden inputs stands in the golden file under its precision's name.
+    The golden file holds its output for the golden inputs under the name of the precision.
     """
 
     precision: Literal["int8", "float16"]
@@ -61,7 +61,7 @@ class Variant(Section):
 
 
 class Manifest(Section):
-    """Everything that serving must know of a model version."""
+    """Everything that serving must know about a model version."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
@@ -72,11 +72,11 @@ class Manifest(Section):
     preprocessing_version: int
     max_batch: Annotated[int, Field(ge=1, le=1 << 16)]
     temperature: Annotated[float, Field(gt=0)]
-    """What the graph divides its logits by, for calibration."""
+    """The graph divides its logits by it, for calibration."""
     length_exponent: float = 0.0
-    """A text of L tokens has the temperature times (L / 64) to this power."""
+    """The temperature of a text of L tokens is multiplied by (L / 64) to this power."""
     test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
-    """What the model is worth on each test split that was held back for it, by the data set's name."""
+    """The metrics on each held-out test split, by the name of its data set."""
     dataset: str
     dataset_fingerprint: str
     recipe: dict[str, Any]
@@ -85,40 +85,40 @@ class Manifest(Section):
     created: str
     files: Annotated[dict[FileName, Sha256], Field(max_length=100)]
     variants: list[Variant] = Field(default=[])
-    """The network in other precisions; versions without any need not say so."""
+    """The network in other precisions; versions without any may omit the key."""
 
     @model_validator(mode="after")
-    def _whole(self) -> "Manifest":
+    def _is_consistent(self) -> "Manifest":
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels stand twice in the list")
+            raise ValueError("labels holds a label twice")
         for name in (GRAPH, *self.input.files):
             if name not in self.files:
-                raise ValueError(f"files does not name {name}")
+                raise ValueError(f"files does not list {name}")
         if prod(self.input.shape(self.max_batch)) > MAX_BATCH_VALUES:
-            raise ValueError(f"a batch of {self.max_batch} items has more than {MAX_BATCH_VALUES} values")
+            raise ValueError(f"a batch of {self.max_batch} items has too many values (maximum {MAX_BATCH_VALUES})")
         for variant in self.variants:
             if variant.graph not in self.files or variant.graph == GRAPH:
-                raise ValueError(f"files does not name {variant.graph} as a graph of its own")
+                raise ValueError(f"files does not list {variant.graph} as another graph than {GRAPH}")
         if len({variant.precision for variant in self.variants}) != len(self.variants):
-            raise ValueError("a precision stands twice in variants")
+            raise ValueError("variants holds a precision twice")
         return self
 
     @property
     def precisions(self) -> list[Precision]:
-        """All that this version holds the network in; float32 always."""
+        """The precisions in which this version holds the network: float32, and those of the variants."""
         return ["float32", *(variant.precision for variant in self.variants)]
 
     def variant(self, precision: Precision) -> Variant | None:
-        """The network in that precision, where this version holds it beside its float32."""
-        return next((one for one in self.variants if one.precision == precision), None)
+        """The variant in a precision; None for float32, or if this version does not have it."""
+        return next((variant for variant in self.variants if variant.precision == precision), None)
 
     def graph(self, precision: Precision) -> str:
-        """The name of the file that holds the network in that precision."""
+        """The name of the file with the graph in a precision."""
         variant = self.variant(precision)
         return GRAPH if variant is None else variant.graph
 
     def metrics(self, precision: Precision) -> dict[str, Metrics]:
-        """What the network in that precision is worth on each test split."""
+        """The metrics of the network in a precision on each test split."""
         variant = self.variant(precision)
         return self.test_metrics if variant is None else variant.test_metrics
 
@@ -128,24 +128,26 @@ class Manifest(Section):
 
 
 def read(folder: Path) -> Manifest:
-    """Read the manifest of a version's folder, without looking at the other files.
+    """Read the manifest in a version's folder, without checking the other files.
 
     Raises:
-        ManifestError: missing, no JSON, of another schema or preprocessing version, or with a faulty entry.
+        ManifestError: the manifest is missing, is not JSON, is of another schema or preprocessing version, or has an
+            invalid entry.
     """
     path = folder / MANIFEST
     try:
         content = json.loads(read_text(path))
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: there is no manifest") from error
+        raise ManifestError(f"{path}: the manifest is missing") from error
     except ModelRefused as error:
         raise ManifestError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: cannot be read as JSON: {error}") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION or isinstance(found, bool):
+    schema_version = content.get("schema_version") if isinstance(content, dict) else None
+    if schema_version != SCHEMA_VERSION or isinstance(schema_version, bool):
         raise ManifestError(
-            f"{path}: schema version {found!r} is not read here, {SCHEMA_VERSION} is: publish the model again"
+            f"{path}: unsupported schema version {schema_version!r} (expected {SCHEMA_VERSION}); "
+            "publish the model again"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -155,8 +157,8 @@ def read(folder: Path) -> Manifest:
         raise ManifestError(f"{path}: {where}: {fault['msg']}") from error
     if manifest.preprocessing_version != PREPROCESSING_VERSION:
         raise ManifestError(
-            f"{path}: was made for preprocessing version {manifest.preprocessing_version}, this is version "
-            f"{PREPROCESSING_VERSION}: train and publish the model again"
+            f"{path}: unsupported preprocessing version {manifest.preprocessing_version} "
+            f"(expected {PREPROCESSING_VERSION}); train and publish the model again"
         )
     return manifest
 
@@ -165,34 +167,34 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """Check every file of a version against its manifest.
 
     Raises:
-        ModelRefused: a file that is read is not named, or one that is named is missing, is a link, is too large, or
-            does not have the SHA-256 that the manifest names.
+        ModelRefused: the manifest does not list a file that serving reads; or a listed file is missing, is a link, is
+            too large or has another SHA-256.
     """
-    unnamed = {CARD, GOLDEN} - set(manifest.files)
-    if unnamed:
-        raise ModelRefused(f"{folder}: the manifest's files do not name {min(unnamed)}")
+    unlisted = {CARD, GOLDEN} - set(manifest.files)
+    if unlisted:
+        raise ModelRefused(f"{folder}: the manifest does not list {min(unlisted)} under files")
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise ModelRefused(f"{path}: the manifest names this file, but it is no regular file")
+            raise ModelRefused(f"{path}: the manifest lists this file, but it is missing or not a regular file")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ModelRefused(f"{path}: has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read")
-        found = sha256(path)
-        if found != expected:
-            raise ModelRefused(f"{path}: has SHA-256 {found}, the manifest says {expected}")
+            raise ModelRefused(f"{path}: is too large: {path.stat().st_size} bytes (maximum {MAX_FILE_BYTES})")
+        actual = sha256(path)
+        if actual != expected:
+            raise ModelRefused(f"{path}: has SHA-256 {actual}, but the manifest lists {expected}")
 
 
 def read_text(path: Path) -> str:
-    """A file of a version as text.
+    """Read a file of a version as text.
 
     Raises:
         FileNotFoundError: it is missing.
-        ModelRefused: it is no regular file, too large, unreadable, or not in UTF-8.
+        ModelRefused: it is not a regular file, too large, unreadable, or not UTF-8.
     """
     try:
         size = path.lstat().st_size
         if path.is_symlink() or not path.is_file() or size > MAX_TEXT_BYTES:
-            raise ModelRefused(f"{path}: is no regular file of up to {MAX_TEXT_BYTES} bytes")
+            raise ModelRefused(f"{path}: is not a regular file of up to {MAX_TEXT_BYTES} bytes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise

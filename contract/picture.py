@@ -1,4 +1,4 @@
-"""Encoded image -> pixels as a person sees them: upright, without transparency, 8 bits a channel."""
+"""Encoded image -> pixels as a person sees them: upright, without transparency, 8 bits per channel."""
 
 import io
 import warnings
@@ -13,15 +13,14 @@ from contract.screen import screen
 from contract.spec import MAX_PIXELS, ImageInput
 
 Pixels = npt.NDArray[np.uint8]
-Grey = npt.NDArray[np.float32]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-
-_BAND = 1 << 20  # pixels that are converted at a time, which bounds what the steps between take of memory
-_WHITE_16 = 0xFFFF
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
-_TURNS = {
+
+_BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
+_WHITE_16 = 0xFFFF
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,89 +29,92 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""EXIF orientation -> what makes the stored image upright."""
 
 
-def has_image_signature(data: bytes) -> bool:
-    """Whether bytes begin as a picture of a kind that is read here does."""
+def has_signature(data: bytes) -> bool:
+    """Whether bytes start like an image in one of the supported formats."""
     return data.startswith(_SIGNATURES)
 
 
 def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a picture as a person sees it: upright, without transparency, 8 bits, in the mode of `spec`.
-
-    A JPEG far larger than `spec` is decoded at a fraction of its size.
+    """Decode an image in the mode of `spec`. A JPEG far larger than `spec` is decoded at a fraction of its size.
 
     Raises:
-        UnsupportedMediaType, TooLarge, Unreadable: as `image_to_pixels`.
+        UnsupportedMediaType, TooLarge, Unreadable: as `contract.inputs.image_to_pixels`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about bombs and odd metadata; both are dealt with here
+            warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata; both are handled here
             screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_cost(image, max_pixels)
-            side = spec.working_side
-            image.draft(spec.mode, (side, side))
+            _check_size(image, max_pixels)
+            image.draft(spec.mode, (spec.working_side, spec.working_side))
             image.load()
             return _flatten(_upright(image), spec)
     except ConvokeError:
         raise
     except UnidentifiedImageError as error:
-        if has_image_signature(data):
-            raise Unreadable("the picture is damaged or cut off: its header cannot be read") from error
-        raise UnsupportedMediaType(f"this is no picture of a kind that is read here: {', '.join(FORMATS)}") from error
+        if has_signature(data):
+            raise Unreadable("the image is damaged or cut off: its header cannot be read") from error
+        raise UnsupportedMediaType(f"unsupported image format; supported formats: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"the picture is too large to decode; at most {max_pixels:,} pixels are") from error
+        raise TooLarge(f"the image has too many pixels (maximum {max_pixels:,})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise Unreadable(f"the picture is damaged or cut off: {error}") from error
+        raise Unreadable(f"the image is damaged or cut off: {error}") from error
 
 
-def _check_cost(image: Image.Image, max_pixels: int) -> None:
-    """Refuse, before decoding, more than `max_pixels`, in the picture or in a tile of it.
+def squash(image: Image.Image, spec: ImageInput) -> Image.Image:
+    """Resize both sides to those of the graph, antialiased. Pillow takes (width, height)."""
+    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Refuse an image before it is decoded, if it or one of its tiles has more than `max_pixels`.
 
     Raises:
-        TooLarge: there are more.
+        TooLarge: it has more.
     """
     width, height = image.size
     if width * height > max_pixels:
-        raise TooLarge(f"the picture has {width} x {height} pixels; at most {max_pixels:,} are decoded")
-    if image.format == "TIFF":  # a tile is decoded whole, also where it is larger than the picture
+        raise TooLarge(f"the image has too many pixels: {width} x {height} (maximum {max_pixels:,})")
+    if image.format == "TIFF":  # a tile is decoded whole, even if it is larger than the image
         tags = getattr(image, "tag_v2", {})
-        tile = [int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
-        if tile[0] * tile[1] > max_pixels:
-            raise TooLarge(f"the TIFF has tiles of {tile[0]} x {tile[1]} pixels; at most {max_pixels:,} are decoded")
+        width, height = (int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+        if width * height > max_pixels:
+            raise TooLarge(f"a tile of the TIFF has too many pixels: {width} x {height} (maximum {max_pixels:,})")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A loaded picture turned as its EXIF data says, of which no more than that is read."""
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    """Turn a loaded image as its EXIF orientation says."""
+    transposition = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Any mode -> `spec.mode`, transparency laid on a ground, more than 8 bits scaled to 8."""
+    """Any mode -> `spec.mode`: transparency on a plain background, more than 8 bits scaled to 8."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
-    transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
-    if image.mode == spec.mode and not transparent:
+    is_transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    if image.mode == spec.mode and not is_transparent:
         return image
-    ground = _ground(image, spec) if transparent else None
+    background = _background(image, spec) if is_transparent else None
     flat = Image.new(spec.mode, image.size)
     for box in _bands(image):
-        flat.paste(_flatten_band(image.crop(box), ground, spec.mode), box)
+        flat.paste(_flatten_band(image.crop(box), background, spec.mode), box)
     return flat
 
 
-def _flatten_band(band: Image.Image, ground: str | None, mode: str) -> Image.Image:
-    if ground is not None:
+def _flatten_band(band: Image.Image, background: str | None, mode: str) -> Image.Image:
+    if background is not None:
         band = band.convert("RGBA")
-        band = Image.alpha_composite(Image.new("RGBA", band.size, ground), band)
+        band = Image.alpha_composite(Image.new("RGBA", band.size, background), band)
     return band if band.mode == mode else band.convert("RGB").convert(mode)
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) as wide as the picture that together cover it."""
-    rows = max(_BAND // max(image.width, 1), 1)
+    """Boxes (left, top, right, bottom) as wide as the image that together cover it."""
+    rows = max(_BAND_PIXELS // max(image.width, 1), 1)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
 
@@ -123,19 +125,19 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     for box in _bands(image):
         values = np.asarray(image.crop(box))
         if not np.isfinite(values).all():
-            raise ValueError("the picture holds values that are no numbers")
+            raise ValueError("it holds values that are not finite numbers")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
-    keeps = image.mode != "F" and low >= 0 and high <= _WHITE_16
+    keeps_scale = image.mode != "F" and low >= 0 and high <= _WHITE_16
     flat = Image.new("L", image.size)
     for box in _bands(image):
         values = np.asarray(image.crop(box)).astype(np.float64)
-        scaled = values / 257 if keeps else (values - low) / max(high - low, 1e-12) * 255
+        scaled = values / 257 if keeps_scale else (values - low) / max(high - low, 1e-12) * 255
         flat.paste(Image.fromarray((scaled + 0.5).astype(np.uint8)), box)
     return flat
 
 
-def _ground(image: Image.Image, spec: ImageInput) -> str:
-    """What shows through a transparent picture: white, as on a page; black behind a digit in light ink."""
+def _background(image: Image.Image, spec: ImageInput) -> str:
+    """The colour behind a transparent image: white, as on a page; black behind a digit in light ink."""
     if spec.framing != "mnist":
         return "white"
     light = weight = 0.0
@@ -145,8 +147,3 @@ def _ground(image: Image.Image, spec: ImageInput) -> str:
         light += float((np.asarray(band.convert("L"), np.float32) * alpha).sum(dtype=np.float64))
         weight += float(alpha.sum(dtype=np.float64))
     return "black" if light / max(weight, 1) > 127.5 else "white"  # noqa: PLR2004 -- the middle of 0 to 255
-
-
-def squash(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Resize both sides to the graph's, antialiased. Pillow wants (width, height)."""
-    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)

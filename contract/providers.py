@@ -1,7 +1,7 @@
-"""ONNX Runtime's execution providers: which one a setting means on this machine, and the options it runs with.
+"""ONNX Runtime's execution providers: which one a setting selects on this machine, and the options it runs with.
 
-What was asked for and is not there is an error that says why; nothing falls back to the processor in silence. ONNX
-Runtime is imported where it is needed: the server, which asks for no more than `check`, seldom needs it.
+A provider that is requested but not available is an error that says why; nothing falls back to the CPU silently. ONNX
+Runtime is imported inside of functions, since the server process only calls `check`, which seldom needs it.
 """
 
 import ctypes
@@ -20,22 +20,25 @@ Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 ENGINE_CACHE = Path("~/.cache/convoke/tensorrt")
 
-_MADE_FOR: dict[Precision, tuple[str, ...]] = {
+_PROVIDERS: dict[Precision, tuple[str, ...]] = {
     "float32": (CPU, CUDA, TENSORRT),
     "int8": (CPU,),
     "float16": (CUDA, TENSORRT),
 }
 _LIBRARIES = {
-    CUDA: ("libonnxruntime_providers_cuda.so", "pip install onnxruntime-gpu[cuda,cudnn] brings CUDA 13 and cuDNN 9"),
-    TENSORRT: ("libonnxruntime_providers_tensorrt.so", "TensorRT 10 must be on the path of shared libraries"),
+    CUDA: (
+        "libonnxruntime_providers_cuda.so",
+        "install CUDA 13 and cuDNN 9, for example with pip install onnxruntime-gpu[cuda,cudnn]",
+    ),
+    TENSORRT: ("libonnxruntime_providers_tensorrt.so", "install TensorRT 10 on the path of shared libraries"),
 }
 
 
 def choose(provider: Provider) -> str:
-    """ONNX Runtime's name of the execution provider that a setting means on this machine.
+    """ONNX Runtime's name of the execution provider that a setting selects on this machine.
 
     Raises:
-        ProviderError: a GPU was asked for, or `auto` found its driver, and the build, driver or libraries are missing.
+        ProviderError: a GPU is requested, or `auto` finds its driver, but the build, driver or libraries are missing.
     """
     if provider == "cpu" or (provider == "auto" and not _has_nvidia_driver()):
         return CPU
@@ -45,31 +48,32 @@ def choose(provider: Provider) -> str:
     if provider == "auto" and CUDA not in available:
         return CPU
     name = TENSORRT if provider == "tensorrt" else CUDA
-    why = f"{name} was asked for" if provider != "auto" else f"there is an NVIDIA driver, so {name} was chosen"
+    reason = "an NVIDIA driver is installed" if provider == "auto" else f"the setting is {provider!r}"
+    selected = f"{name} was selected because {reason}"
     if name not in available:
-        raise ProviderError(f"{why}, but this build of ONNX Runtime has only {', '.join(available)}")
+        raise ProviderError(f"{selected}, but this build of ONNX Runtime only has {', '.join(available)}")
     if not _has_nvidia_driver():
-        raise ProviderError(f"{why}, but there is no NVIDIA driver (libcuda.so.1) on this machine")
-    gap = missing(name)
-    if gap:
-        raise ProviderError(f"{why}, but its libraries do not load: {gap}; {_LIBRARIES[name][1]}")
+        raise ProviderError(f"{selected}, but this machine has no NVIDIA driver (libcuda.so.1)")
+    fault = load_error(name)
+    if fault:
+        raise ProviderError(f"{selected}, but its libraries do not load: {fault}; {_LIBRARIES[name][1]}")
     return name
 
 
 def suits(precision: Precision, provider: str) -> bool:
-    """Whether a provider is one that graphs of a precision are made for: int8 for processors, float16 for GPUs."""
-    return provider in _MADE_FOR[precision]
+    """Whether graphs of a precision are made for a provider: int8 for CPUs, float16 for GPUs."""
+    return provider in _PROVIDERS[precision]
 
 
 def check(provider: Provider, precision: Precision | Literal["auto"]) -> None:
-    """Find out at the start whether what the settings ask for can be had.
+    """Check at the start that this machine has the provider and precision of the settings.
 
     Raises:
-        ProviderError: it cannot.
+        ProviderError: it does not have them.
     """
     name = choose(provider)
     if precision != "auto" and not suits(precision, name):
-        raise ProviderError(f"{precision} was asked for, but it is not made for {name}, which would run it slower")
+        raise ProviderError(f"precision {precision!r} is not made for {name}, which would run it slower than float32")
 
 
 def open_graph(
@@ -85,7 +89,7 @@ def open_graph(
 
     Raises:
         ProviderError: the provider does not start.
-        ModelRefused: the graph asks for more than ours do, or ONNX Runtime cannot load it.
+        ModelRefused: the graph is harmful, or ONNX Runtime cannot load it.
     """
     import onnxruntime as ort  # noqa: PLC0415
 
@@ -100,13 +104,13 @@ def open_graph(
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ModelRefused(f"{graph}: ONNX Runtime cannot load this graph: {error}") from error
     if session.get_providers()[0] != name:
-        raise ProviderError(f"{name} was asked for, but does not start; see ONNX Runtime's log")
+        raise ProviderError(f"{name} was selected, but it does not start; see ONNX Runtime's log")
     session.disable_fallback()
     return session
 
 
 def _cuda_options(*, cuda_graphs: bool) -> dict[str, str]:
-    """Batches come in every size, and ONNX Runtime's default would try all convolution algorithms anew for each.
+    """Options for batches of any size: ONNX Runtime's default would try all convolution algorithms for each size.
 
     https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
     """
@@ -119,13 +123,15 @@ def _cuda_options(*, cuda_graphs: bool) -> dict[str, str]:
 
 
 def _tensorrt_options(manifest: Manifest, cache: Path) -> dict[str, str]:
-    """An engine takes minutes to build: it is kept, by the graph's hash, and made for all batches at once.
+    """Options that keep an engine, which takes minutes to build, and build one for batches of all sizes.
 
-    The engines' own names do not depend on the weights, so each graph has a folder to itself.
+    The names of engine files do not depend on the weights, so each graph has a folder named by its hash.
     https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
     """
     folder = str(cache / manifest.files[GRAPH][:16])
-    smallest, largest = _extremes(manifest)
+    spec = manifest.input
+    smallest = _profile(spec.tensor, spec.shape(1))
+    largest = _profile(spec.tensor, spec.shape(manifest.max_batch, spec.max_length))
     return {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -137,11 +143,9 @@ def _tensorrt_options(manifest: Manifest, cache: Path) -> dict[str, str]:
     }
 
 
-def _extremes(manifest: Manifest) -> tuple[str, str]:
-    """The smallest and the largest input of a graph as TensorRT reads them, like `image:1x28x28x1`."""
-    spec = manifest.input
-    smallest, largest = spec.shape(1), spec.shape(manifest.max_batch, spec.max_length)
-    return f"{spec.tensor}:{'x'.join(map(str, smallest))}", f"{spec.tensor}:{'x'.join(map(str, largest))}"
+def _profile(tensor: str, shape: tuple[int, ...]) -> str:
+    """A shape as TensorRT reads it, like `image:1x28x28x1`."""
+    return f"{tensor}:{'x'.join(map(str, shape))}"
 
 
 def _has_nvidia_driver() -> bool:
@@ -152,14 +156,14 @@ def _has_nvidia_driver() -> bool:
     return True
 
 
-def missing(name: str) -> str:
-    """Why a provider's library does not load, in the words of the system; empty where it does."""
+def load_error(name: str) -> str:
+    """Why a provider's library does not load, in the words of the system; empty if it loads."""
     import onnxruntime as ort  # noqa: PLC0415
 
     path = Path(ort.__file__).parent / "capi" / _LIBRARIES[name][0]
-    ort.preload_dlls()  # those that came as wheels
+    ort.preload_dlls()  # those that were installed as wheels
     try:
-        if path.exists():  # elsewhere it has another name, and ONNX Runtime says what it misses
+        if path.exists():  # on other systems it has another name, and ONNX Runtime reports the error
             ctypes.CDLL(str(path))
     except OSError as error:
         return str(error)
@@ -167,10 +171,10 @@ def missing(name: str) -> str:
 
 
 def tolerance(name: str, precision: Precision) -> float:
-    """How far a probability may be from the stored one, where graph and input are the same.
+    """The largest difference between a probability and the stored one of the same graph and input.
 
-    CUDA computes float32 in TF32; processors differ in the last bits. A rounding that falls the other way moves what
-    int8 gives by one step of a layer's scale: 0.0018 was seen between two kernels, and float16 has three digits.
+    CUDA computes float32 in TF32; CPUs differ in the last bits. In int8, a value that is rounded the other way moves by
+    one step of a layer's scale (0.0018 was seen between two kernels). float16 has three digits.
     """
     if precision != "float32":
         return 1e-2

@@ -1,4 +1,4 @@
-"""One ONNX Runtime session: checks against the manifest, golden inputs, warm-up, run, and races between sessions.
+"""One ONNX Runtime session: checks against the manifest, golden inputs, warm-up, runs, and races between sessions.
 
 The graph takes pixels or token ids and gives calibrated probabilities; scaling and softmax are inside it.
 """
@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,19 @@ from contract import batches, golden, providers
 from contract.batches import Batch
 from contract.errors import ModelRefused
 from contract.manifest import GOLDEN, Manifest, Precision
-from contract.padding import PaddedRuns, sizes
+from contract.padding import PaddedRuns, padded_sizes
 from contract.providers import ENGINE_CACHE, Provider
-from contract.spec import Axes
+from contract.spec import Axes, shown
 
 QUICK_S = 0.0005
-"""A run that takes no longer costs less on the event loop than handing it to a thread and back."""
+"""A run up to this long costs less on the event loop than handing it to a thread and back."""
 
-COMPANY_S = 0.00002
-"""What an item must save by running in company to be worth the queue, which costs a caller as much."""
+MIN_GAIN_S = 0.00002
+"""The time that an item must save in a larger batch to be worth the queue, which costs a request as much."""
 
 _TRIES = 5
-_FEW = 8  # items with which the gain of company is measured
-_ROUNDS, _RACE_S = (3, 25), 0.1  # of a race: the least and the most, and seconds after which it may end
+_GAIN_ITEMS = 8  # of the batch by which the gain is measured
+_MIN_ROUNDS, _MAX_ROUNDS, _RACE_S = 3, 25, 0.1  # a race ends after `_RACE_S` or `_MAX_ROUNDS`
 
 
 class Session:
@@ -49,20 +50,22 @@ class Session:
         engine_cache: Path = ENGINE_CACHE,
         cuda_graphs: bool = False,
     ) -> None:
-        """Load a graph and check that its ends are those of the manifest.
+        """Load a graph and check that its input and output are those of the manifest.
 
         Args:
             graph: the ONNX file.
-            manifest: what the graph should be.
-            provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where an NVIDIA driver is installed.
-            threads: processor threads for one run.
-            precision: what the graph computes in.
-            engine_cache: where TensorRT keeps its engines.
-            cuda_graphs: whether CUDA runs pictures in batches of fixed sizes, each captured as a CUDA graph.
+            manifest: the description of the version.
+            provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which selects CUDA if an NVIDIA driver is installed.
+            threads: CPU threads for one run.
+            precision: the precision in which the graph computes.
+            engine_cache: the folder in which TensorRT keeps its engines.
+            cuda_graphs: whether CUDA runs items of a fixed shape in batches of fixed sizes, each captured as a CUDA
+                graph.
 
         Raises:
-            ProviderError: a provider was asked for and cannot be had.
-            ModelRefused: ONNX Runtime cannot load the graph, or its inputs and outputs are not the manifest's.
+            ProviderError: this machine does not have the provider.
+            ModelRefused: the graph is harmful, ONNX Runtime cannot load it, or its input or output is not the
+                manifest's.
         """
         name = providers.choose(provider)
         captured = cuda_graphs and name == providers.CUDA and manifest.input.has_fixed_shape
@@ -73,7 +76,7 @@ class Session:
         self.precision: Precision = precision
         self.is_single: bool = name == providers.CPU and threads == 1
         self.lanes: int = max((os.cpu_count() or 1) // threads, 1) if name == providers.CPU else 1
-        """How many runs at once make use of the whole machine; a GPU is given one, and that in large batches."""
+        """How many runs at the same time use the whole machine; a GPU gets one at a time, in large batches."""
         self.manifest = manifest
         _check_ends(self._session, graph, manifest)
         self._input = manifest.input.tensor
@@ -82,129 +85,119 @@ class Session:
             self._max_items = min(manifest.input.max_run_items, manifest.max_batch)
         self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
-        self._quick = 0
-        self._gains = True
+        self._quick_extent = 0
+        self._gains_from_batches = True
 
     def is_quick(self, extent: int) -> bool:
-        """Whether a batch of that extent (items, or the tokens of all its items) took less than `QUICK_S`."""
-        return extent <= self._quick
+        """Whether a batch of that extent (its items, or the tokens of all its items) took less than `QUICK_S`."""
+        return extent <= self._quick_extent
 
     def runs_alone(self, extent: int) -> bool:
-        """Whether a batch is quick, and its items would save less than `COMPANY_S` each in a larger one."""
-        return not self._gains and extent <= self._quick
+        """Whether a batch is quick, and each of its items would save less than `MIN_GAIN_S` in a larger batch."""
+        return not self._gains_from_batches and extent <= self._quick_extent
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Probabilities float32 (N, classes) of pictures uint8 (N, H, W, C) or token ids int64 (N, L)."""
+        """Probabilities float32 (N, classes) of images uint8 (N, H, W, C) or token ids int64 (N, L)."""
         if self._padded is not None:
             return self._padded.run(batch)
         if len(batch) <= self._max_items:
             return self._run(batch)
-        slices = (batch[start : start + self._max_items] for start in range(0, len(batch), self._max_items))
-        return np.concatenate([self._run(some) for some in slices])
+        starts = range(0, len(batch), self._max_items)
+        return np.concatenate([self._run(batch[start : start + self._max_items]) for start in starts])
 
     def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
         probabilities: npt.NDArray[np.float32] = self._session.run(["probabilities"], {self._input: batch})[0]
         return probabilities
 
     def warm_up(self) -> None:
-        """Run one item and as many as run at once, texts of all lengths, so that no caller pays for the first.
+        """Run batches of all kinds, so that no request pays for the first run, and measure which of them are quick.
 
         Raises:
-            ModelRefused: the graph fails on a batch of a shape that it must take.
+            ModelRefused: the graph fails on a batch of a shape that the manifest allows.
         """
-        fixed = sizes(self.manifest.max_batch) if self._padded else ()
-        for batch in [
-            *batches.warm_up(self.manifest.input, self._max_items),
-            *(batches.example(self.manifest.input, size) for size in fixed),
-        ]:
+        spec, max_batch = self.manifest.input, self.manifest.max_batch
+        sizes = padded_sizes(max_batch) if self._padded else []
+        for batch in (*batches.warm_up(spec, self._max_items), *(batches.example(spec, size) for size in sizes)):
             try:
                 self.run(batch)
             except Exception as error:  # ONNX Runtime's own exceptions share no base class
                 raise ModelRefused(f"{self._graph}: cannot be run on {self._input} {batch.shape}: {error}") from error
-        self._quick = self._measure_quick()
-        few = batches.example(self.manifest.input, min(_FEW, self.manifest.max_batch))
-        self._gains = self._seconds(few[:1]) - self._seconds(few) / len(few) > COMPANY_S
-
-    def _measure_quick(self) -> int:
-        """The largest extent that is run within `QUICK_S`; 0 if even a single item takes longer."""
-        quick = 0
-        for extent, batch in batches.growing(self.manifest.input, self.manifest.max_batch):
-            if self._seconds(batch) > QUICK_S:
+        for extent, batch in batches.growing(spec, max_batch):
+            if self._measure_s(batch) > QUICK_S:
                 break
-            quick = extent
-        return quick
+            self._quick_extent = extent
+        batch = batches.example(spec, min(_GAIN_ITEMS, max_batch))
+        gain_s = self._measure_s(batch[:1]) - self._measure_s(batch) / len(batch)
+        self._gains_from_batches = gain_s > MIN_GAIN_S
 
-    def _seconds(self, batch: Batch) -> float:
-        """How long a batch runs: the median of some tries; other models may be loaded at the same time."""
+    def _measure_s(self, batch: Batch) -> float:
+        """The duration of a run: the median of a few, since other models may be loaded at the same time."""
         clock = _clock(self)
-        return sorted(_timed(self, batch, clock) for _ in range(_TRIES))[_TRIES // 2]
+        return median(_timed(self, batch, clock) for _ in range(_TRIES))
 
     def replay(self, folder: Path) -> None:
-        """Run a version's golden inputs and compare with the outputs that publication stored.
+        """Run a version's golden inputs, and compare the outputs with those that were stored at publication.
 
         Raises:
-            ModelRefused: this machine computes something else, or the golden file cannot be read, or is no input and
-                output of this model.
+            ModelRefused: the outputs differ, or the golden file cannot be read or does not fit the graph.
         """
         path = folder / GOLDEN
-        inputs, expected = golden.read(path, golden.outputs_of(self.precision))
-        _check_golden(path, self.manifest, inputs, expected)
+        inputs, expected = golden.read(path, self.manifest, self.precision)
         try:
-            found = self.run(inputs)
-            gap = float(np.abs(found - expected).max())
+            difference = float(np.abs(self.run(inputs) - expected).max())
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise ModelRefused(f"{path}: the golden inputs cannot be run: {error}") from error
-        allowed = providers.tolerance(self.provider, self.precision)
-        if not gap <= allowed:
+        tolerance = providers.tolerance(self.provider, self.precision)
+        if not difference <= tolerance:
             raise ModelRefused(
-                f"{path}: in {self.precision} on {self.provider} the golden probabilities differ by {gap:.2g}, "
-                f"allowed is {allowed:g}"
+                f"{path}: in {self.precision} on {self.provider} the golden probabilities differ by {difference:.2g} "
+                f"(maximum {tolerance:g})"
             )
 
 
 def options(threads: int, *, spinning: bool = False, arena: bool = False) -> ort.SessionOptions:
-    """How sessions run on processors; CONTRIBUTING has the measurements (`make bench-sessions`).
+    """How sessions run on CPUs; CONTRIBUTING has the measurements (`make bench-sessions`).
 
-    Threads that spin wait a while for the next run on a processor that others could use. ONNX Runtime's arena keeps the
-    memory of the largest batch that ever ran, in blocks of doubled sizes; the system's allocator is as fast.
+    Threads that spin while they wait for the next run occupy a CPU that others could use. ONNX Runtime's arena keeps
+    the memory of the largest batch that ever ran, in blocks of doubled sizes; the system's allocator is as fast.
     """
-    chosen = ort.SessionOptions()
-    chosen.intra_op_num_threads = threads
-    chosen.inter_op_num_threads = 1
-    chosen.log_severity_level = 3
-    chosen.enable_cpu_mem_arena = arena
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    return chosen
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
+    session_options.enable_cpu_mem_arena = arena
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    return session_options
 
 
 def race(sessions: Sequence[Session], size: int) -> list[float]:
-    """The median seconds of a run of `size` items by each session, in turns, so that other work slows all alike.
+    """The median seconds that each session takes for a batch of `size` items.
 
-    Where runs stay in the calling thread, these are seconds of the processor, without those that it spent on others.
+    The sessions run in turns, so that other work on the machine slows all of them alike. If all runs stay in the
+    calling thread, its CPU time is measured, which does not include other work.
     """
     batch = batches.example(sessions[0].manifest.input, size)
     clock = _clock(*sessions)
-    times_s: list[list[float]] = [[] for _ in sessions]
+    rounds_s: list[list[float]] = []
     for session in sessions:
         session.run(batch)
-    began = time.perf_counter()
-    for done in range(_ROUNDS[1]):
-        if done >= _ROUNDS[0] and time.perf_counter() - began > _RACE_S:
+    start = time.perf_counter()
+    for done in range(_MAX_ROUNDS):
+        if done >= _MIN_ROUNDS and time.perf_counter() - start > _RACE_S:
             break
-        for session, taken_s in zip(sessions, times_s, strict=True):
-            taken_s.append(_timed(session, batch, clock))
-    return [float(np.median(taken_s)) for taken_s in times_s]
+        rounds_s.append([_timed(session, batch, clock) for session in sessions])
+    return [median(durations_s) for durations_s in zip(*rounds_s, strict=True)]
 
 
 def _clock(*sessions: Session) -> Callable[[], float]:
-    """What runs are timed by: the thread's own processor time, where they stay in the calling thread."""
+    """The clock for runs: the CPU time of the calling thread, if all runs stay in it."""
     return time.thread_time if all(session.is_single for session in sessions) else time.perf_counter
 
 
 def _timed(session: Session, batch: Batch, clock: Callable[[], float]) -> float:
-    began = clock()
+    start = clock()
     session.run(batch)
-    return clock() - began
+    return clock() - start
 
 
 def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) -> None:
@@ -217,37 +210,12 @@ def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) 
     for actual, name, dtype, axes in ends:
         if [(end.name, end.type, _named(end.shape, axes)) for end in actual] != [(name, dtype, axes)]:
             raise ModelRefused(
-                f"{graph}: expected {name} {dtype} of shape {_shown(axes)}, "
+                f"{graph}: expected {name} {dtype} of shape {shown(axes)}, "
                 f"found {[(end.name, end.type, end.shape) for end in actual]}"
             )
 
 
 def _named(shape: Sequence[Any], axes: Axes) -> Axes:
-    """A graph's shape, its open axes under the names of `axes`, which stand in the same places."""
+    """A graph's shape, its open axes under the names that `axes` has for them."""
     names = [*axes, *("?" for _ in shape[len(axes) :])]
     return tuple(size if isinstance(size, int) else name for size, name in zip(shape, names, strict=False))
-
-
-def _shown(axes: Axes) -> str:
-    return f"[{', '.join(map(str, axes))}]"
-
-
-def _check_golden(path: Path, manifest: Manifest, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> None:
-    """Refuse golden arrays that cannot be inputs and outputs of the manifest's graph."""
-    spec = manifest.input
-    fits = len(inputs.shape) == len(spec.axes) and all(
-        size == axis or isinstance(axis, str) for size, axis in zip(inputs.shape, spec.axes, strict=True)
-    )
-    if inputs.dtype != spec.dtype or not fits or not inputs.size:
-        raise ModelRefused(
-            f"{path}: expected inputs {spec.dtype} of shape {_shown(spec.axes)}, "
-            f"found {inputs.dtype} of shape {list(inputs.shape)}"
-        )
-    shape = (len(inputs), len(manifest.labels))
-    if outputs.dtype != np.float32 or outputs.shape != shape:
-        raise ModelRefused(
-            f"{path}: expected probabilities float32 of shape {list(shape)}, "
-            f"found {outputs.dtype} of shape {list(outputs.shape)}"
-        )
-    if not np.isfinite(outputs).all():
-        raise ModelRefused(f"{path}: the probabilities hold values that are not finite numbers")

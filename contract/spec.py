@@ -26,6 +26,11 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Axes = tuple[int | str, ...]
 
 
+def shown(axes: Axes) -> str:
+    """Axes as messages show them, like `[N, 28, 28, 1]`."""
+    return f"[{', '.join(map(str, axes))}]"
+
+
 class Section(BaseModel):
     """A part of a manifest. Unknown keys are errors."""
 
@@ -134,7 +139,7 @@ class ImageInput(InputSpec):
     def split(self, tensor: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.uint8]":
         """(N, H, W, C) as it is."""
         if tensor.shape[1:] != self.axes[1:]:
-            raise ValueError(f"has shape {list(tensor.shape)}; expected {['N', *self.axes[1:]]}")
+            raise ValueError(f"has shape {list(tensor.shape)}; expected {shown(self.axes)}")
         return tensor
 
     def __str__(self) -> str:
@@ -192,7 +197,7 @@ class TextInput(InputSpec):
     def split(self, tensor: "npt.NDArray[np.int64]") -> "list[Any]":
         """(N, L) -> N rows of token ids, without the padding at their ends."""
         if tensor.ndim != len(self.axes) or not 1 <= tensor.shape[1] <= self.length:
-            raise ValueError(f"has shape {list(tensor.shape)}; expected [N, L], L from 1 to {self.length}")
+            raise ValueError(f"has shape {list(tensor.shape)}; expected {shown(self.axes)}, L from 1 to {self.length}")
         if tensor.min() < 0 or tensor.max() >= self.vocabulary:
             raise ValueError(f"holds ids outside of 0 to {self.vocabulary - 1}, the model's vocabulary")
         is_token = tensor != 0

@@ -1,6 +1,7 @@
 """The contract between training and serving."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,56 +21,56 @@ def rewrite(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def variant(**change: str) -> dict[str, Any]:
-    """An entry for a graph in int8, changed; the card stands in for the graph."""
-    worth = {"mnist": {"n": 1, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}}
-    return {"precision": "int8", "graph": contract.CARD, "test_metrics": worth, **change}
+    """The entry of a graph in int8, with changes; the card serves as its file."""
+    metrics = {"mnist": {"n": 1, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}}
+    return {"precision": "int8", "graph": contract.CARD, "test_metrics": metrics, **change}
 
 
-def test_a_manifest_that_names_no_variants_has_none(version: Path) -> None:
-    """Versions from before there were any are read as they stand; others tell graph and figures by precision."""
+def test_variants_are_optional(version: Path) -> None:
+    """A manifest without the key has float32 only; otherwise graphs and metrics are found by precision."""
     plain = contract.read(version)
     assert "variants" not in json.loads((version / contract.MANIFEST).read_text())
     assert (plain.precisions, plain.variant("int8"), plain.graph("float32")) == (["float32"], None, contract.GRAPH)
     rewrite(version, lambda content: content.update(variants=[variant()]))
-    found = contract.read(version)
-    assert (found.precisions, found.graph("int8"), found.graph("float32")) == (
+    manifest = contract.read(version)
+    assert (manifest.precisions, manifest.graph("int8"), manifest.graph("float32")) == (
         ["float32", "int8"],
         contract.CARD,
         contract.GRAPH,
     )
-    assert found.metrics("int8")["mnist"].n == 1
-    assert found.metrics("float32") == plain.test_metrics
+    assert manifest.metrics("int8")["mnist"].n == 1
+    assert manifest.metrics("float32") == plain.test_metrics
 
 
 def test_what_was_written_is_read(version: Path, tmp_path: Path) -> None:
-    """Reading gives back what writing was given, and the published files pass."""
+    """Reading returns the manifest that was written, and the published files pass."""
     manifest = contract.read(version)
     contract.verify(version, manifest)
     manifest.write(tmp_path)
     assert contract.read(tmp_path) == manifest
 
 
-@pytest.mark.parametrize("found", [None, 0, 1, 3, "2", True, [2]])
-def test_another_schema_version_is_refused_by_name(version: Path, found: object) -> None:
-    """An old or future manifest is never read by guessing; the refusal names what it found."""
-    rewrite(version, lambda content: content.update(schema_version=found))
-    with pytest.raises(ManifestError, match=r"schema version .* is not read here, 2 is"):
+@pytest.mark.parametrize("schema_version", [None, 0, 1, 3, "2", True, [2]])
+def test_another_schema_version_is_refused(version: Path, schema_version: object) -> None:
+    """An old or future manifest is not read; the message has both versions."""
+    rewrite(version, lambda content: content.update(schema_version=schema_version))
+    with pytest.raises(ManifestError, match=rf"schema version {re.escape(repr(schema_version))} \(expected 2\)"):
         contract.read(version)
 
 
 def test_another_preprocessing_version_is_refused(version: Path) -> None:
-    """A model that was trained on other pixels is not fed these."""
+    """A model that was trained with other preprocessing is not served."""
     rewrite(version, lambda content: content.update(preprocessing_version=99))
-    with pytest.raises(ManifestError, match="preprocessing version 99, this is version 1"):
+    with pytest.raises(ManifestError, match=r"preprocessing version 99 \(expected 1\)"):
         contract.read(version)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "fact"),
     [
         (lambda content: content.pop("labels"), "labels"),
         (lambda content: content.update(labels=["0"]), "labels"),
-        (lambda content: content.update(labels=["0", "0"]), "labels stand twice"),
+        (lambda content: content.update(labels=["0", "0"]), "labels"),
         (lambda content: content.update(surprise=1), "surprise"),
         (lambda content: content.update(version=0), "version"),
         (lambda content: content.update(version="1"), "version"),
@@ -82,51 +83,51 @@ def test_another_preprocessing_version_is_refused(version: Path) -> None:
         (lambda content: content["files"].update({"../../etc/passwd": "0" * 64}), "passwd"),
         (lambda content: content["test_metrics"]["mnist"].update(accuracy=1.1), "accuracy"),
         (lambda content: content.update(test_metrics={}), "test_metrics"),
-        (lambda content: content.update(variants=[variant(graph="other.onnx")]), "files does not name other.onnx"),
-        (lambda content: content.update(variants=[variant(graph="model.onnx")]), "a graph of its own"),
+        (lambda content: content.update(variants=[variant(graph="other.onnx")]), r"files .* other\.onnx"),
+        (lambda content: content.update(variants=[variant(graph="model.onnx")]), "variants|model.onnx"),
         (lambda content: content.update(variants=[variant(precision="int4")]), "variants.0.precision"),
-        (lambda content: content.update(variants=[variant(), variant()]), "a precision stands twice"),
+        (lambda content: content.update(variants=[variant(), variant()]), "variants .* twice"),
     ],
 )
-def test_faulty_entries_are_refused_by_name(version: Path, change: Callable[[Any], object], named: str) -> None:
-    """Whatever is missing, foreign or out of bounds is named."""
+def test_invalid_entries_are_refused(version: Path, change: Callable[[Any], object], fact: str) -> None:
+    """The message names the entry that is missing, unknown or out of bounds."""
     rewrite(version, change)
-    with pytest.raises(ManifestError, match=named):
+    with pytest.raises(ManifestError, match=fact):
         contract.read(version)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_manifest_is_refused(version: Path, content: bytes) -> None:
-    """Bytes that are no manifest give a refusal, never another exception."""
+    """Bytes that are not a manifest raise no other exception."""
     (version / contract.MANIFEST).write_bytes(content)
     with pytest.raises(ManifestError):
         contract.read(version)
 
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
-    """A folder without a manifest says so."""
-    with pytest.raises(ManifestError, match="there is no manifest"):
+    """A folder without a manifest is refused."""
+    with pytest.raises(ManifestError, match="manifest is missing"):
         contract.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", [contract.GRAPH, contract.CARD, contract.GOLDEN])
-def test_a_wrong_hash_is_refused_by_name(version: Path, name: str) -> None:
-    """A single changed byte in any file is found, and the file named."""
+def test_a_wrong_hash_is_refused(version: Path, name: str) -> None:
+    """A single changed byte in any file is found, and the message names the file."""
     path = version / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelRefused, match=rf"{name}: has SHA-256 [0-9a-f]{{64}}, the manifest says"):
+    with pytest.raises(ModelRefused, match=rf"{name}: has SHA-256 [0-9a-f]{{64}}, but the manifest"):
         contract.verify(version, contract.read(version))
 
 
 def test_missing_files_and_links_are_refused(version: Path, tmp_path: Path) -> None:
-    """A file that is gone, or lies elsewhere behind a link, does not count as there."""
+    """A missing file and a link to another place are refused."""
     manifest = contract.read(version)
     card = version / contract.CARD
     card.rename(tmp_path / "card")
-    with pytest.raises(ModelRefused, match="no regular file"):
+    with pytest.raises(ModelRefused, match="not a regular file"):
         contract.verify(version, manifest)
     card.symlink_to(tmp_path / "card")
-    with pytest.raises(ModelRefused, match="no regular file"):
+    with pytest.raises(ModelRefused, match="not a regular file"):
         contract.verify(version, manifest)

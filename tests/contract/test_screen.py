@@ -1,4 +1,4 @@
-"""Pictures that would cost far more than their bytes and pixels say."""
+"""Images that would cost far more than their bytes and pixels suggest."""
 
 import io
 import struct
@@ -22,35 +22,35 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, extra: bytes = b"", rows: bytes = b"") -> bytes:
-    """A grey PNG of these chunks."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", head), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    """A grey PNG with these chunks."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def gif(screen_size: int, frame_size: int, frames: int = 1) -> bytes:
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, frame_size, frame_size, 0) + b"\x02\x02\x44\x01\x00"
-    head = b"GIF89a" + struct.pack("<HHBBB", screen_size, screen_size, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    return head + frame * frames + b";"
+    header = b"GIF89a" + struct.pack("<HHBBB", screen_size, screen_size, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return header + frame * frames + b";"
 
 
 def tiff(size: int, *tags: tuple[int, int, int, bytes], order: str = "<") -> bytes:
-    """A grey TIFF of size x size, 28 x 28 of it there, with more tags: number, type, count and values."""
+    """A grey TIFF of size x size with the data of 28 x 28, and more tags: number, type, count and values."""
     plain = [(256, size), (257, size), (258, 8), (259, 1), (262, 1), (273, 8), (278, size), (279, 784)]
     entries = sorted([*((tag, 4, 1, struct.pack(order + "I", value)) for tag, value in plain), *tags])
-    place = 8 + 784
-    data, folder = b"", struct.pack(order + "H", len(entries))
+    start = 8 + 784
+    data, directory = b"", struct.pack(order + "H", len(entries))
     for tag, kind, count, values in entries:
-        at = place + 2 + 12 * len(entries) + 4 + len(data)
-        folder += struct.pack(order + "HHI", tag, kind, count)
-        folder += values.ljust(4, b"\0") if len(values) <= 4 else struct.pack(order + "I", at)
+        place = start + 2 + 12 * len(entries) + 4 + len(data)
+        directory += struct.pack(order + "HHI", tag, kind, count)
+        directory += values.ljust(4, b"\0") if len(values) <= 4 else struct.pack(order + "I", place)
         data += values if len(values) > 4 else b""
-    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", place)
-    return head + bytes(784) + folder + bytes(4) + data
+    header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", start)
+    return header + bytes(784) + directory + bytes(4) + data
 
 
 def webp(side: int, chunk_kind: int) -> bytes:
-    """A WebP whose canvas is said to have this side: plain (0) or animated (2)."""
+    """A WebP that declares a canvas of this side: plain (0) or animated (2)."""
     canvas = bytes([chunk_kind, 0, 0, 0]) + struct.pack("<I", side - 1)[:3] * 2
     body = b"VP8X" + struct.pack("<I", 10) + canvas + encode(Image.new("RGB", (16, 16)), "WEBP")[12:]
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
@@ -58,12 +58,12 @@ def webp(side: int, chunk_kind: int) -> bytes:
 
 def bmp(side: int, data: bytes) -> bytes:
     """A run-length coded BMP."""
-    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(data), 0, 0, 256, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + head + bytes(1024) + data
+    header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + header + bytes(1024) + data
 
 
 def jpeg(side: int, scans: int) -> bytes:
-    """A progressive JPEG that passes over its pixels that many times more."""
+    """A progressive JPEG with `scans` more scans than it needs."""
     file = io.BytesIO()
     Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
     whole = file.getvalue()
@@ -99,8 +99,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def test_a_hundred_bytes_cannot_ask_for_gigabytes() -> None:
-    """The pixels are known from the header, whose bytes are all there are."""
+def test_a_hundred_bytes_cannot_claim_gigabytes() -> None:
+    """The pixels are counted from the header, before decoding."""
     bomb = png(50_000, 50_000)
     assert len(bomb) < 100
     with pytest.raises(TooLarge):
@@ -108,66 +108,66 @@ def test_a_hundred_bytes_cannot_ask_for_gigabytes() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in BOMBS if "million" in name or "passes" in name or "long" in name])
-def test_structures_without_end_are_screened(name: str) -> None:
-    """They are refused before a decoder is asked."""
+def test_excessive_structures_are_screened(name: str) -> None:
+    """They are refused before a decoder reads them."""
     with pytest.raises(TooLarge):
         screen(BOMBS[name]())
 
 
-def test_of_a_gif_with_thousands_of_frames_the_first_is_read() -> None:
-    """Frames behind the first cost nothing, whatever is in them."""
+def test_only_the_first_frame_of_a_gif_is_read() -> None:
+    """Thousands of later frames cost nothing, whatever is in them."""
     file = io.BytesIO()
     frames = [Image.new("L", (28, 28), shade) for shade in (250, 0)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], optimize=False)
-    whole = file.getvalue()
-    endless = whole[:-1] + b"\x2c\xff\xff\xff\xff\xff\xff\xff\xff\0\x02\x01\x44\0" * 200_000
-    assert (image_to_pixels(endless, DIGIT) == image_to_pixels(whole, DIGIT)).all()
+    short = file.getvalue()
+    long = short[:-1] + b"\x2c\xff\xff\xff\xff\xff\xff\xff\xff\0\x02\x01\x44\0" * 200_000
+    assert (image_to_pixels(long, DIGIT) == image_to_pixels(short, DIGIT)).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_pictures_of_people_pass(kind: str) -> None:
-    """A photo in every format is not touched; nor is it when it is cut off anywhere, which the decoder tells."""
+def test_ordinary_photos_pass(kind: str) -> None:
+    """A photo in any format passes, also if it is cut off, which the decoder reports."""
     photo = encode(cat(), kind)
     screen(photo)
     for length in range(0, len(photo), max(len(photo) // 64, 1)):
         screen(photo[:length])
 
 
-def test_the_bounds_are_where_they_are_said_to_be() -> None:
-    """At the bound it passes, one above it does not."""
+def test_each_limit_is_exact() -> None:
+    """A file at the limit passes, a file just above it does not."""
     usual = jpeg(28, 0).count(b"\xff\xda")
     screen(jpeg(28, MAX_SCANS - usual))
-    with pytest.raises(TooLarge, match=f"scans; at most {MAX_SCANS}"):
+    with pytest.raises(TooLarge, match=f"scans.* {MAX_SCANS}"):
         screen(jpeg(28, MAX_SCANS - usual + 1))
     screen(tiff(28, (282, 5, MAX_TAG_VALUES, bytes(8 * MAX_TAG_VALUES))))
-    with pytest.raises(TooLarge, match="tag 282 of the TIFF holds 100,001 numbers"):
+    with pytest.raises(TooLarge, match=r"tag 282 .*100,001"):
         screen(tiff(28, (282, 5, MAX_TAG_VALUES + 1, bytes(8 * MAX_TAG_VALUES + 8))))
     screen(tiff(28, (34675, 7, 5_000_000, bytes(5_000_000))))  # a colour profile is bytes, not numbers
     whole = png(28, 28, b"", ROW)
-    room = MAX_SEGMENTS - 4  # beside its signature and the three chunks that it has
-    screen(png(28, 28, chunk(b"abCd", b"") * room, ROW))
+    chunks = MAX_SEGMENTS - 4  # beside the signature and the three chunks of any PNG
+    screen(png(28, 28, chunk(b"abCd", b"") * chunks, ROW))
     with pytest.raises(TooLarge, match="chunks"):
-        screen(png(28, 28, chunk(b"abCd", b"") * (room + 1), ROW))
+        screen(png(28, 28, chunk(b"abCd", b"") * (chunks + 1), ROW))
     assert len(whole) < 12 * MAX_SEGMENTS
     screen(bmp(28, bytes(MAX_RUN_LENGTH_BYTES - 54 - 1024)))
     with pytest.raises(TooLarge, match="run lengths"):
         screen(bmp(28, bytes(MAX_RUN_LENGTH_BYTES)))
 
 
-def test_passes_hidden_behind_marks_are_counted() -> None:
-    """An end mark inside of a comment between two passes hides none; a preview in the metadata counts for none."""
+def test_hidden_scans_are_counted() -> None:
+    """An end marker in a comment between two scans hides no scan; a preview in the metadata does not count."""
     bomb = jpeg(28, 2 * MAX_SCANS)
     start = bomb.find(b"\xff\xda")
-    with pytest.raises(TooLarge, match="scans; at most"):
+    with pytest.raises(TooLarge, match="scans"):
         screen(bomb[:start] + b"\xff\xfe\0\4\xff\xd9" + bomb[start:])
     file = io.BytesIO()
     cat().save(file, "JPEG")
-    apart = bytearray(file.getvalue())  # its one scan is said to hold one component of three, then one holds all
-    place = apart.find(b"\xff\xda")
-    whole = apart[place:-2]
-    apart[place : place + 5] = b"\xff\xda\0\x08\1"
-    with pytest.raises(TooLarge, match="scans; at most"):
-        screen(bytes(apart[:-2] + whole * MAX_SCANS))
+    split = bytearray(file.getvalue())  # the first scan declares one of three components, the later ones all three
+    place = split.find(b"\xff\xda")
+    scan = split[place:-2]
+    split[place : place + 5] = b"\xff\xda\0\x08\1"
+    with pytest.raises(TooLarge, match="scans"):
+        screen(bytes(split[:-2] + scan * MAX_SCANS))
     preview = b"\xff\xda" * 1000
     photo = encode(cat(), "JPEG")
     screen(photo[:2] + b"\xff\xe1" + struct.pack(">H", len(preview) + 2) + preview + photo[2:])

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,100 +12,65 @@ from contract import session as session_module
 from contract.batches import Batch
 from contract.errors import ModelRefused
 from contract.session import Session, race
-from contract.spec import ImageInput, TextInput
+from contract.spec import TextInput
 from tests import reviews
 
 
 def open_session(version: Path, **change: object) -> Session:
-    """The session of a version, its manifest changed."""
+    """The session of a version with a changed manifest."""
     manifest = contract.read(version).model_copy(update=change)
     return Session(version / contract.GRAPH, manifest, provider="cpu")
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 256])
 def test_any_batch_gives_probabilities(version: Path, size: int) -> None:
-    """Rows are probabilities, and do not depend on their neighbours."""
-    pictures = np.random.default_rng(size).integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
+    """Rows are probabilities and do not depend on their neighbours."""
+    images = np.random.default_rng(size).integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
     session = open_session(version)
-    rows = session.run(pictures)
+    rows = session.run(images)
     assert rows.shape == (size, 10)
     assert rows.dtype == np.float32
     assert rows.sum(axis=1) == pytest.approx(np.ones(size), abs=1e-5)
-    alone = np.concatenate([session.run(picture[None]) for picture in pictures])
+    alone = np.concatenate([session.run(image[None]) for image in images])
     assert np.abs(rows - alone).max() < 1e-5
 
 
-def test_a_processor_computes_few_pictures_at_once(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large batch runs in slices, whose rows come back in order."""
+def test_a_cpu_runs_few_images_at_once(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large batch runs in slices, and the rows keep their order."""
     sizes: list[int] = []
     run = ort.InferenceSession.run
 
-    def recorded(self: Any, names: Any, feed: dict[str, Any]) -> Any:
+    def record(self: Any, names: Any, feed: dict[str, Any]) -> Any:
         sizes.extend(map(len, feed.values()))
         return run(self, names, feed)
 
-    monkeypatch.setattr(ort.InferenceSession, "run", recorded)
-    pictures = np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), dtype=np.uint8)
+    monkeypatch.setattr(ort.InferenceSession, "run", record)
+    images = np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), dtype=np.uint8)
     session = open_session(version)
-    rows = session.run(pictures)
+    rows = session.run(images)
     assert sizes == [32, 32, 6]
-    assert np.abs(rows - np.concatenate([session.run(pictures[:30]), session.run(pictures[30:])])).max() < 1e-5
-
-
-@pytest.mark.parametrize(("side", "channels", "pictures"), [(28, 1, 32), (96, 3, 9), (227, 3, 1), (1000, 3, 1)])
-def test_a_slice_holds_fewer_of_large_pictures(side: int, channels: int, pictures: int) -> None:
-    """Some 260,000 values at once, one picture at least."""
-    spec = ImageInput(height=side, width=side, mode="L" if channels == 1 else "RGB", framing="squash")
-    assert spec.max_run_items == pictures
+    assert np.abs(rows - np.concatenate([session.run(images[:30]), session.run(images[30:])])).max() < 1e-5
 
 
 def test_golden_inputs_are_replayed(version: Path) -> None:
-    """The published model passes on this machine; one that computes something else is refused."""
+    """The published model passes on this machine; a model with other outputs is refused."""
     session = open_session(version)
     session.replay(version)
     with np.load(version / contract.GOLDEN) as golden:
         inputs, probabilities = golden["inputs"], golden["probabilities"]
     np.savez(version / contract.GOLDEN, inputs=inputs, probabilities=probabilities[:, ::-1])
-    with pytest.raises(ModelRefused, match="golden probabilities differ by"):
+    with pytest.raises(ModelRefused, match=r"golden probabilities differ by .*0\.0001"):
         session.replay(version)
-    for damaged in (b"PK", b"PK\x03\x04" + bytes(50)):
-        (version / contract.GOLDEN).write_bytes(damaged)
-        with pytest.raises(ModelRefused, match="cannot be read"):
-            session.replay(version)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (
-            lambda inputs, rows: (inputs[:, :5], rows),
-            r"expected inputs uint8 of shape \[N, 28, 28, 1\], found uint8 of",
-        ),
-        (lambda inputs, rows: (inputs[..., 0], rows), r"found uint8 of shape \[16, 28, 28\]"),
-        (lambda inputs, rows: (inputs.astype(np.int64), rows), "found int64"),
-        (lambda inputs, rows: (inputs[:0], rows[:0]), r"found uint8 of shape \[0, 28, 28, 1\]"),
-        (lambda inputs, rows: (inputs, rows[:3]), r"expected probabilities float32 of shape \[16, 10\]"),
-        (lambda inputs, rows: (inputs, rows.astype(np.float64)), "found float64"),
-        (lambda inputs, rows: (inputs, rows * np.nan), "not finite"),
-    ],
-)
-def test_golden_arrays_of_another_form_are_refused(version: Path, spoil: Callable[..., Any], said: str) -> None:
-    """Inputs and outputs of a wrong type or shape, and outputs that are not finite, are refused before they are run."""
-    with np.load(version / contract.GOLDEN) as golden:
-        inputs, rows = spoil(golden["inputs"], golden["probabilities"])
-    np.savez(version / contract.GOLDEN, inputs=inputs, probabilities=rows)
-    with pytest.raises(ModelRefused, match=said):
-        open_session(version).replay(version)
-
-
-def test_a_graph_whose_ends_are_not_the_manifests_is_refused(version: Path) -> None:
-    """Labels that the graph has no outputs for are found before anybody asks."""
+def test_a_graph_that_does_not_fit_the_manifest_is_refused(version: Path) -> None:
+    """A graph with another number of outputs than the manifest has labels is found at loading."""
     with pytest.raises(ModelRefused, match=r"expected probabilities tensor\(float\) of shape \[N, 2\]"):
         open_session(version, labels=["cat", "dog"])
 
 
 def test_tokens_of_any_batch_and_length_give_probabilities(tmp_path: Path) -> None:
-    """Both axes are open, padding changes nothing, and the golden tokens replay."""
+    """Both axes are open, padding does not change the result, and the golden tokens pass."""
     version = reviews.publish(tmp_path)
     session = open_session(version)
     session.replay(version)
@@ -117,15 +81,11 @@ def test_tokens_of_any_batch_and_length_give_probabilities(tmp_path: Path) -> No
     assert np.array_equal(padded[:2], rows)
 
 
-def test_golden_tokens_of_another_type_are_refused(tmp_path: Path) -> None:
-    """The graph takes int64 (N, L), and so must what is stored."""
+def test_golden_tokens_that_the_graph_cannot_run_are_refused(tmp_path: Path) -> None:
+    """The golden file has ids that the graph has no embedding for."""
     version = reviews.publish(tmp_path)
     with np.load(version / contract.GOLDEN) as golden:
         inputs, rows = golden["inputs"], golden["probabilities"]
-    for spoilt in (inputs.astype(np.int32), inputs[0], inputs[:, :0]):
-        np.savez(version / contract.GOLDEN, inputs=spoilt, probabilities=rows)
-        with pytest.raises(ModelRefused, match=r"expected inputs int64 of shape \[N, L\], found"):
-            open_session(version).replay(version)
     np.savez(version / contract.GOLDEN, inputs=inputs + 100, probabilities=rows)
     with pytest.raises(ModelRefused, match="cannot be run"):
         open_session(version).replay(version)
@@ -133,14 +93,14 @@ def test_golden_tokens_of_another_type_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("axes", ["N, 64", "8, L"])
 def test_a_graph_of_texts_with_a_fixed_axis_is_refused(tmp_path: Path, axes: str) -> None:
-    """A batch of any size and length must fit."""
+    """The graph must accept batches of any size and length."""
     version = reviews.publish(tmp_path, graph=reviews.GRAPH.replace("int64[N, L]", f"int64[{axes}]"))
     with pytest.raises(ModelRefused, match=r"expected tokens tensor\(int64\) of shape \[N, L\], found"):
         open_session(version)
 
 
 def test_a_graph_of_the_other_kind_is_refused(version: Path, tmp_path: Path) -> None:
-    """A graph of pictures under a manifest of texts is found before anybody asks."""
+    """A graph of images with a manifest of texts is found at loading."""
     texts = contract.read(reviews.publish(tmp_path / "texts")).input
     with pytest.raises(ModelRefused, match=r"expected tokens tensor\(int64\)"):
         open_session(version, input=texts)
@@ -150,7 +110,7 @@ def test_a_graph_of_the_other_kind_is_refused(version: Path, tmp_path: Path) -> 
 def test_the_warm_up_of_texts_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_batch: int, length: int
 ) -> None:
-    """One token, the longest text, and the largest batches, none above the bound but a text alone."""
+    """One token, the longest text and the largest batches run; only a single text may exceed the limit."""
     version = reviews.publish(tmp_path)
     spec = TextInput(length=length, vocabulary=len(reviews.WEIGHTS))
     session = open_session(version, input=spec, max_batch=max_batch)
@@ -164,13 +124,13 @@ def test_the_warm_up_of_texts_is_bounded(
 
 
 def test_a_graph_that_fails_on_a_short_text_is_refused(tmp_path: Path) -> None:
-    """A text of one token is a text; a graph that cannot take it is found at the warm-up."""
+    """A graph that cannot run a text of one token is found at the warm-up."""
     graph = """
         <ir_version: 10, opset_import: ["" : 21]>
         reviews (int64[N, L] tokens) => (float[N, 2] probabilities)
-        <float[7, 2] worth = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, int64 second = {1}> {
-            one = Gather <axis = 1> (tokens, second)
-            total = Gather (worth, one)
+        <float[7, 2] weights = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, int64 second = {1}> {
+            token = Gather <axis = 1> (tokens, second)
+            total = Gather (weights, token)
             probabilities = Softmax (total)
         }
     """
@@ -180,44 +140,44 @@ def test_a_graph_that_fails_on_a_short_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_graph_is_refused(version: Path) -> None:
-    """A file that is not ONNX is refused with its name."""
+    """A file that is not ONNX is refused."""
     (version / contract.GRAPH).write_bytes(b"not a graph")
     with pytest.raises(ModelRefused, match="not an ONNX file"):
         open_session(version)
 
 
-def test_a_race_tells_the_faster_session(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions run in turns on the same batch; one that does the work five times takes clearly longer."""
+def test_a_race_finds_the_faster_session(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions run the same batch in turns; a session that runs it five times takes clearly longer."""
     plain, slow = open_session(version), open_session(version)
-    run, turns = slow.run, []
+    run, shapes = slow.run, []
 
     def five_times(batch: Batch) -> None:
-        turns.append(batch.shape)
+        shapes.append(batch.shape)
         for _ in range(5):
             run(batch)
 
     monkeypatch.setattr(slow, "run", five_times)
     plain_s, slow_s = race([plain, slow], 8)
     assert slow_s > 2 * plain_s
-    assert set(turns) == {(8, 28, 28, 1)}
+    assert set(shapes) == {(8, 28, 28, 1)}
 
 
-def test_sessions_keep_no_memory_and_no_processor_between_runs() -> None:
-    """Neither arena nor spinning threads, as measured; both can be had for a measurement."""
+def test_sessions_keep_neither_memory_nor_a_cpu_between_runs() -> None:
+    """Sessions use neither an arena nor spinning threads; measurements can switch both on."""
     assert not session_module.options(2).enable_cpu_mem_arena
     assert session_module.options(2).get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    chosen = session_module.options(3, spinning=True, arena=True)
-    assert (chosen.intra_op_num_threads, chosen.enable_cpu_mem_arena) == (3, True)
-    assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    options = session_module.options(3, spinning=True, arena=True)
+    assert (options.intra_op_num_threads, options.enable_cpu_mem_arena) == (3, True)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
 
 
-@pytest.mark.parametrize(("worth_s", "alone"), [(-1.0, False), (10.0, True)])
-def test_what_company_saves_is_measured(
-    version: Path, monkeypatch: pytest.MonkeyPatch, worth_s: float, alone: bool
+@pytest.mark.parametrize(("min_gain_s", "alone"), [(-1.0, False), (10.0, True)])
+def test_the_gain_of_batches_is_measured(
+    version: Path, monkeypatch: pytest.MonkeyPatch, min_gain_s: float, alone: bool
 ) -> None:
-    """A run goes alone where it is quick and would save less in a batch than company is worth; never before warm-up."""
+    """A quick batch runs alone if a larger batch would save less than the minimum; never before the warm-up."""
     monkeypatch.setattr(session_module, "QUICK_S", 10.0)
-    monkeypatch.setattr(session_module, "COMPANY_S", worth_s)
+    monkeypatch.setattr(session_module, "MIN_GAIN_S", min_gain_s)
     session = open_session(version)
     assert not session.runs_alone(1)
     session.warm_up()
@@ -226,8 +186,10 @@ def test_what_company_saves_is_measured(
 
 
 @pytest.mark.parametrize(("limit_s", "quick"), [(0.0, 0), (1e9, 256)])
-def test_what_is_quick_is_measured(version: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, quick: int) -> None:
-    """No run is quick before the warm-up; after it those that stayed below the limit."""
+def test_the_extent_of_quick_batches_is_measured(
+    version: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, quick: int
+) -> None:
+    """No batch is quick before the warm-up; after it, those that ran within the limit."""
     monkeypatch.setattr(session_module, "QUICK_S", limit_s)
     session = open_session(version)
     assert not session.is_quick(1)

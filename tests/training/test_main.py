@@ -84,8 +84,8 @@ def test_a_fault_ends_the_program_with_one_line_and_status_2() -> None:
         ),
         (["train", "--resume", "nowhere"], "nowhere: not a run"),
         (["publish", "nowhere"], "nowhere: not a run"),
-        (["evaluate", "nowhere"], "there is no manifest"),
-        (["quantise", "nowhere"], "there is no manifest"),
+        (["evaluate", "nowhere"], "manifest is missing"),
+        (["quantise", "nowhere"], "manifest is missing"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,7 +226,7 @@ def _add_golden(path: Path, variant: Session) -> None:
     """Put what a variant gives for the golden inputs beside what the network gives in float32."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    arrays[golden.outputs_of(variant.precision)] = variant.run(arrays["inputs"])
+    arrays[golden.key(variant.precision)] = variant.run(arrays["inputs"])
     np.savez_compressed(path, **arrays)
 
 

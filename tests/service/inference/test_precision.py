@@ -139,5 +139,5 @@ def test_float16_is_not_for_processors(twice: Path) -> None:
     only = [variant for variant in manifest.variants if variant.precision == "float16"]
     manifest.model_copy(update={"variants": only}).write(twice)
     assert opened(twice).precision == "float32"
-    with pytest.raises(ProviderError, match="float16 was asked for, but it is not made for CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match=r"float16.*CPUExecutionProvider"):
         providers.check("cpu", "float16")

@@ -1,0 +1,176 @@
+"""Encoded images to pixels, as a person sees them."""
+
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract import picture
+from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
+from contract.inputs import image_to_pixels
+from contract.picture import FORMATS, decode
+from contract.spec import ImageInput
+from tests.drawing import draw, encode
+from tests.fuzz import seed_corpus
+
+DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")
+PHOTO = ImageInput(height=20, width=40, mode="RGB", framing="squash")
+RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+
+
+def quarters(mode: str = "RGB", size: tuple[int, int] = (80, 40)) -> Image.Image:
+    """An image with quarters in red, green (top), blue and white (bottom), which shows every rotation and swap."""
+    width, height = size
+    image = Image.new("RGB", size, "white")
+    for colour, corner in (("red", (0, 0)), ("lime", (width // 2, 0)), ("blue", (0, height // 2))):
+        image.paste(colour, (*corner, corner[0] + width // 2, corner[1] + height // 2))
+    return image.convert(mode)
+
+
+def corners(pixels: np.ndarray) -> list[list[int]]:
+    """The colours in the middle of the four quarters, row by row."""
+    height, width, _ = pixels.shape
+    return [
+        [int(value) for value in pixels[row, column]]
+        for row in (height // 4, height * 3 // 4)
+        for column in (width // 4, width * 3 // 4)
+    ]
+
+
+def assert_similar(pixels: np.ndarray) -> None:
+    """The corners have the colours of `quarters`, within the loss of compression."""
+    assert np.abs(np.array(corners(pixels)) - np.array([RED, GREEN, BLUE, WHITE])).max() <= 8
+
+
+def test_an_image_that_is_not_square_keeps_its_axes() -> None:
+    """(H, W) is never swapped with (W, H): a wide image stays wide, with every corner in its place."""
+    pixels = image_to_pixels(encode(quarters()), PHOTO)
+    assert pixels.shape == (20, 40, 3)
+    assert pixels.dtype == np.uint8
+    assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_format_is_read(image_format: str) -> None:
+    """Each format gives the same image, within the loss of its compression."""
+    assert_similar(image_to_pixels(encode(quarters(size=(160, 80)), image_format), PHOTO))
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA"])
+def test_colour_modes_come_out_as_a_person_sees_them(mode: str) -> None:
+    """Images with a palette, in print colours or with opaque alpha show the same colours as in plain RGB."""
+    data = encode(quarters(mode), "TIFF" if mode == "CMYK" else "PNG")
+    assert corners(image_to_pixels(data, PHOTO)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_a_grey_image_becomes_three_equal_channels() -> None:
+    """A colour network accepts grey images."""
+    pixels = image_to_pixels(encode(Image.new("L", (30, 50), 77)), PHOTO)
+    assert (pixels == 77).all()
+
+
+def test_transparency_shows_white() -> None:
+    """Transparent pixels are white, whatever colour is stored below."""
+    image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    assert (image_to_pixels(encode(image), PHOTO) == 255).all()
+
+
+def test_a_palette_with_a_transparent_entry_shows_white() -> None:
+    """The transparent entry of a palette counts as transparent, not as the colour stored for it."""
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([0, 0, 0] * 256)
+    assert (image_to_pixels(encode(image, transparency=0), PHOTO) == 255).all()
+
+
+@pytest.mark.parametrize("spec", [DIGIT, PHOTO], ids=["digit", "photo"])
+@pytest.mark.parametrize("name", ["png-alpha", "png-palette-transparent", "png-16-bits", "tiff-floats", "tiff-cmyk"])
+def test_converting_band_by_band_changes_no_pixel(name: str, spec: ImageInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that is converted a row or three at a time equals one that is converted at once."""
+    data = seed_corpus.images()[name]
+    expected = image_to_pixels(data, spec)
+    for pixels in (1, 150):
+        monkeypatch.setattr(picture, "_BAND_PIXELS", pixels)
+        assert (image_to_pixels(data, spec) == expected).all()
+
+
+def test_16_bits_are_scaled_not_clipped() -> None:
+    """A 16-bit grey ramp equals the same ramp in 8 bits."""
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (64, 1))
+    pixels = decode(encode(Image.fromarray(ramp)), PHOTO)
+    expected = np.round(ramp / 257).astype(int)
+    assert np.abs(np.asarray(pixels)[..., 0].astype(int) - expected).max() <= 1
+
+
+def test_floating_point_images_are_stretched() -> None:
+    """A TIFF of floats from 0 to 1 is not black."""
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    pixels = np.asarray(decode(encode(Image.fromarray(ramp), "TIFF"), PHOTO))
+    assert pixels[..., 0].min() == 0
+    assert pixels[..., 0].max() == 255
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    """A camera that was held in any of the eight orientations gives the same upright image."""
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation -> Pillow's Transpose that makes the stored image
+    upright = quarters(size=(160, 80))
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert_similar(image_to_pixels(encode(stored, "JPEG", exif=exif, quality=95), PHOTO))
+
+
+def test_large_jpegs_are_drafted() -> None:
+    """A JPEG far larger than the network's input is not decoded at full size, and looks the same."""
+    data = encode(quarters(size=(1600, 800)), "JPEG")
+    assert max(decode(data, PHOTO).size) < 400
+    assert_similar(image_to_pixels(data, PHOTO))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 1)])
+def test_tiny_images_are_read(size: tuple[int, int]) -> None:
+    """An image smaller than the input is enlarged."""
+    assert (image_to_pixels(encode(Image.new("RGB", size, "red")), PHOTO) == RED).all()
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("spec", [DIGIT, PHOTO], ids=["digit", "photo"])
+def test_truncated_files_are_unreadable(image_format: str, spec: ImageInput) -> None:
+    """A file that is cut off anywhere is read, or refused as damaged or unsupported; no other exception is raised."""
+    data = encode(draw(5, size=(60, 80), box=(10, 10, 50, 70), width=6).convert("RGB"), image_format)
+    refused = 0
+    for length in range(0, len(data), max(len(data) // 97, 1)):
+        try:
+            assert image_to_pixels(data[:length], spec).shape == (spec.height, spec.width, spec.channels)
+        except (Unreadable, UnsupportedMediaType):
+            refused += 1
+    assert refused > 40
+    with pytest.raises(Unreadable, match="cut off"):
+        image_to_pixels(data[: len(data) // 2], spec)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"%PDF-1.7 ...", b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(99)]
+)
+def test_other_content_is_unsupported(data: bytes) -> None:
+    """The message lists the supported formats."""
+    with pytest.raises(UnsupportedMediaType, match=", ".join(FORMATS)):
+        image_to_pixels(data, PHOTO)
+
+
+def test_other_image_formats_are_unsupported() -> None:
+    """Pillow could read a PPM, but its decoder is not open to clients."""
+    with pytest.raises(UnsupportedMediaType):
+        image_to_pixels(encode(quarters(), "PPM"), PHOTO)
+
+
+def test_pixels_are_counted_before_decoding() -> None:
+    """A file of 100 bytes whose header says 50,000 x 50,000 is refused by its header alone."""
+    data = bytearray(encode(Image.new("L", (8, 8))))
+    data[16:24] = (50_000).to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    with pytest.raises(TooLarge, match="50,000,000"):
+        image_to_pixels(bytes(data), PHOTO)
+    with pytest.raises(TooLarge, match=r"11 x 10 .*100"):
+        image_to_pixels(encode(Image.new("L", (11, 10))), PHOTO, max_pixels=100)
