@@ -6,7 +6,7 @@ only.
 
 uvicorn reads the application and the protocol from its configuration each time that a connection opens, and the
 `receive` of the lifespan is a method of an object that holds this configuration. Neither is promised:
-`tests/service/server/test_private.py` checks both.
+`tests/service/server/test_uvicorn_internals.py` checks both.
 """
 
 import logging

@@ -1,0 +1,148 @@
+"""What BentoML and circus do not promise and `service/server/` relies on: one test for each use.
+
+The tests check the installed libraries themselves. Each fails with a sentence that says what changed, what we use it
+for, and which file to change. `test_uvicorn_internals.py` does the same for uvicorn.
+"""
+
+import asyncio
+import importlib
+import logging
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from service.server import startup
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # importing BentoML warns about its own dependencies
+
+
+# The service, in `service/app.py` and `service/server/takeover.py`
+
+
+@pytest.fixture(scope="module")
+def lifespan() -> list[tuple[str, object]]:
+    """What a BentoML middleware sees of the lifespan: each message, and the current service at that moment."""
+    bentoml: Any = importlib.import_module("bentoml")  # its warnings are ignored inside of tests only
+    seen: list[tuple[str, object]] = []
+
+    class Middleware:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def forward(message: Message) -> None:
+                service = bentoml.get_current_service() if message["type"] == "lifespan.startup.complete" else None
+                seen.append((message["type"], getattr(service, "asgi", None)))
+                await send(message)
+
+            await self.app(scope, receive, forward)
+
+    class Probe:
+        asgi = "ours"
+
+    service = bentoml.service(Probe, name="probe", metrics={"enabled": False})
+    service.add_asgi_middleware(Middleware)
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(_message: Message) -> None:
+        pass
+
+    asyncio.run(service.to_asgi(is_main=True)({"type": "lifespan", "state": {}}, receive, send))
+    return seen
+
+
+def test_middleware_sees_the_lifespan(lifespan: list[tuple[str, object]]) -> None:
+    """The messages of the lifespan pass through the middleware that is added to a service."""
+    assert [message for message, _ in lifespan] == ["lifespan.startup.complete", "lifespan.shutdown.complete"], (
+        "BentoML no longer sends the messages of the lifespan through middleware. "
+        "TakeOver in service/server/takeover.py acts on them; find another moment after the start."
+    )
+
+
+def test_get_current_service_asgi(lifespan: list[tuple[str, object]]) -> None:
+    """When the start is complete, `bentoml.get_current_service()` is the instance of our class."""
+    assert dict(lifespan).get("lifespan.startup.complete") == "ours", (
+        "bentoml.get_current_service() no longer is the service's instance when the start is complete. "
+        "TakeOver in service/server/takeover.py gets the worker's application from it."
+    )
+
+
+def test_server_context_worker_index() -> None:
+    """Outside of a worker, BentoML gives no index; a worker sets its own."""
+    bentoml = importlib.import_module("bentoml")
+    assert getattr(bentoml.server_context, "worker_index", 0) is None, (
+        "bentoml.server_context.worker_index no longer is None outside of a worker. "
+        "Convoke in service/app.py takes a worker's number from it, and 1 where it is None."
+    )
+
+
+def test_loggers() -> None:
+    """BentoML gives handlers to the loggers that we format, to no others, and shows lines of `bentoml.convoke`."""
+    loggers = importlib.import_module("bentoml._internal.log").SERVER_LOGGING_CONFIG["loggers"]
+    assert {"", *loggers} == set(startup.LOGGERS) and loggers["bentoml"]["level"] <= logging.INFO, (  # noqa: PT018 -- one message
+        f"BentoML's loggers are now {sorted(loggers)}, or 'bentoml' no longer shows lines of the level INFO. "
+        "Change LOGGERS in service/server/startup.py, or the name of our loggers, 'bentoml.convoke'."
+    )
+
+
+def test_command_line() -> None:
+    """`python -m bentoml serve` exists and takes a host and a port."""
+    command = [sys.executable, "-W", "ignore", "-m", "bentoml", "serve", "--help"]
+    help_text = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    assert {"--host", "--port"} <= set(re.findall(r"--[a-z]+", help_text)), (
+        "`python -m bentoml serve` no longer exists with --host and --port. "
+        "serve in service/server/launch.py runs it in this process."
+    )
+
+
+# The processes, which circus starts
+
+
+@pytest.fixture
+def watcher() -> Any:
+    """Circus' watcher of a server's workers, as BentoML makes it."""
+    return importlib.import_module("bentoml.serving").create_watcher("service", [], numprocesses=2)
+
+
+def test_workers_inherit_the_environment(watcher: Any) -> None:
+    """Workers have the environment variables that the server has set."""
+    assert watcher.copy_env, (
+        "BentoML no longer passes the server's environment to its workers. "
+        "make_folder in service/server/fleet.py tells them their folder by it."
+    )
+
+
+def test_workers_may_drain(watcher: Any) -> None:
+    """Circus waits for a worker that stops for as long as `drain_s` and a request may take."""
+    assert watcher.graceful_timeout > 600 + 55, (
+        f"circus now kills a worker {watcher.graceful_timeout} s after SIGTERM. Draining needs up to 600 s, and then "
+        "a request up to 55 s; lower drain_s and request_timeout_s in service/settings.py."
+    )
+
+
+def test_a_new_worker_takes_the_lowest_free_number(watcher: Any) -> None:
+    """The worker that replaces a dead one has the same number; the first has number 1."""
+    numbers = []
+    for occupied in ((), (1,), (2,)):
+        watcher.processes = {number: type("Process", (), {"wid": number}) for number in occupied}
+        numbers.append(watcher._nextwid)  # noqa: SLF001 -- this is what the test is about
+    assert numbers == [1, 2, 1], (
+        "circus no longer gives a new worker the lowest free number, from 1. "
+        "Fleet in service/server/fleet.py lets the worker with a dead worker's number continue its counts."
+    )
+
+
+def test_command_line_of_a_worker() -> None:
+    """Workers run the module by which tests find them."""
+    script = getattr(importlib.import_module("_bentoml_impl.server.serving"), "_SERVICE_WORKER_SCRIPT", None)
+    assert script == "_bentoml_impl.worker.service", (
+        f"BentoML's workers now run {script!r}, not '_bentoml_impl.worker.service'. "
+        "_is_worker in tests/fuzz/faults.py finds a server's workers by it."
+    )
