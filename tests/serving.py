@@ -5,10 +5,11 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from starlette.types import ASGIApp
@@ -17,6 +18,7 @@ from service.http import keys
 from service.server.assembly import Parts, assemble
 from service.settings import Settings
 from service.telemetry.facts import OnResponse
+from tests.drawing import encode, mnist_like
 
 ROOT = Path(__file__).resolve().parents[1]
 Call = Callable[..., httpx.Response]
@@ -131,3 +133,48 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             raise
+
+
+class Load:
+    """Clients that classify a digit again and again, each over connections of its own, until the block ends."""
+
+    def __init__(self, server: Server, clients: int, *, keep_alive: bool) -> None:
+        self.answers = 0
+        self.failures: list[str] = []
+        """Status and body of error responses; type of connection errors."""
+        self.versions: dict[str, str] = {}
+        """Worker -> the version in its last response."""
+        self._url = f"{server.url}/classify/digits"
+        self._headers = {} if keep_alive else {"Connection": "close"}
+        self._stop = threading.Event()
+        self._clients = [threading.Thread(target=self._send) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for client in self._clients:
+            client.join()
+
+    def _send(self) -> None:
+        digit = encode(mnist_like(7))
+        with httpx.Client(timeout=30, headers=self._headers) as session:
+            while not self._stop.is_set():
+                try:
+                    response = session.post(self._url, content=digit)
+                except httpx.TransportError as error:
+                    self.failures.append(type(error).__name__)
+                    continue
+                if response.status_code == 200:
+                    self.answers += 1
+                    self.versions[worker_of(response)] = response.json()["version"]
+                else:
+                    self.failures.append(f"{response.status_code} {response.text}")
+
+
+def worker_of(response: httpx.Response) -> str:
+    """The worker that answered: request ids start with ten random bytes of each worker."""
+    return str(response.headers["x-request-id"][:20])

@@ -25,7 +25,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
-    """A connection to nobody, which keeps what is written."""
+    """A connection without a peer, which keeps the bytes that are written."""
 
     def __init__(self) -> None:
         super().__init__()

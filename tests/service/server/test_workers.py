@@ -6,17 +6,16 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.drawing import encode, mnist_like
 from tests.service.inference.test_repository import add_version
-from tests.serving import ROOT, Server, make_keys
+from tests.serving import ROOT, Load, Server, make_keys
 
 SEVEN = encode(mnist_like(7))
 
@@ -46,48 +45,10 @@ def pair(folder: Path, manager: dict[str, str], start_server: Callable[..., Serv
     return server
 
 
-def worker_of(response: httpx.Response) -> str:
-    """The worker that answered: request ids start with ten random bytes of each worker."""
-    return response.headers["x-request-id"][:20]
-
-
 def metric(server: Server, name: str) -> float:
     """The value of a metric with these labels; 0 if it is missing."""
     match = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
     return float(match[1]) if match else 0.0
-
-
-class Load:
-    """Clients that send requests all the time, each over a new connection, so that they reach both workers."""
-
-    def __init__(self, server: Server) -> None:
-        self.answers = 0
-        self.failures: list[str] = []
-        self.versions: dict[str, str] = {}
-        """Worker -> the version in its last response."""
-        self._url = f"{server.url}/classify/digits"
-        self._stop = threading.Event()
-        self._clients = [threading.Thread(target=self._send) for _ in range(4)]
-
-    def __enter__(self) -> Self:
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for client in self._clients:
-            client.join()
-
-    def _send(self) -> None:
-        with httpx.Client(timeout=30, headers={"Connection": "close"}) as session:
-            while not self._stop.is_set():
-                response = session.post(self._url, content=SEVEN)
-                if response.status_code != 200:
-                    self.failures.append(response.text)
-                else:
-                    self.answers += 1
-                    self.versions[worker_of(response)] = response.json()["version"]
 
 
 def lines(server: Server) -> Iterator[dict[str, Any]]:
@@ -99,7 +60,7 @@ def test_counts_of_both_workers_add_up(pair: Server) -> None:
     """After many requests to both, each reports the sums of items, batches and requests."""
     name = 'convoke_items_total{model="digits",version="1"}'
     before = metric(pair, name)
-    with Load(pair) as load:
+    with Load(pair, clients=4, keep_alive=False) as load:
         pair.wait(lambda: len(load.versions) == 2 and load.answers > 200)
     expected = before + load.answers
     pair.wait(lambda: metric(pair, name) == expected)
@@ -113,7 +74,7 @@ def test_counts_of_both_workers_add_up(pair: Server) -> None:
 
 def test_a_new_version_and_a_roll_back_reach_both_workers(pair: Server, folder: Path, manager: dict[str, str]) -> None:
     """No request fails while version 2 is added, unloaded through one of the workers, and loaded again."""
-    with Load(pair) as load:
+    with Load(pair, clients=4, keep_alive=False) as load:
         pair.wait(lambda: len(load.versions) == 2)
         add_version(folder / "models/digits/1", 2)
         pair.wait(lambda: set(load.versions.values()) == {"2"})
@@ -169,7 +130,7 @@ def test_a_worker_that_dies_is_replaced_without_failures(pair: Server, folder: P
         statuses.add(httpx.get(f"{pair.url}/readyz").status_code)
         return bool(json.loads(report.read_text())["process"] != process)
 
-    with Load(pair) as load:
+    with Load(pair, clients=4, keep_alive=False) as load:
         pair.wait(is_replaced)
         assert metric(pair, name) >= before
         pair.wait(lambda: metric(pair, "convoke_workers_ready") == 2)
