@@ -1,9 +1,10 @@
-"""Downloads from a server on this machine that breaks off, ignores ranges or lies; archives that mean harm."""
+"""Downloads from a local server that fails in many ways; malicious archives."""
 
 import errno
 import hashlib
 import io
 import random
+import re
 import shutil
 import stat
 import tarfile
@@ -90,8 +91,8 @@ def only(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_downloaded_whole(server: Server, tmp_path: Path) -> None:
-    """The file has the server's bytes, folders are made, and nothing else is left beside it."""
+def test_a_file_is_downloaded(server: Server, tmp_path: Path) -> None:
+    """The file has the bytes of the server; folders are created, and no other file remains."""
     path = tmp_path / "a" / "b" / "file.bin"
     download.fetch(server.url, path, sha256=SHA256, patience=QUICK)
     assert path.read_bytes() == CONTENT
@@ -145,71 +146,71 @@ def test_leftovers_that_do_not_fit_are_replaced(server: Server, leftover: bytes,
     assert only(tmp_path) == ["file.bin"]
 
 
-def test_a_server_that_always_breaks_off_is_given_up(server: Server, tmp_path: Path) -> None:
-    """Tries that come no further than one before are counted, though each of them got bytes."""
+def test_a_server_that_always_disconnects_ends_the_download(server: Server, tmp_path: Path) -> None:
+    """Tries that get no further than an earlier one count as failed, even if they received bytes."""
     server.ranges, server.drops = False, [300_000] * 20
-    with pytest.raises(DataError, match=r"the connection ended after 300,000 of 1,000,000 bytes"):
+    with pytest.raises(DataError, match=r"300,000 of 1,000,000 bytes"):
         download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
     assert len(server.requests) == 1 + QUICK.tries
 
 
-def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
-    """503 and 429 pass: the file is there after the third request."""
+def test_a_busy_server_is_tried_again(server: Server, tmp_path: Path) -> None:
+    """After 503 and 429, the third request gets the file."""
     server.failures = [503, 429]
     download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
     assert len(server.requests) == 3
 
 
-def test_another_file_than_expected_is_removed(server: Server, tmp_path: Path) -> None:
-    """A wrong checksum is a DataError that names both, and nothing is left that could be taken for the file."""
+def test_an_unexpected_file_is_removed(server: Server, tmp_path: Path) -> None:
+    """A wrong checksum is a DataError that names both checksums, and no file remains."""
     server.content = CONTENT[:-1] + b"\0"
     with pytest.raises(DataError, match=f"expected SHA-256 {SHA256}, got"):
         download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
     assert only(tmp_path) == []
 
 
-def test_an_address_that_leads_nowhere_is_not_asked_twice(server: Server, tmp_path: Path) -> None:
-    """404 is final and said."""
+def test_an_address_that_does_not_exist_is_tried_once(server: Server, tmp_path: Path) -> None:
+    """404 is a DataError, without another try."""
     with pytest.raises(DataError, match="status 404"):
         download.fetch(server.url.replace("file.bin", "missing"), tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
     assert len(server.requests) == 1
 
 
 def test_no_network_is_a_data_error(server: Server, tmp_path: Path) -> None:
-    """A port where nobody listens: the reason is in the message."""
+    """A closed port is a DataError with the reason."""
     url = server.url
     server.server_close()
-    with pytest.raises(DataError, match=r"cannot be downloaded: .*refused"):
+    with pytest.raises(DataError, match="refused"):
         download.fetch(url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.com/a", "data:,a", "/etc/passwd", "http:///a"])
-def test_only_the_web_is_downloaded_from(url: str, tmp_path: Path) -> None:
-    """Files of this machine and other schemes are refused before anything is opened."""
-    with pytest.raises(DataError, match="unsupported address"):
+def test_only_http_addresses_are_downloaded(url: str, tmp_path: Path) -> None:
+    """Local files and other schemes are refused before anything is opened."""
+    with pytest.raises(DataError, match=re.escape(url)):
         download.fetch(url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
 
 
-def test_a_redirect_cannot_lead_out_of_the_web(server: Server, tmp_path: Path) -> None:
-    """A server that answers with a file:// address is not followed."""
+def test_a_redirect_to_a_local_file_is_not_followed(server: Server, tmp_path: Path) -> None:
+    """A redirect to a file:// address is a DataError."""
     server.redirect = "file:///etc/passwd"
     with pytest.raises(DataError):
         download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
     assert not (tmp_path / "file.bin").exists()
 
 
-def test_a_file_larger_than_the_disk_is_not_begun(
+def test_a_file_larger_than_the_disk_is_not_downloaded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is to come is compared with what is free."""
+    """The missing bytes are compared with the free bytes."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(DataError, match="1,000,000 bytes needed, 1,000 free"):
+    with pytest.raises(DataError, match=r"1,000,000 .* 1,000 "):
         download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
 
 
-def test_a_disk_that_fills_up_is_a_data_error(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operating system's word comes through, without a traceback and without another try."""
+def test_a_full_disk_is_a_data_error(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the reason of the operating system, and there is no other try."""
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -220,10 +221,10 @@ def test_a_disk_that_fills_up_is_a_data_error(server: Server, tmp_path: Path, mo
     assert len(server.requests) == 1
 
 
-def test_a_file_without_end_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server says is longer than any data set is not begun."""
+def test_a_file_above_the_maximum_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the server declares as larger than the maximum is not downloaded."""
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match=r"1,000,000 bytes \(maximum 1,000\)"):
+    with pytest.raises(DataError, match=r"1,000,000 .* 1,000\b"):
         download.fetch(server.url, tmp_path / "file.bin", sha256=SHA256, patience=QUICK)
 
 
@@ -254,8 +255,8 @@ def everything(name: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
-def test_the_files_that_are_wanted_are_unpacked(kind: str, tmp_path: Path) -> None:
-    """Members go where `target` says; the others stay in the archive, and no scratch is left."""
+def test_files_with_a_target_are_unpacked(kind: str, tmp_path: Path) -> None:
+    """Members are unpacked to their target, others are skipped, and no temporary folder remains."""
     archive = pack(kind, tmp_path, {"top/a.txt": b"a", "top/b.txt": b"b", "readme": b"r"})
     made = download.unpack(archive, tmp_path / "out", lambda name: name.removeprefix("top/") if "top" in name else None)
     assert made == [tmp_path / "out" / "a.txt", tmp_path / "out" / "b.txt"]
@@ -266,7 +267,7 @@ def test_the_files_that_are_wanted_are_unpacked(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a//evil", "..\\evil", "C:/evil", "./../evil"])
 def test_names_that_lead_out_are_passed_over(kind: str, name: str, tmp_path: Path) -> None:
-    """No member is written outside the folder, whatever it is called."""
+    """No member is written outside the folder, whatever its name."""
     archive = pack(kind, tmp_path, {name: b"evil", "good": b"good"})
     out = tmp_path / "deep" / "out"
     assert download.unpack(archive, out, everything) == [out / "good"]
@@ -274,7 +275,7 @@ def test_names_that_lead_out_are_passed_over(kind: str, name: str, tmp_path: Pat
 
 
 def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
-    """A link could make a later member land elsewhere."""
+    """A link could redirect a later member to another folder."""
     odd = []
     for name, type_ in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
         member = tarfile.TarInfo(name)
@@ -285,8 +286,8 @@ def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
     assert only(tmp_path / "out") == ["good"]
 
 
-def test_a_zipped_link_is_only_a_file(tmp_path: Path) -> None:
-    """The Unix mode in a zip is not followed."""
+def test_a_link_in_a_zip_is_a_regular_file(tmp_path: Path) -> None:
+    """The Unix mode in a zip archive is ignored."""
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
@@ -297,9 +298,9 @@ def test_a_zipped_link_is_only_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
 def test_a_bomb_is_stopped(kind: str, tmp_path: Path) -> None:
-    """A small archive of ten million zeros is given up at the bound, and nothing of it is kept."""
+    """A small archive of ten million zeros is refused at the limit, and nothing of it remains."""
     archive = pack(kind, tmp_path, {"zeros": bytes(10_000_000)})
-    with pytest.raises(DataError, match="more than 1,000,000 bytes"):
+    with pytest.raises(DataError, match="1,000,000 bytes"):
         download.unpack(archive, tmp_path / "out", everything, max_bytes=1_000_000)
     assert only(tmp_path / "out") == []
 
@@ -309,7 +310,7 @@ def test_a_bomb_is_stopped(kind: str, tmp_path: Path) -> None:
     "spoil", [lambda content: content[: len(content) // 2], lambda _: b"<html>", lambda content: content[:40]]
 )
 def test_a_damaged_archive_leaves_nothing(kind: str, spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    """Cut off or foreign: a DataError that names the archive, and an empty folder."""
+    """A truncated archive or another file is a DataError that names it, and the folder is empty."""
     archive = pack(kind, tmp_path, {f"{n}": random.Random(n).randbytes(5000) for n in range(10)})
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(DataError, match=str(archive)):
@@ -317,18 +318,18 @@ def test_a_damaged_archive_leaves_nothing(kind: str, spoil: Callable[[bytes], by
     assert only(tmp_path / "out") == []
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
-    """Where nothing that is looked for is in it, the message says so."""
+def test_an_archive_without_expected_files_is_refused(tmp_path: Path) -> None:
+    """An archive without a member to unpack is a DataError that names it."""
     archive = zip_(tmp_path / "archive.zip", {"other": b""})
-    with pytest.raises(DataError, match="none of the expected files"):
+    with pytest.raises(DataError, match=r"archive\.zip"):
         download.unpack(archive, tmp_path / "out", lambda _name: None)
 
 
-def test_a_folder_that_is_there_is_not_replaced(tmp_path: Path) -> None:
-    """What a user has put there stays."""
+def test_an_existing_folder_is_not_replaced(tmp_path: Path) -> None:
+    """The files of a user remain."""
     mine = tmp_path / "out" / "top" / "mine"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(DataError, match="cannot be unpacked"):
+    with pytest.raises(DataError, match="out"):
         download.unpack(tar(tmp_path / "archive.tar.gz", {"top/a": b"a"}), tmp_path / "out", everything)
     assert only(mine.parent) == ["mine"]

@@ -1,4 +1,4 @@
-"""Labels keep their meaning in any order, for every data source, wherever training reads one.
+"""Labels are matched by name, for every data source and every command that reads one.
 
 Each example shows its label: photos are dark (cat) or bright (dog), the pixels of a digit are 25 times its value, and
 reviews hold "good" or "bad".
@@ -37,7 +37,7 @@ WINDOWS = [{"embedding": 4}, {"windows": [1], "filters": 4}]
 
 
 def photos(count: int, seed: int) -> list[layouts.Example]:
-    """Dark cats and bright dogs by turns: noise, 12 wide and 8 high."""
+    """Alternating dark cats and bright dogs: noise, 12 wide and 8 high."""
     draw = np.random.default_rng(seed)
     pixels = draw.integers(0, 60, (count, 8, 12, 3), dtype=np.uint8)
     pixels[1::2] += 190
@@ -45,7 +45,7 @@ def photos(count: int, seed: int) -> list[layouts.Example]:
 
 
 def text(number: int, label: int) -> str:
-    """A sentence of words of its own, and the word that shows its label."""
+    """A sentence of unique words, and the word that shows its label."""
     return " ".join(f"w{number}x{place}" for place in range(9)) + (" good" if label else " bad")
 
 
@@ -104,7 +104,7 @@ LABELS = {"mnist": DIGITS, "cats-vs-dogs": ("cat", "dog"), "oxford-pets": ("cat"
 
 @pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a data set, after it was written."""
+    """The name of a data set, whose files are written."""
     monkeypatch.setenv("CONVOKE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CONVOKE_CACHE", str(tmp_path / "cache"))
     name, write = SOURCES[request.param]
@@ -115,11 +115,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def recipe(source: str, recipe_with: Callable[..., Recipe]) -> Recipe:
-    """A recipe over the data set that names its labels from last to first."""
-    return backwards(source, recipe_with)
+    """A recipe for the data set, with its labels in reverse order."""
+    return reversed_recipe(source, recipe_with)
 
 
-def backwards(source: str, recipe_with: Callable[..., Recipe], **changes: Any) -> Recipe:
+def reversed_recipe(source: str, recipe_with: Callable[..., Recipe], **changes: Any) -> Recipe:
     labels = list(LABELS.get(source, ("negative", "positive"))[::-1])
     is_text = source not in LABELS
     table: dict[str, Any] = {
@@ -152,7 +152,7 @@ def assert_named(data: Dataset, recipe: Recipe) -> None:
 
 
 def manifest_of(recipe: Recipe, fingerprint: str = "") -> Manifest:
-    """What a version of the recipe's network says of itself, as far as its data goes."""
+    """The manifest of a version of the recipe, as far as it is about data."""
     spec = recipe.input
     return Manifest.model_construct(
         input=TextInput(length=spec.length, vocabulary=spec.vocabulary)
@@ -166,7 +166,7 @@ def manifest_of(recipe: Recipe, fingerprint: str = "") -> Manifest:
 
 
 def test_training_reads_labels_by_name(recipe: Recipe) -> None:
-    """In every split, the label that a recipe's order gives to an example is the one that the example shows."""
+    """In every split, the label of an example in the order of the recipe is the one that the example shows."""
     assert_named(run.load(recipe), recipe)
 
 
@@ -174,8 +174,8 @@ def test_training_reads_labels_by_name(recipe: Recipe) -> None:
 def test_folds_read_labels_by_name(
     source: str, recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So do the splits of each fold that a cross-validation trains and tests on."""
-    recipe = backwards(source, recipe_with, data={"name": "mr", "validation": 100, "folds": 2}, epochs=1)
+    """The splits of each fold of a cross-validation have the labels that the examples show."""
+    recipe = reversed_recipe(source, recipe_with, data={"name": "mr", "validation": 100, "folds": 2}, epochs=1)
     folds: list[Dataset] = []
     load_fold = catalogue.fold
 
@@ -191,7 +191,7 @@ def test_folds_read_labels_by_name(
 
 
 def test_a_published_version_is_measured_by_name(recipe: Recipe, tmp_path: Path) -> None:
-    """Evaluation and gate give the test splits in the order of the version's manifest."""
+    """Evaluation and gate number the test splits in the order of the manifest."""
     tokenizer = run.load(recipe).tokenizer
     (tmp_path / TOKENIZER).write_text(tokenizer or "")
     tests = gate.tests_of(manifest_of(recipe), tmp_path)
@@ -201,7 +201,7 @@ def test_a_published_version_is_measured_by_name(recipe: Recipe, tmp_path: Path)
 
 
 def test_quantisation_samples_by_name(recipe: Recipe, tmp_path: Path) -> None:
-    """The sample has the labels of the manifest's order, and the data's fingerprint does not depend on the order."""
+    """The sample is numbered in the order of the manifest, on which the fingerprint does not depend."""
     data = run.load(recipe)
     assert run.load(recipe.model_copy(update={"labels": recipe.labels[::-1]})).fingerprint == data.fingerprint
     examples = examples_of(manifest_of(recipe, data.fingerprint), tmp_path)
@@ -209,8 +209,8 @@ def test_quantisation_samples_by_name(recipe: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["folders"], indirect=True)
-def test_decoded_photos_are_kept_without_labels(recipe: Recipe) -> None:
-    """One cache serves both orders: what was decoded under one is read under the other, with its own labels."""
+def test_the_cache_has_no_labels(recipe: Recipe) -> None:
+    """Photos that were decoded with one order of labels are read from the cache with another, correctly labelled."""
     other = recipe.model_copy(update={"labels": recipe.labels[::-1]})
     assert_named(run.load(other), other)
     before = sorted((path.name, path.stat().st_mtime_ns) for path in cache_folder().iterdir())
@@ -219,11 +219,11 @@ def test_decoded_photos_are_kept_without_labels(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("source", ["folders"], indirect=True)
-def test_a_version_answers_by_name_whatever_the_order(
+def test_a_version_with_another_order_predicts_by_name(
     source: str, recipe_with: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    """Published with dog before cat, it calls dark photos cats; the gate compares it with cat before dog."""
-    recipe = backwards(source, recipe_with, optimiser={"name": "adam", "learning_rate": 0.01})
+    """Published with dog before cat, it classifies dark photos as cats; the gate compares it with cat before dog."""
+    recipe = reversed_recipe(source, recipe_with, optimiser={"name": "adam", "learning_rate": 0.01})
     folder = publish(run_of(recipe, tmp_path), tmp_path / "models")
     manifest = read_manifest(folder)
     session = Session(folder / GRAPH, manifest, provider="cpu")
@@ -257,16 +257,16 @@ def run_of(recipe: Recipe, place: Path) -> Path:
 def test_other_labels_are_refused_by_name(
     labels: list[str], unknown: str, missing: str, source: str, recipe_with: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    """The error names the labels of the recipe and of the data, the extra and the missing ones; nothing is decoded."""
+    """The error names the labels of recipe and data, the unknown and the missing ones; no photo is decoded."""
     layers = [{"flatten": True}, {"dense": len(labels), "activation": "none"}]
-    recipe = backwards(source, recipe_with, labels=labels, layers=layers)
-    for road in (
+    recipe = reversed_recipe(source, recipe_with, labels=labels, layers=layers)
+    for command in (
         lambda: run.load(recipe),
         lambda: gate.tests_of(manifest_of(recipe), tmp_path),
         lambda: examples_of(manifest_of(recipe), tmp_path),
     ):
         with pytest.raises(RecipeError) as refusal:
-            road()
+            command()
         message = str(refusal.value)
         assert all(part in message for part in (", ".join(labels), "cat, dog", source))
         assert f"unknown: {unknown};" in message
@@ -276,11 +276,11 @@ def test_other_labels_are_refused_by_name(
 
 @pytest.mark.parametrize("name", catalogue.LOADERS)
 def test_a_missing_label_is_refused_for_every_data_set(name: str, recipe_with: Callable[..., Recipe]) -> None:
-    """A recipe that forgets a label of its data is refused before the data is read."""
-    recipe = backwards(name, recipe_with)
-    forgetful = recipe.model_copy(update={"labels": recipe.labels[1:]})
+    """A recipe without one of the labels is refused before the data is read."""
+    recipe = reversed_recipe(name, recipe_with)
+    incomplete = recipe.model_copy(update={"labels": recipe.labels[1:]})
     with pytest.raises(RecipeError, match=f"missing: {recipe.labels[0]}"):
-        run.load(forgetful)
+        run.load(incomplete)
 
 
 @pytest.mark.parametrize("source", ["folders"], indirect=True)

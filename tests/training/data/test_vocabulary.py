@@ -1,4 +1,4 @@
-"""The tokenizer on sentences spelt in each corpus's way, its order and limits, and that serving gives the same ids."""
+"""The tokenizer: the spelling of each corpus, order and limits, and the same ids as in serving."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def words(tokenizer_json: str) -> dict[str, int]:
 
 
 def tokens(text: str) -> list[str]:
-    """What a text is cut into, when every word of it is known."""
+    """The tokens of a text whose words are all in the vocabulary."""
     return Tokenizer.from_str(vocabulary.build([text], SPEC)).encode(text).tokens
 
 
@@ -54,7 +54,7 @@ def tokens(text: str) -> list[str]:
     ],
 )
 def test_two_spellings_of_a_sentence_are_the_same_tokens(spelt: str, otherwise: str) -> None:
-    """IMDB's HTML, MR's text and SST-2's Treebank spelling come to one sequence of tokens."""
+    """IMDB's HTML, MR's text and SST-2's Treebank spelling give one sequence of tokens."""
     assert tokens(spelt) == tokens(otherwise)
 
 
@@ -67,13 +67,13 @@ def test_two_spellings_of_a_sentence_are_the_same_tokens(spelt: str, otherwise: 
         ("[PAD] [UNK]", ["pad", "unk"]),
     ],
 )
-def test_contractions_are_split_and_the_marks_of_mood_kept(text: str, expected: list[str]) -> None:
-    """As Kim's clean_str: n't and 's alone; of the marks . ... , ! ? stay and the others part words."""
+def test_contractions_are_split_and_some_punctuation_is_kept(text: str, expected: list[str]) -> None:
+    """As in Kim's clean_str: n't and 's are tokens, and . ... , ! ?; other punctuation separates words."""
     assert tokens(text) == expected
 
 
 def test_ids_fall_with_frequency_and_ties_are_alphabetical() -> None:
-    """0 is padding, 1 unknown; then the most frequent word, equal counts in order of the alphabet."""
+    """0 is padding, 1 the unknown word; then words by falling frequency, ties in alphabetical order."""
     ids = words(vocabulary.build(TEXTS, SPEC))
     assert (ids["[PAD]"], ids["[UNK]"]) == (0, 1)
     assert (ids["a"], ids["film"]) == (2, 3)
@@ -90,7 +90,7 @@ def test_the_order_of_the_texts_changes_nothing() -> None:
 
 
 def test_size_and_count_bound_the_vocabulary() -> None:
-    """No more ids than asked for, the most frequent first; no word that is too rare."""
+    """The most frequent words, up to the size of the vocabulary; no word below the minimum count."""
     small = words(vocabulary.build(TEXTS, SPEC.model_copy(update={"vocabulary": 4})))
     assert list(small) == ["[PAD]", "[UNK]", "a", "film"]
     frequent = words(vocabulary.build(TEXTS, SPEC.model_copy(update={"min_count": 2})))
@@ -103,8 +103,8 @@ def test_no_word_frequent_enough_is_refused() -> None:
         vocabulary.build(["one two"], SPEC.model_copy(update={"min_count": 2}))
 
 
-def test_texts_are_cut_and_padded() -> None:
-    """int32 (N, longest L): unknown words are 1, ends 0, and nothing is longer than the input."""
+def test_texts_are_truncated_and_padded() -> None:
+    """int32 (N, longest L): unknown words are 1, padding is 0, and no text is longer than the input."""
     built = vocabulary.build(TEXTS, SPEC)
     ids = words(built)
     encoded = vocabulary.encode(["a zeppelin", "film " * 20], built, SPEC)
@@ -115,22 +115,22 @@ def test_texts_are_cut_and_padded() -> None:
 
 
 def test_many_texts_keep_their_order() -> None:
-    """More texts than are encoded at a time come out in the order they came in."""
+    """More texts than one batch keep their order."""
     built = vocabulary.build(["one two three"], SPEC)
     ids = words(built)
     texts = [("one", "two", "three")[index % 3] for index in range(2500)]
     assert vocabulary.encode(texts, built, SPEC)[:, 0].tolist() == [ids[text] for text in texts]
 
 
-def test_a_text_without_a_word_is_refused_and_shown() -> None:
-    """What serving would refuse is not trained on in silence."""
+def test_a_text_without_a_word_is_refused_and_named() -> None:
+    """A text that serving would refuse is an error in training, too."""
     with pytest.raises(DataError, match="'-- <br />'"):
         vocabulary.encode(["a film", "-- <br />"], vocabulary.build(TEXTS, SPEC), SPEC)
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*TEXTS, "'", "n't", "<br />", "é", "ß", "\0"])).map("".join))
 def test_serving_gives_the_same_ids(text: str) -> None:
-    """Any text: `encode` and `contract.inputs.text_to_tokens` agree on the ids, or on that there are none."""
+    """For any text, `encode` and `text_to_tokens` give the same ids, or both an error."""
     built = vocabulary.build(TEXTS, SPEC)
     served = TextInput(length=SPEC.length, vocabulary=SPEC.vocabulary)
     try:

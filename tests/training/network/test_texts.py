@@ -1,4 +1,4 @@
-"""Networks over texts: their layers against brute force, their independence of padding, their training."""
+"""Networks for texts: layers compared with brute force, independence of padding, training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def padded(*texts: list[int]) -> Tensor:
 
 
 def toy(count: int, seed: int = 0) -> Split:
-    """Texts of 3 to 12 tokens; those that hold token 7 are of class 1."""
+    """Texts of 3 to 12 tokens; those with token 7 have label 1."""
     draw = torch.Generator().manual_seed(seed)
     texts, labels = [], []
     for index in range(count):
@@ -53,7 +53,7 @@ def toy(count: int, seed: int = 0) -> Split:
 
 
 def test_the_vector_of_padding_is_zero_and_is_not_trained() -> None:
-    """Id 0 gives zeros and gets no gradient; every other id has a vector within Kim's bound of 0.25."""
+    """Id 0 has the vector 0 and no gradient; every other id has a vector within the bound of Kim (2014), 0.25."""
     embed = Embed(5, 3)
     values, present = embed(torch.tensor([[2, 4, 0]]))
     assert values.shape == (1, 3, 3)
@@ -69,7 +69,7 @@ def test_the_vector_of_padding_is_zero_and_is_not_trained() -> None:
 
 @pytest.mark.parametrize("over_time", ["max", "average", "both"])
 def test_windows_are_brute_force_convolutions_over_the_text(over_time: Any) -> None:
-    """Each width starts at every token, sees zeros behind the end; then the maximum, the average, or both."""
+    """Each window starts at every token, with zeros after the end; then the maximum, the average, or both."""
     torch.manual_seed(0)
     layer = Windows(windows=[1, 3, 5], filters=4, over_time=over_time)
     module = ParallelWindows(2, layer, [nn.ReLU()]).double()
@@ -89,8 +89,8 @@ def test_windows_are_brute_force_convolutions_over_the_text(over_time: Any) -> N
         )
         expected += [*(maps.amax(0).tolist() if over_time != "average" else [])]
         expected += [*(maps.mean(0).tolist() if over_time != "max" else [])]
-    found = module(Embedded(values, torch.ones(1, 1, length, dtype=torch.bool)))
-    np.testing.assert_allclose(found[0].detach().numpy(), expected, rtol=1e-9)
+    actual = module(Embedded(values, torch.ones(1, 1, length, dtype=torch.bool)))
+    np.testing.assert_allclose(actual[0].detach().numpy(), expected, rtol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,7 +102,7 @@ def test_windows_are_brute_force_convolutions_over_the_text(over_time: Any) -> N
 def test_padding_and_neighbours_change_nothing(
     text: list[int], neighbour: list[int], more: int, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """A text's logits are the same alone, beside a longer text, and with padding behind it."""
+    """A text has the same logits alone, beside a longer text, and with padding at its end."""
     recipe = recipe_with(**TEXT)
     torch.manual_seed(0)
     network = build(recipe).eval()
@@ -114,7 +114,7 @@ def test_padding_and_neighbours_change_nothing(
 
 
 def test_dropout_on_vectors_drops_values_in_training_only() -> None:
-    """A share of the values becomes 0 and the rest grows by 1/(1 - share); evaluation leaves them alone."""
+    """In training, a fraction p of the values is 0 and the rest is divided by 1 - p; evaluation changes nothing."""
     torch.manual_seed(0)
     texts = Embedded(torch.ones(20, 30, 10), torch.ones(20, 1, 10, dtype=torch.bool))
     module = EmbeddedDropout(nn.Dropout(0.25))
@@ -124,8 +124,8 @@ def test_dropout_on_vectors_drops_values_in_training_only() -> None:
     assert torch.equal(module.eval()(texts).values, texts.values)
 
 
-def test_max_norm_scales_long_rows_back_and_leaves_short_ones() -> None:
-    """A row of length 5 comes to 2, in its direction; a row of length 1 stays as it is."""
+def test_max_norm_scales_long_rows_and_keeps_short_ones() -> None:
+    """A row of norm 5 is scaled to norm 2; a row of norm 1 does not change."""
     layer = BoundedLinear(2, Dense(dense=2, max_norm=2.0), bias=True)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0], [0.6, 0.8]]))
@@ -133,8 +133,8 @@ def test_max_norm_scales_long_rows_back_and_leaves_short_ones() -> None:
     np.testing.assert_allclose(layer.weight.detach(), [[1.2, 1.6], [0.6, 0.8]], rtol=1e-5)
 
 
-def test_words_are_dropped_to_the_unknown_one() -> None:
-    """Tokens whose draw is below the share become id 1; padding stays 0."""
+def test_dropped_words_become_the_unknown_word() -> None:
+    """Tokens whose draw is below the probability become id 1; padding stays 0."""
     tokens = torch.tensor([[5, 6, 0], [7, 8, 9]])
     draws = torch.tensor([[0.1, 0.9, 0.1], [0.29, 0.3, 0.31]])
     assert augment.drop_words(tokens, 0.3, draws).tolist() == [[1, 6, 0], [1, 8, 9]]
@@ -143,7 +143,7 @@ def test_words_are_dropped_to_the_unknown_one() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 12), st.integers(0, 2**30))
 def test_a_cut_text_is_a_part_of_itself(lengths: list[int], span: int, seed: int) -> None:
-    """What is kept stands in sequence in the text, is at least `span` long where the text is, and whole otherwise."""
+    """The kept tokens are consecutive, and at least `span`, or all of a shorter text."""
     texts = [list(range(1, length + 1)) for length in lengths]
     draws = torch.rand(2, len(texts), generator=torch.Generator().manual_seed(seed))
     for text, row in zip(texts, augment.cut(padded(*texts), span, draws), strict=True):
@@ -155,7 +155,7 @@ def test_a_cut_text_is_a_part_of_itself(lengths: list[int], span: int, seed: int
 
 
 def test_cuts_reach_both_ends_and_all_lengths() -> None:
-    """Among many draws, the first and the last token are kept by some, and lengths run from the span to the whole."""
+    """Among many draws, some keep the first and some the last token, and lengths run from the span to the text's."""
     torch.manual_seed(0)
     tokens = padded(*[list(range(1, 11))] * 400)
     cut = augment.cut(tokens, 4, torch.rand(2, 400))
@@ -166,7 +166,7 @@ def test_cuts_reach_both_ends_and_all_lengths() -> None:
 
 
 def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """A toy problem is learnt; stopped after an epoch and continued, the end is the same; max-norm holds."""
+    """A toy problem is learnt; a run that is interrupted and resumed ends with the same weights; max-norm holds."""
     recipe = recipe_with(
         **TEXT,
         epochs=6,
@@ -192,8 +192,8 @@ def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[...
         assert torch.equal(value, continued.state_dict()[name]), name
 
 
-def test_each_text_comes_once_an_epoch_beside_texts_like_it() -> None:
-    """Batches hold every example once; within a batch lengths differ less than in a random one."""
+def test_batches_have_each_text_once_and_similar_lengths() -> None:
+    """Batches have every example once; lengths within a batch differ less than in a random one."""
     split = toy(64)
     torch.manual_seed(0)
     batches = list(batch.batches(split, 8))
@@ -203,8 +203,8 @@ def test_each_text_comes_once_an_epoch_beside_texts_like_it() -> None:
     assert max(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= 3
 
 
-def test_outputs_come_in_the_split_s_order() -> None:
-    """Evaluation sorts texts by length for speed; each row is still its own text's."""
+def test_outputs_are_in_the_order_of_the_split() -> None:
+    """Evaluation sorts texts by length for speed; each row of the output still belongs to its text."""
     split = toy(50)
-    found = evaluate.in_order(split, lambda tokens: tokens.sum(dim=1, keepdim=True), 7)
-    assert found[:, 0].tolist() == split.inputs.sum(dim=1).tolist()
+    outputs = evaluate.in_order(split, lambda tokens: tokens.sum(dim=1, keepdim=True), 7)
+    assert outputs[:, 0].tolist() == split.inputs.sum(dim=1).tolist()
