@@ -52,7 +52,7 @@ class _Interrupted(Exception):
 
 
 def fetch(url: str, path: Path, *, sha256: str, patience: Patience | None = None) -> None:
-    """Download `url` to `path`, where at any time either nothing or the complete file stands.
+    """Download `url` to `path`, where only a complete and verified file ever appears.
 
     Args:
         url: an http or https address.
