@@ -1,4 +1,4 @@
-"""The command line: its words, its exit status, and errors that a person can read."""
+"""The command line: its arguments, its exit status and its errors."""
 
 import json
 import re
@@ -18,13 +18,13 @@ from training.runs import run
 ROOT = Path(__file__).parents[2]
 
 
-def python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
 def recipe_file(table_with: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
-    """A recipe on the disk; JSON's values, but for truth values, are TOML's."""
+    """A recipe on the disk. The values of JSON are those of TOML."""
     table = table_with()
     del table["name"]
     lines = []
@@ -45,17 +45,17 @@ def toml(value: Any) -> str:
 
 
 def test_help_names_the_commands() -> None:
-    """`python -m training --help` ends well and shows each command and how to use it."""
+    """`python -m training --help` exits with 0 and shows each command and how to use it."""
     done = python("-m", "training", "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("shapes", "train", "publish", "quantise", "evaluate"):
+    for command in ("data", "shapes", "train", "publish", "quantise", "compare", "inspect", "evaluate"):
         assert re.search(rf"^    {command} +\w", done.stdout, re.MULTILINE)
     assert "CONVOKE_DATA" in done.stdout
 
 
 def test_shapes_are_printed_without_loading_torch() -> None:
-    """The arithmetic of a recipe needs no network library, so it is there at once."""
+    """The arithmetic of a recipe appears at once, since it does not import torch."""
     done = python(
         "-c",
         "import sys; from training.__main__ import main; main(['shapes', 'lenet']); sys.exit('torch' in sys.modules)",
@@ -65,40 +65,41 @@ def test_shapes_are_printed_without_loading_torch() -> None:
     assert done.stdout.endswith("62,026 parameters\n")
 
 
-def test_a_fault_ends_the_program_with_one_line_and_status_2() -> None:
-    """A misspelt optimiser shows no traceback: one line on stderr, nothing on stdout."""
+def test_an_error_ends_the_program_with_one_line_and_status_2() -> None:
+    """A misspelt optimiser gives no traceback: one line on stderr that names both spellings, nothing on stdout."""
     done = python("-m", "training", "shapes", "lenet", "--set", "optimiser.name=adagrda")
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.match("error: lenet: optimiser.name: .*'adagrda'; did you mean 'adagrad'", done.stderr)
+    assert re.match("error: lenet: optimiser.name: .*'adagrda'.*'adagrad'", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
-        (["shapes", "lenett"], "'lenett'; did you mean 'lenet'?"),
-        (["shapes", "lenet", "--set", "epochs"], "expected KEY=VALUE"),
+        (["shapes", "lenett"], r"'lenett'.*'lenet'"),
+        (["shapes", "lenet", "--set", "epochs"], "KEY=VALUE"),
         (
             ["shapes", "lenet", "--set", "input.height=4", "--set", "input.framing=squash"],
-            "lenet: layers[3]: a filter of 5 ",
+            r"lenet: layers\[3\]: .*5",
         ),
         (["train", "--resume", "nowhere"], "nowhere: not a run"),
         (["publish", "nowhere"], "nowhere: not a run"),
-        (["evaluate", "nowhere"], "manifest is missing"),
-        (["quantise", "nowhere"], "manifest is missing"),
+        (["evaluate", "nowhere"], "nowhere/manifest.json"),
+        (["quantise", "nowhere"], "nowhere/manifest.json"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command answers a fault with status 2 and `error: ` in front of one line that says what it is."""
-    assert main(words) == 2
+def test_an_error_of_the_user_is_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command exits with 2 and prints one line, `error: ` and what is wrong, before any other output."""
+    assert main(args) == 2
     output = capsys.readouterr()
+    assert output.out == ""
     assert output.err.startswith("error: ")
-    assert message in output.err
+    assert re.search(message, output.err)
     assert output.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         [],
         ["fly"],
@@ -107,16 +108,16 @@ def test_what_the_user_can_mend_is_one_line(words: list[str], message: str, caps
         ["train", "--resume", "x", "--set", "epochs=1"],
     ],
 )
-def test_wrong_words_are_answered_with_the_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """No command, an unknown one, or a recipe and a run at once: status 2 and the usage."""
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2
+def test_wrong_arguments_are_answered_with_the_usage(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No command, an unknown command, or both a recipe and a run: status 2 and the usage."""
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert exit_.value.code == 2
     assert "usage: python -m training" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """An interruption is no traceback."""
+    """An interruption gives no traceback."""
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -133,19 +134,19 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`train` prints the shapes, the folder and how to go on; `--resume` takes the finished run as it is."""
+    """`train` prints the shapes, the folder and the next commands; `--resume` leaves a finished run as it is."""
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
-    words = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
-    assert main(words) == 0
+    args = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
+    assert main(args) == 0
     output = capsys.readouterr()
     (folder,) = (tmp_path / "runs" / "mine").iterdir()
     assert run.recipe_of(folder).epochs == 2
     assert f"python -m training train --resume {folder}" in output.out
     assert f"python -m training publish {folder}" in output.out
     assert re.search(r"validation accuracy \d+\.\d\d% \(n = 30\)", output.out)
-    told = [line.split(":")[0] for line in output.err.splitlines() if not line.startswith("no points for TensorBoard")]
-    assert told == ["epoch 1/2", "epoch 2/2"]
+    lines = [line.split(":")[0] for line in output.err.splitlines() if "TensorBoard" not in line]
+    assert lines == ["epoch 1/2", "epoch 2/2"]
     before = (folder / "fit.pt").read_bytes()
     assert main(["train", "--resume", str(folder), "--threads", "1"]) == 0
     assert (folder / "fit.pt").read_bytes() == before
@@ -154,14 +155,14 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
 
 @pytest.mark.data
 @pytest.mark.usefixtures("mnist_folder")
-def test_the_published_digits_read_mnist_as_well_as_they_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """models/digits/1 has at most 70,000 parameters and reads at least 99.3 % of the 10,000 test digits."""
+def test_the_published_digits_have_the_accuracy_of_their_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    """models/digits/1 has at most 70,000 parameters and at least 99.3 % on the 10,000 test digits."""
     folder = ROOT / "models" / "digits" / "1"
     assert main(["evaluate", str(folder)]) == 0
     output = capsys.readouterr().out
-    found = re.search(r"([\d,]+) parameters\n.* n = 10,000\n +accuracy +([\d.]+)%  \((\d+) mistakes\)", output)
-    assert found is not None
-    parameters, _, mistakes = found.groups()
+    match = re.search(r"([\d,]+) parameters\n\n.* n = 10,000\n +accuracy +[\d.]+% \((\d+) mistakes\)", output)
+    assert match is not None
+    parameters, mistakes = match.groups()
     assert int(parameters.replace(",", "")) <= 70_000
     accuracy = 1 - int(mistakes) / 10_000
     assert accuracy >= 0.993

@@ -1,33 +1,70 @@
-"""What people read of a model: its card, and the figures of an evaluation."""
+"""The model card of a version, in Markdown."""
+
+from collections.abc import Mapping
+from textwrap import fill
 
 from contract.manifest import Manifest, Metrics, Variant
-from training.evaluation.metrics import Mistake
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.record import temperature_text
 from training.runs.result import Result
 
+_HEADER = """\
+| split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
+| --- | --- | --- | --- | --- |"""
+
+_VARIANTS = {
+    "int8": "convolutions and the values between them have 8 bits, in ranges taken from training examples",
+    "float16": "weights and the values between layers have 16 bits",
+}
+
+_USE = {
+    "digits": """\
+Reading one handwritten digit in each image. The ink is found, scaled and centred as in MNIST. Images of several digits,
+printed digits and letters are outside the training data, and the model names a digit for them, too. The writers were
+American census employees and students, in 1992.""",
+    "cats-vs-dogs": """\
+Telling a cat from a dog in a photo that shows one of them. Other animals, people, drawings and photos of both are
+outside the training data, and the model answers `cat` or `dog` for them, too. The photo is resized to a square, so a
+small animal in a wide scene has few pixels.""",
+    "reviews": """\
+Telling whether an English review of a film is positive or negative: one sentence or the complete review. Neutral texts,
+other languages and other subjects are outside the training data, and the model answers for them, too. Irony, and words
+that the training texts do not contain, mislead it.""",
+}
+
 
 def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> str:
-    """A model card (Mitchell et al., 2019) in Markdown, from what was measured; `verdict` is the gate's."""
-    tests = [_row(f"test: {name}", metrics) for name, metrics in manifest.test_metrics.items()]
-    rows = "\n".join([*tests, _row("validation", result.validation)])
+    """The card of a new model (Mitchell et al., 2019); `verdict` is the gate's."""
+    rows = {f"test: {name}": metrics for name, metrics in manifest.test_metrics.items()}
     temperature = temperature_text(manifest.temperature, manifest.length_exponent)
+    refit = "" if not recipe.data.refit else (
+        " After that, the network was trained again on training and validation split together; the metrics of the"
+        " validation split are those of the first training."
+    )  # fmt: skip
+    choices = (
+        "Choices and the calibration were made on the validation split; the temperature, "
+        f"{temperature}, is part of the graph. The test splits were used once, for this publication.{refit}"
+    )
+    training = (
+        f"Training took {result.seconds:,.0f} s on {result.hardware}, with seed {recipe.seed}. "
+        "This command measures the test splits again:"
+    )
     return f"""# {manifest.model}, version {manifest.version}
 
-{recipe.description}, trained by the recipe `{recipe.name}` on {manifest.dataset}.
+{recipe.description}, trained with the recipe `{recipe.name}` on `{manifest.dataset}`.
 
-| | n | accuracy | negative log-likelihood (nats) | expected calibration error |
-| --- | --- | --- | --- | --- |
-{rows}
+{_metrics_table({**rows, "validation": result.validation})}
 
-Choices were made on the validation split, whose temperature of {temperature} is inside
-the graph; the test splits were looked at once, by this publication.{_refit(recipe)}
+{_fill(choices)}
 
-{verdict}
+{_fill(verdict)}
 
-Training took {result.seconds:.0f} s on {result.hardware}, seed {recipe.seed}. Measure the test figures again with
-`python -m training evaluate models/{manifest.model}/{manifest.version}`.
+{_fill(training)}
+
+```sh
+python -m training evaluate models/{manifest.model}/{manifest.version}
+```
 
 ## Intended use
 
@@ -35,7 +72,7 @@ Training took {result.seconds:.0f} s on {result.hardware}, seed {recipe.seed}. M
 
 ## Network
 
-```
+```text
 {table(recipe)}
 ```
 
@@ -44,116 +81,56 @@ Commit {manifest.commit}, data {manifest.dataset_fingerprint}.
 
 
 def variant_section(
-    variant: Variant, exact: dict[str, Metrics], speeds: dict[int, list[float]], machine: str, verdict: str
+    variant: Variant, exact: Mapping[str, Metrics], speeds: Mapping[int, list[float]], machine: str, verdict: str
 ) -> str:
-    """What a card says of a variant beside float32.
+    """The section of a card about a variant of the network in another precision.
 
     Args:
-        variant: the variant as it was measured.
-        exact: what float32 is worth on the same test splits.
-        speeds: by batch size, the seconds of a run in float32 and in the variant; none where it was not timed.
-        machine: what they were taken on.
+        variant: the variant, with its metrics.
+        exact: the metrics of float32 on the same test splits.
+        speeds: by batch size, the seconds of a run in float32 and in the variant; empty if they were not timed.
+        machine: where they were timed.
         verdict: the gate's.
     """
     name = variant.precision
-    rows = [
-        row
-        for test, metrics in variant.test_metrics.items()
-        for row in (_row(f"{test}, float32", exact[test]), _row(f"{test}, {name}", metrics))
-    ]
-    worth = "\n".join(rows)
+    rows = {
+        f"{test}, {precision}": metrics
+        for test in variant.test_metrics
+        for precision, metrics in (("float32", exact[test]), (name, variant.test_metrics[test]))
+    }
+    introduction = (
+        f"`{variant.graph}` is the same network in {name}: {_VARIANTS[name]}. The service uses it on machines where it "
+        "measures that the variant is faster, and float32 elsewhere."
+    )
     return f"""## In {name}
 
-`{variant.graph}` is the same network in {name}: {_MADE[name]}. The service runs it
-where it measures faster, and float32 elsewhere.
+{_fill(introduction)}
 
-| test split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
-| --- | --- | --- | --- | --- |
-{worth}
+{_metrics_table(rows)}
 
 {_speeds(name, speeds, machine)}
 
-{verdict}
+{_fill(verdict)}
 """
 
 
-def _speeds(name: str, speeds: dict[int, list[float]], machine: str) -> str:
+def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
     if not speeds:
-        return f"Its speed was not measured at publication: {name} is for other machines than the one it was made on."
+        return f"The speed was not measured: {name} is for other machines than the machine of this publication."
     rows = "\n".join(
         f"| {size} | {size / plain_s:,.0f} | {size / variant_s:,.0f} | {plain_s / variant_s:.2f} |"
         for size, (plain_s, variant_s) in speeds.items()
     )
     return (
-        f"| batch | float32, items/s | {name}, items/s | times as many |\n| --- | --- | --- | --- |\n{rows}\n\n"
-        f"In seconds of processor time, medians of runs in turns, on {machine}."
+        f"| batch size | float32, items/s | {name}, items/s | ratio |\n| --- | --- | --- | --- |\n{rows}\n\n"
+        f"Items for each second of processor time: medians of alternating runs on {machine}."
     )
 
 
-_MADE = {
-    "int8": "convolutions, and what passes between them, in 8 bits, their ranges from training examples",
-    "float16": "weights, and what passes between layers, in 16 bits",
-}
-
-_USE = {
-    "digits": """\
-Reading one handwritten digit a picture. Pictures are searched for ink, fitted and centred as MNIST was. Several digits
-in one picture, printed digits and letters are outside of what it was trained on, and it names a digit for them all the
-same. Its writers were American census employees and students, in 1992.""",
-    "cats-vs-dogs": """\
-Telling a cat from a dog in a photo that shows one of them. Other animals, people, drawings and photos of both are
-outside of what it was trained on, and it answers `cat` or `dog` for them all the same. The photo is squashed to a
-square, so a small animal in a wide scene is seen in few pixels.""",
-    "reviews": """\
-Telling whether a review of a film, in English, is positive or negative: a sentence or a whole review. Neutral texts,
-other languages and other subjects are outside of what it was trained on, and it answers all the same. Irony, and words
-that its training texts do not hold, mislead it.""",
-}
+def _metrics_table(rows: Mapping[str, Metrics]) -> str:
+    lines = (f"| {title} | {m.n:,} | {m.accuracy:.2%} | {m.nll:.4f} | {m.ece:.4f} |" for title, m in rows.items())
+    return "\n".join([_HEADER, *lines])
 
 
-def _row(title: str, metrics: Metrics) -> str:
-    return f"| {title} | {metrics.n:,} | {metrics.accuracy:.2%} | {metrics.nll:.4f} | {metrics.ece:.4f} |"
-
-
-def _refit(recipe: Recipe) -> str:
-    if not recipe.data.refit:
-        return ""
-    return (
-        " After the choices the\nnetwork was trained once more on training and validation split together; the"
-        " validation row is of the first training."
-    )
-
-
-def evaluation(
-    manifest: Manifest,
-    test: str,
-    metrics: Metrics,
-    chance: tuple[float, float],
-    mistakes: list[Mistake],
-    most: int = 10,
-) -> str:
-    """The figures of an evaluation on one test split, and the most confident mistakes, as a terminal shows them.
-
-    Args:
-        manifest: the model's.
-        test: what the split is called.
-        metrics: the figures.
-        chance: the calibration error of a perfectly calibrated model, its mean and bound.
-        mistakes: all of them, the most confident first.
-        most: how many of them are shown.
-    """
-    usual, highest = chance
-    lines = [
-        f"  test split of {test}, n = {metrics.n:,}",
-        f"  accuracy                     {metrics.accuracy:.2%}  ({len(mistakes):,} mistakes)",
-        f"  negative log-likelihood      {metrics.nll:.4f} nats",
-        f"  expected calibration error   {metrics.ece:.4f}  (chance alone: {usual:.4f}, up to {highest:.4f})",
-    ]
-    if mistakes:
-        lines.append(f"  the {min(most, len(mistakes))} most confident mistakes:")
-    lines += [
-        f"    test example {mistake.index}: is {manifest.labels[mistake.label]}, "
-        f"read as {manifest.labels[mistake.prediction]} with {mistake.probability:.3f}"
-        for mistake in mistakes[:most]
-    ]
-    return "\n".join(lines)
+def _fill(text: str) -> str:
+    return fill(text, 120, break_long_words=False, break_on_hyphens=False)

@@ -1,16 +1,15 @@
-"""From a published version to the next one: the same network, and beside it a variant that computes in fewer bits.
+"""From a published version to the next: the same network, with a variant that computes in fewer bits.
 
-int8 is for processors: weights, and what passes between convolutions, in 8 bits (Jacob et al., "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018), the ranges taken from training
-examples, never from the test splits. float16 is for GPUs. A variant that reads 0.3 points fewer of the test examples
-right is refused; whether one is served, the service decides by measuring on its own machine.
+int8 is for processors: weights, and the values between convolutions, in 8 bits (Jacob et al., "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018), in ranges taken from training
+examples, never from the test splits. float16 is for GPUs. A variant that loses more than 0.3 percentage points of
+accuracy on a test split is refused. The service measures on its own machine whether it uses a variant.
 """
 
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,69 +19,69 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from pydantic import ValidationError
 
 from contract import golden
 from contract.errors import ConvokeError
-from contract.manifest import CARD, GOLDEN, GRAPH, Manifest, Metrics, Variant, sha256, verify
-from contract.manifest import read as read_manifest
+from contract.manifest import CARD, GOLDEN, GRAPH, Manifest, Metrics, Variant
 from contract.session import Session, race
 from training.data import catalogue
 from training.data.dataset import Split
-from training.errors import PublishError
+from training.errors import PublishError, RecipeError
 from training.evaluation import metrics as evaluate
-from training.recipe.schema import Recipe
-from training.release import gate
+from training.recipe.schema import parse
 from training.release.card import variant_section
-from training.release.publish import building, commit, next_version, pass_gate, place
+from training.release.gate import is_correct, pass_gate, tests_of
+from training.release.version import building, open_version, place, provenance
 
 Bits = Literal["int8", "float16"]
 
 EXAMPLES = 500
 """Training examples that ranges are taken from."""
 
-MOST_LOST = 0.003
-"""The share of a test split that a variant may read wrong beyond what the network in float32 does."""
+MAX_LOSS = 0.003
+"""How much less accuracy than float32 a variant may have on a test split, as a share of 1."""
 
 _BATCH = 50
 _TIMED = (1, 8, 32)  # items in a run
 
 
 def quantise(folder: Path, precision: Bits, *, force: bool = False) -> Path:
-    """Publish the next version of a model: that of `folder`, with a variant beside it. Gives the new folder.
+    """Publish the next version of a model, the version in `folder` with a variant, and return the new folder.
 
     Args:
-        folder: models/NAME/VERSION; it stays as it is.
-        precision: what the variant computes in.
-        force: publish also where `folder` holds a worse network than the version in service.
+        folder: models/NAME/VERSION; it does not change.
+        precision: the precision of the variant.
+        force: publish also if the network is worse than the version in service.
 
     Raises:
-        DataError: the data set is not there, or not the one that the model was trained on.
-        PublishError: the version cannot be used, the variant loses too much, or the new version cannot be written.
+        DataError: the data set is missing or damaged.
+        PublishError: the version cannot be used, the data set has changed since the training, the variant is too
+            inaccurate, or a file cannot be written.
     """
-    old = _read(folder)
+    old, home = open_version(folder), folder.resolve().parent
     if old.variant(precision) is not None:
-        raise PublishError(f"{folder}: holds a variant in {precision} already")
+        raise PublishError(f"{folder}: this version already has a variant in {precision}")
     layers: Any = old.recipe.get("layers", [])
     if precision == "float16" and any("ngrams" in layer for layer in layers):
-        raise PublishError(f"{folder}: float16 cannot hold the fingerprints of its table of runs of words (ngrams)")
-    with building(folder.resolve().parent) as partial:
+        raise PublishError(f"{folder}: the network has an `ngrams` layer, whose fingerprints do not fit into float16")
+    graph = f"model.{precision}.onnx"
+    with building(home) as partial:
         for name in old.files:
             shutil.copyfile(folder / name, partial / name)
-        graph = partial / f"model.{precision}.onnx"
         if precision == "int8":
-            write_int8(partial / GRAPH, graph, examples_of(old, folder))
+            write_int8(partial / GRAPH, partial / graph, examples_of(old, folder))
         else:
-            write_float16(partial / GRAPH, graph)
-        new = _describe(old, precision, partial, folder.resolve().parent, force=force)
-        return place(partial, folder.resolve().parent, new)
+            write_float16(partial / GRAPH, partial / graph)
+        draft = _with_variant(old, precision, old.test_metrics).model_copy(update=provenance(partial, home))
+        manifest, section = _measure(draft, precision, partial, home, force=force)
+        return place(partial, home, manifest, _card(folder, old, manifest, section))
 
 
 def write_int8(source: Path, target: Path, examples: Split) -> None:
-    """Quantise a graph's convolutions, and what stands between two of them, to 8 bits.
+    """Quantise the convolutions of a graph, and the layers between them, to 8 bits.
 
-    Weights have a scale for each filter and use 7 of the 8 bits: processors without VNNI multiply with an instruction
-    that overflows at 8, so that the variant gives the same on all of them.
+    Each filter has its own scale, and weights use 7 of the 8 bits: processors without VNNI multiply with an instruction
+    that overflows at 8 bits, so with 7 the results are the same on all processors.
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -98,17 +97,17 @@ def write_int8(source: Path, target: Path, examples: Split) -> None:
         op_types_to_quantize=["Conv", "Relu", "MaxPool"],
     )
     prepared.unlink()
-    _keep_own_domain(target)
+    _remove_unused_opsets(target)
 
 
 def write_float16(source: Path, target: Path) -> None:
-    """The same graph in float16, its ends as they were."""
+    """Convert a graph to float16; its inputs and outputs keep their types."""
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
-    _keep_own_domain(target)
+    _remove_unused_opsets(target)
 
 
-def _keep_own_domain(path: Path) -> None:
-    """Forget the sets of operators that ONNX Runtime's tools name and no node is of: the service takes none of them."""
+def _remove_unused_opsets(path: Path) -> None:
+    """Remove the operator sets that ONNX Runtime's tools add but no node uses: the service refuses them."""
     model = onnx.load(path)
     used = {node.domain for node in model.graph.node}
     kept = [opset for opset in model.opset_import if opset.domain in used]
@@ -119,7 +118,7 @@ def _keep_own_domain(path: Path) -> None:
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Hands examples to the calibration, batch by batch, as the graph takes them."""
+    """Gives the examples to the calibration, one batch at a time."""
 
     def __init__(self, examples: Split) -> None:
         self._batches = feeds(examples)
@@ -129,7 +128,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def feeds(examples: Split) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Inputs of the graph: pictures in batches, uint8 (n, H, W, C); texts alone, int64 (1, L), without padding."""
+    """Inputs of the graph: images in batches, uint8 (n, H, W, C); each text alone without padding, int64 (1, L)."""
     if examples.lengths is None:
         for batch in examples.batches(_BATCH):
             yield {"image": batch.numpy()}
@@ -138,71 +137,54 @@ def feeds(examples: Split) -> Iterator[dict[str, npt.NDArray[Any]]]:
             yield {"tokens": row[None, : max(length, 1)].long().numpy()}
 
 
-def _read(folder: Path) -> Manifest:
-    try:
-        manifest = read_manifest(folder)
-        verify(folder, manifest)
-    except ConvokeError as error:
-        raise PublishError(str(error)) from error
-    return manifest
-
-
 def examples_of(manifest: Manifest, folder: Path) -> Split:
-    """Examples of the training split that a model learnt from, as its graph takes them.
+    """Examples of the training split of a model, as its graph takes them.
 
     Raises:
-        PublishError: its recipe is of another time, or the data set is another one.
+        PublishError: the recipe is no longer valid, or the data set has changed since the training.
+        DataError: the data set is missing or damaged.
     """
     try:
-        recipe = Recipe.model_validate(manifest.recipe)
-    except ValidationError as error:
-        raise PublishError(f"{folder}: its recipe cannot be read any more: {error}") from error
+        recipe = parse(manifest.recipe)
+    except RecipeError as error:
+        raise PublishError(f"{folder}: the recipe in the manifest is no longer valid: {error}") from error
     examples, fingerprint = catalogue.sample(recipe.data, recipe.input, manifest.input, manifest.labels, EXAMPLES)
     if fingerprint != manifest.dataset_fingerprint:
         raise PublishError(
-            f"{folder}: was trained on {manifest.dataset_fingerprint}, the data set here is {fingerprint}"
+            f"{folder}: the data set is {fingerprint}, but the model was trained on {manifest.dataset_fingerprint}"
         )
     return examples
 
 
-def _describe(old: Manifest, precision: Bits, partial: Path, home: Path, *, force: bool) -> Manifest:
-    """Check both graphs over the test splits and write golden file, card and manifest beside them."""
-    graph = f"model.{precision}.onnx"
-    draft = old.model_copy(
-        update={
-            "version": next_version(home),
-            "files": {**old.files, graph: sha256(partial / graph)},
-            "variants": [*old.variants, Variant(precision=precision, graph=graph, test_metrics=old.test_metrics)],
-            "commit": commit(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
+def _with_variant(manifest: Manifest, precision: Bits, metrics: dict[str, Metrics]) -> Manifest:
+    variant = Variant(precision=precision, graph=f"model.{precision}.onnx", test_metrics=metrics)
+    others = [other for other in manifest.variants if other.precision != precision]
+    return manifest.model_copy(update={"variants": [*others, variant]})
+
+
+def _measure(draft: Manifest, precision: Bits, partial: Path, home: Path, *, force: bool) -> tuple[Manifest, str]:
+    """The manifest with the variant's metrics on the test splits, and the section of the card about the variant."""
     plain, variant = _sessions(partial, draft, precision)
-    tests = gate.tests_of(draft, partial)
-    found = {
-        name: (evaluate.probabilities(plain, test), evaluate.probabilities(variant, test))
-        for name, test in tests.items()
+    tests = tests_of(draft, partial)
+    exact = {name: evaluate.probabilities(plain, split) for name, split in tests.items()}
+    verdict = pass_gate({name: is_correct(exact[name], tests[name]) for name in tests}, draft, home, force=force)
+    exact_metrics = {name: evaluate.metrics(exact[name], split.labels) for name, split in tests.items()}
+    metrics = {
+        name: evaluate.metrics(evaluate.probabilities(variant, split), split.labels) for name, split in tests.items()
     }
-    verdict = pass_gate({name: gate.right(found[name][0], tests[name]) for name in tests}, draft, home, force=force)
-    exact = {name: evaluate.metrics(found[name][0], tests[name].labels) for name in tests}
-    rough = {name: evaluate.metrics(found[name][1], tests[name].labels) for name in tests}
-    _insist_on_accuracy(exact, rough, precision)
+    _check_accuracy(exact_metrics, metrics, precision)
     _add_golden(partial / GOLDEN, variant)
-    described = Variant(precision=precision, graph=graph, test_metrics=rough)
-    measured = draft.model_copy(update={"variants": [*old.variants, described]})
+    manifest = _with_variant(draft, precision, metrics)
     speeds = {} if precision == "float16" else {size: race([plain, variant], size) for size in _TIMED}
-    section = variant_section(described, exact, speeds, _machine(), verdict)
-    _renumber_card(partial / CARD, old, measured, section)
-    manifest = measured.model_copy(update={"files": {name: sha256(partial / name) for name in draft.files}})
-    manifest.write(partial)
-    return manifest
+    machine = f"one of {os.cpu_count()} cores ({platform.machine()})"
+    return manifest, variant_section(manifest.variants[-1], exact_metrics, speeds, machine, verdict)
 
 
 def _sessions(partial: Path, draft: Manifest, precision: Bits) -> tuple[Session, Session]:
-    """The network in float32, once it is found to give what was published, and its variant; a thread each, as served.
+    """The network in float32, checked with the golden file, and the variant; on one thread each, as in the service.
 
     Raises:
-        PublishError: one of them cannot be loaded, or float32 gives something else.
+        PublishError: a graph cannot be loaded, or float32 does not give the golden outputs.
     """
     try:
         plain = Session(partial / GRAPH, draft, provider="cpu")
@@ -212,31 +194,27 @@ def _sessions(partial: Path, draft: Manifest, precision: Bits) -> tuple[Session,
         raise PublishError(str(error)) from error
 
 
-def _insist_on_accuracy(exact: dict[str, Metrics], rough: dict[str, Metrics], precision: Bits) -> None:
-    for name, metrics in rough.items():
-        lost = exact[name].accuracy - metrics.accuracy
-        if lost > MOST_LOST:
+def _check_accuracy(exact: Mapping[str, Metrics], metrics: Mapping[str, Metrics], precision: Bits) -> None:
+    for name in metrics:
+        loss = exact[name].accuracy - metrics[name].accuracy
+        if loss > MAX_LOSS:
             raise PublishError(
-                f"in {precision} the model reads {metrics.accuracy:.2%} of {name} right, in float32 "
-                f"{exact[name].accuracy:.2%}; at most {MOST_LOST:.1%} may be lost. Nothing was published"
+                f"the variant in {precision} is too inaccurate on {name}: {metrics[name].accuracy:.2%}, float32 has "
+                f"{exact[name].accuracy:.2%} (maximum loss {MAX_LOSS:.1%}). Nothing was published"
             )
 
 
 def _add_golden(path: Path, variant: Session) -> None:
-    """Put what a variant gives for the golden inputs beside what the network gives in float32."""
+    """Add the variant's outputs for the golden inputs to the golden file."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     arrays[golden.key(variant.precision)] = variant.run(arrays["inputs"])
     np.savez_compressed(path, **arrays)
 
 
-def _renumber_card(path: Path, old: Manifest, new: Manifest, section: str) -> None:
-    """The old version's card under the new number, with the variant's section at its end."""
-    text = path.read_text(encoding="utf-8")
-    for form in (f"# {new.model}, version {{}}\n", f"models/{new.model}/{{}}`"):
+def _card(folder: Path, old: Manifest, new: Manifest, section: str) -> str:
+    """The old version's card under the new number, with the variant's section at the end."""
+    text = (folder / CARD).read_text(encoding="utf-8")
+    for form in (f"# {new.model}, version {{}}\n", f"models/{new.model}/{{}}`", f"models/{new.model}/{{}}\n"):
         text = text.replace(form.format(old.version), form.format(new.version))
-    path.write_text(f"{text}\n{section}", encoding="utf-8")
-
-
-def _machine() -> str:
-    return f"one of {os.cpu_count()} cores ({platform.machine()})"
+    return f"{text}\n{section}"

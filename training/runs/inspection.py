@@ -72,7 +72,7 @@ def _contents(path: Path) -> str:
     if not path.is_dir():
         return "this is a file" if path.exists() else "no such folder"
     folders = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return f"this folder holds {', '.join(folders[:10])}" if folders else "neither a run nor a version"
+    return f"this folder contains {', '.join(folders[:10])}" if folders else "neither a run nor a version"
 
 
 def _run(run: Record) -> Iterator[str]:
@@ -95,8 +95,8 @@ def _progress(run: Record) -> Facts:
     for stage, history in run.histories.items():
         yield f"{stage}, last epoch", _epoch(history[-1])
         scored = [epoch for epoch in history if epoch.get("validation_loss") is not None]
-        if scored:
-            best = min(scored, key=lambda epoch: float(epoch["validation_loss"]))
+        best = min(scored, key=lambda epoch: float(epoch["validation_loss"]), default=history[-1])
+        if best is not history[-1]:
             yield f"{stage}, lowest validation loss", _epoch(best)
     for path in sorted(run.folder.glob("*.pt")):
         yield f"checkpoint {path.name}", _checkpoint(path)

@@ -207,7 +207,7 @@ def test_onnx_runtime_reads_runs_as_torch_does(recipe_with: Callable[..., Recipe
     unseen = last(ordered(200, seed=2))
     expected = torch.softmax(evaluate.logits(network, normalise(recipe), unseen) / 1.7, dim=1)
     served = Served(recipe, network, Calibration(1.7))
-    export(served, recipe, tmp_path / "model.onnx")
+    export(served, recipe.input.served(), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
 
     def run(tokens: Tensor) -> Any:

@@ -229,7 +229,7 @@ def test_a_folder_that_is_neither_run_nor_version_is_refused(tmp_path: Path) -> 
     for path, description in (
         (tmp_path / "none", "no such folder"),
         (tmp_path / "file", "this is a file"),
-        (tmp_path / "models" / "digits", "this folder holds 2"),
+        (tmp_path / "models" / "digits", "this folder contains 2"),
         (tmp_path / "models" / "digits" / "2", "neither a run nor a version"),
     ):
         with pytest.raises(RunError, match=f"{path}: {description}; expected a run, runs/RECIPE/TIME, or a version"):

@@ -1,0 +1,58 @@
+"""Measures a published model on its test splits, for people at a terminal."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from contract.errors import ConvokeError
+from contract.manifest import Manifest
+from contract.session import Session
+from training.data.dataset import Split
+from training.errors import PublishError
+from training.evaluation import metrics as evaluate
+from training.release.gate import tests_of
+from training.release.version import open_version
+from training.table import columns
+
+_MAX_MISTAKES = 10
+
+
+def measure(folder: Path) -> Iterator[str]:
+    """The metrics of a version on each of its test splits and in each precision, and its most confident mistakes.
+
+    Raises:
+        PublishError: the version cannot be used.
+        DataError: a test split is missing or damaged.
+    """
+    manifest = open_version(folder)
+    try:
+        sessions = [
+            Session(folder / manifest.graph(precision), manifest, threads=os.cpu_count() or 1, precision=precision)
+            for precision in manifest.precisions
+        ]
+    except ConvokeError as error:
+        raise PublishError(str(error)) from error
+    recipe = manifest.recipe.get("name")
+    yield f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters"
+    for name, split in tests_of(manifest, folder).items():
+        for session in sessions:
+            yield f"\ntest split {name}, {session.precision}, n = {len(split):,}"
+            yield from (f"  {line}" for line in _figures(session, manifest, split))
+
+
+def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str]:
+    probabilities = evaluate.probabilities(session, split)
+    metrics = evaluate.metrics(probabilities, split.labels)
+    mistakes = evaluate.mistakes(probabilities, split.labels)
+    usual, highest = evaluate.chance_calibration_error(probabilities.max(axis=1))
+    yield f"accuracy                    {metrics.accuracy:.2%} ({len(mistakes):,} mistakes)"
+    yield f"negative log-likelihood     {metrics.nll:.4f} nats"
+    chance = f"with perfect calibration {usual:.4f}, in 95 % of cases up to {highest:.4f}"
+    yield f"expected calibration error  {metrics.ece:.4f} ({chance})"
+    if mistakes:
+        yield f"the {min(len(mistakes), _MAX_MISTAKES)} most confident mistakes:"
+        rows = [["example", "label", "prediction", "probability"]]
+        for mistake in mistakes[:_MAX_MISTAKES]:
+            label, prediction = manifest.labels[mistake.label], manifest.labels[mistake.prediction]
+            rows.append([str(mistake.index), label, prediction, f"{mistake.probability:.3f}"])
+        yield from (f"  {line}" for line in columns(rows, left={1, 2}))
