@@ -1,4 +1,4 @@
-"""Who may call which route: keys, roles, and the origins of pages."""
+"""Who may call which route: API keys, roles, and origins of pages."""
 
 import hmac
 import os
@@ -74,19 +74,19 @@ def statuses(call: Call, need: Need, headers: dict[str, str]) -> set[int]:
 @pytest.mark.parametrize("public", ["metrics", "predict", "predict,metrics", "none"])
 @pytest.mark.parametrize("role", [None, *keys.ROLES])
 def test_each_role_opens_its_routes_and_no_others(file: Path, public: str, role: keys.Role | None) -> None:
-    """Every role against every kind of route, with each choice of what is public; health and docs are always open."""
+    """Every role is tried on every route, for each value of `public`; health and documentation are always open."""
     tokens = dict(zip(keys.ROLES, make_keys(file, *keys.ROLES), strict=True))
     call = client(load=False, api_keys_file=file, public=public)
     headers = bearer(tokens[role]) if role else {}
     open_to_all = {*public.split(","), None, *(["look"] if "predict" in public else [])}
-    opened = {role, *(["look"] if role in {"predict", "manage"} else [])}
+    opened_by_role = {role, *(["look"] if role in {"predict", "manage"} else [])}
     for need in {*NEEDS.values()}:
-        expected = 0 if need in open_to_all | opened else 403 if role else 401
+        expected = 0 if need in open_to_all | opened_by_role else 403 if role else 401
         assert statuses(call, need, headers) == {expected}, (need, role, public)
 
 
-def test_without_a_file_all_is_open_but_management() -> None:
-    """Nobody needs a key; loading and unloading is refused, with what to do about it, whatever is shown."""
+def test_without_a_file_only_management_is_closed() -> None:
+    """No route needs a key, except load and unload, which are refused with a message that says how to make a key."""
     call = client()
     for need in {*NEEDS.values()} - {"manage"}:
         assert statuses(call, need, {}) == {0}
@@ -97,21 +97,21 @@ def test_without_a_file_all_is_open_but_management() -> None:
     assert call("GET", "/v2/models/digits/ready").status_code == 200
 
 
-def test_management_is_off_until_there_is_a_key_of_its_role(file: Path) -> None:
-    """Keys for predictions alone switch nothing on; a key that is added while it runs does, one taken away off."""
+def test_management_is_closed_until_a_key_of_its_role_exists(file: Path) -> None:
+    """Load and unload need a key with the role `manage`, which can be added and removed while the service runs."""
     (token,) = make_keys(file, "predict")
     call = client(api_keys_file=file)
     assert call("POST", LOAD, json={}, headers=bearer(token)).status_code == 403
-    before = file.read_text()
-    manager = keys.add(file, "later", "manage")
-    assert call("POST", LOAD, json={}, headers=bearer(manager)).status_code == 404
+    content = file.read_text()
+    manage = keys.add(file, "later", "manage")
+    assert call("POST", LOAD, json={}, headers=bearer(manage)).status_code == 404
     assert call("POST", LOAD, json={}).status_code == 401
-    file.write_text(before)
-    assert call("POST", LOAD, json={}, headers=bearer(manager)).status_code == 403
+    file.write_text(content)
+    assert call("POST", LOAD, json={}, headers=bearer(manage)).status_code == 403
 
 
-def test_both_headers_show_a_key(file: Path) -> None:
-    """`Authorization: Bearer` in any case, or `X-API-Key`, also beside another scheme that a proxy reads."""
+def test_a_key_is_read_from_both_headers(file: Path) -> None:
+    """`Authorization: Bearer` in upper or lower case, or `X-API-Key`, also next to another scheme for a proxy."""
     (token,) = make_keys(file, "predict")
     call = client(api_keys_file=file)
     for headers in (
@@ -137,8 +137,8 @@ def test_both_headers_show_a_key(file: Path) -> None:
         {"Authorization": "Bearer " + "x" * 50_000},
     ],
 )
-def test_what_is_no_key_is_a_401_that_says_how(file: Path, headers: dict[str, str]) -> None:
-    """No key, a wrong one and nonsense: 401 with WWW-Authenticate, in the one shape, before a body is read."""
+def test_an_invalid_key_is_answered_401(file: Path, headers: dict[str, str]) -> None:
+    """A missing, unknown or malformed key is answered 401 with WWW-Authenticate, before the body is read."""
     make_keys(file, "predict")
     response = client(load=False, api_keys_file=file)("POST", "/classify/digits", content=DIGIT, headers=headers)
     assert code(response) == (401, "unauthorized")
@@ -146,71 +146,71 @@ def test_what_is_no_key_is_a_401_that_says_how(file: Path, headers: dict[str, st
     assert response.headers["X-Request-ID"]
 
 
-def test_the_hash_is_no_key(file: Path) -> None:
-    """Who reads the file cannot come in with what stands in it."""
+def test_the_hash_is_not_a_key(file: Path) -> None:
+    """The content of the file opens no route."""
     (token,) = make_keys(file, "predict")
     assert token not in file.read_text()
     name, role, digest = file.read_text().splitlines()[-1].split()
     call = client(load=False, api_keys_file=file)
-    for shown in (digest, f"{name} {role} {digest}", name):
-        assert call("POST", "/classify/digits", content=DIGIT, headers=bearer(shown)).status_code == 401
+    for guess in (digest, f"{name} {role} {digest}", name):
+        assert call("POST", "/classify/digits", content=DIGIT, headers=bearer(guess)).status_code == 401
 
 
 def test_every_key_is_compared_in_full(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of many keys takes as many comparisons as the last, or one that is unknown."""
+    """The first key, the last key and an unknown key take the same number of comparisons."""
     tokens = [keys.add(file, f"key-{number}", "predict") for number in range(5)]
-    found, compared = keys.Keys(file), 0
-    real = hmac.compare_digest
+    stored, comparisons = keys.Keys(file), 0
+    original = hmac.compare_digest
 
-    def compare(one: bytes, other: bytes) -> bool:
-        nonlocal compared
-        compared += 1
-        assert len(one) == len(other) == 32
-        return real(one, other)
+    def compare(left: bytes, right: bytes) -> bool:
+        nonlocal comparisons
+        comparisons += 1
+        assert len(left) == len(right) == 32
+        return original(left, right)
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
     for token, name in ((tokens[0], "key-0"), (tokens[4], "key-4"), ("guess", None)):
-        compared = 0
-        key = found.find(token)
+        comparisons = 0
+        key = stored.find(token)
         assert (key.name if key else None) == name
-        assert compared == 5
+        assert comparisons == 5
 
 
-def test_a_file_that_goes_bad_leaves_the_keys_as_they_were(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Half written, damaged or gone: the keys stay in force, the log says so once and never holds the line."""
+def test_a_damaged_file_leaves_the_keys_as_they_were(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file is damaged or missing, the keys stay valid; the log reports each change once, without the line."""
     (token,) = make_keys(file, "predict")
-    whole = file.read_text()
-    found = keys.Keys(file)
-    for spoil in (lambda: file.write_text("someone predict convoke_secret\n"), file.unlink):
-        spoil()
+    content = file.read_text()
+    stored = keys.Keys(file)
+    for damage in (lambda: file.write_text("someone predict convoke_secret\n"), file.unlink):
+        damage()
         for _ in range(3):
-            assert found.find(token)
+            assert stored.find(token)
     assert sum("stay valid" in record.getMessage() for record in caplog.records) == 2
     assert "convoke_secret" not in caplog.text
-    file.write_text(whole + "# more\n")
-    assert found.find(token)
+    file.write_text(content + "# more\n")
+    assert stored.find(token)
     file.write_text("")
-    assert found.find(token) is None
+    assert stored.find(token) is None
 
 
 @pytest.mark.parametrize(
     "text",
     ["alone", "name predict", f"name root {'0' * 64}", f"name predict {'0' * 63}", f"name predict {'G' * 64}", "\0"],
 )
-def test_a_faulty_file_ends_the_start(file: Path, text: str) -> None:
-    """A service whose keys cannot be read does not start open."""
+def test_an_invalid_file_stops_the_start(file: Path, text: str) -> None:
+    """A service whose file of keys cannot be read does not start."""
     file.write_text(f"# comment\n\n{text}\n")
     with pytest.raises(SettingsError, match=r"CONVOKE_API_KEYS_FILE=.*: line 3"):
         client(load=False, api_keys_file=file)
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match=r"CONVOKE_API_KEYS_FILE=.*none"):
         client(load=False, api_keys_file=file.with_name("none"))
 
 
 def test_the_command_makes_a_key_that_works(file: Path) -> None:
-    """`python -m service.keys` prints a key once, keeps its hash in a file for its owner alone, and refuses doubles."""
+    """`python -m service.keys` prints a key, writes its hash into a private file, and refuses a name that exists."""
 
-    def make(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.keys", *words]
+    def make(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service.keys", *args]
         environment = {**os.environ, "CONVOKE_API_KEYS_FILE": str(file)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -227,19 +227,19 @@ def test_the_command_makes_a_key_that_works(file: Path) -> None:
 
 
 def test_no_key_is_ever_logged(start_server: Callable[..., Server], file: Path) -> None:
-    """On a started server a good key opens, a wrong one does not, BentoML's APIs obey, and the log holds neither."""
+    """On a started server keys open their routes, BentoML's calls included; the log and the metrics hold no key."""
     predict, manage = make_keys(file, "predict", "manage")
     server = start_server(CONVOKE_API_KEYS_FILE=str(file), CONVOKE_PUBLIC="none")
     server.wait_until_ready()
     texts = {"model": "digits", "texts": ["seven"]}
 
-    def status(path: str, key: str | None, **arguments: object) -> int:
+    def status(path: str, key: str | None, **kwargs: object) -> int:
         headers = bearer(key) if key else {}
-        return httpx.post(server.url + path, headers=headers, **arguments).status_code  # type: ignore[arg-type]
+        return httpx.post(server.url + path, headers=headers, **kwargs).status_code  # type: ignore[arg-type]
 
-    for path, arguments in (("/classify/digits", {"content": DIGIT}), ("/classify_texts", {"json": texts})):
-        shown = [status(path, key, **arguments) for key in (None, "wrong-guess", manage, predict)]
-        assert shown == [401, 401, 403, 200]
+    for path, kwargs in (("/classify/digits", {"content": DIGIT}), ("/classify_texts", {"json": texts})):
+        statuses = [status(path, key, **kwargs) for key in (None, "wrong-guess", manage, predict)]
+        assert statuses == [401, 401, 403, 200]
     assert [status(LOAD, key, json={}) for key in (None, "wrong-guess", predict, manage)] == [401, 401, 403, 404]
     assert httpx.get(f"{server.url}/metrics").status_code == 401
     assert httpx.get(f"{server.url}/livez").status_code == httpx.get(f"{server.url}/readyz").status_code == 200
@@ -267,44 +267,44 @@ def test_every_route_says_what_it_needs() -> None:
         Route("/brand-new", "GET", None)  # type: ignore[call-arg, arg-type]
 
 
-def test_the_document_says_what_needs_a_key(file: Path) -> None:
-    """With keys, the operations that need one name both ways to show it, and their refusals; without, management."""
+def test_the_document_says_which_operations_need_a_key(file: Path) -> None:
+    """Operations that need a key name both headers, 401 and 403; without a file of keys these are load and unload."""
     make_keys(file, "predict")
 
     def locked(**settings: object) -> set[str]:
         paths = client(load=False, **settings)("GET", "/openapi.json").json()["paths"]
-        found = {path for path, operations in paths.items() for one in operations.values() if "security" in one}
-        for path in found:
+        secured = {path for path, methods in paths.items() for operation in methods.values() if "security" in operation}
+        for path in secured:
             for operation in paths[path].values():
                 assert {"401", "403"} <= set(operation["responses"])
-                assert {name for one in operation["security"] for name in one} == {"bearer", "header"}
-        return found
+                assert {name for scheme in operation["security"] for name in scheme} == {"bearer", "header"}
+        return secured
 
     assert locked() == {path.replace("nothing", "{model}") for path in (LOAD, UNLOAD)}
     assert {"/classify/{model}", "/models", "/classify_texts"} < locked(api_keys_file=file)
     assert "/metrics" not in locked(api_keys_file=file)
 
 
-def test_pages_of_other_origins_are_kept_out_by_default() -> None:
-    """No answer names an origin, and a preflight is a 405."""
+def test_other_origins_are_refused_by_default() -> None:
+    """No response names an origin, and a preflight request is answered 405."""
     call = client(load=False)
-    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
-    response = call("OPTIONS", "/classify/digits", headers=asked)
-    assert response.status_code == 405
-    for one in (response, call("GET", "/v2", headers=asked)):
-        assert not [name for name in one.headers if name.startswith("access-control")]
+    headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    preflight = call("OPTIONS", "/classify/digits", headers=headers)
+    assert preflight.status_code == 405
+    for response in (preflight, call("GET", "/v2", headers=headers)):
+        assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_pages_of_named_origins_may_call() -> None:
-    """Those that are named get a preflight and their answers; others get neither."""
+def test_named_origins_are_allowed() -> None:
+    """Preflight requests and other requests of the named origins are allowed, and those of other origins are not."""
     call = client(cors_origins="https://shop.example,http://localhost:5173")
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
     for origin, status in (
         ("https://shop.example", 200),
         ("http://localhost:5173", 200),
         ("https://evil.example", 400),
     ):
-        response = call("OPTIONS", "/classify/digits", headers={"Origin": origin, **asked})
+        response = call("OPTIONS", "/classify/digits", headers={"Origin": origin, **preflight})
         assert response.status_code == status
         answer = call("POST", "/classify/digits", content=DIGIT, headers={"Origin": origin})
         allowed = answer.headers.get("Access-Control-Allow-Origin")
@@ -314,14 +314,14 @@ def test_pages_of_named_origins_may_call() -> None:
 
 @pytest.mark.parametrize("text", ["shop.example", "https://shop.example/", "https://a.example,", "null", "*,https://a"])
 def test_origins_are_checked(text: str) -> None:
-    """An origin is a scheme, a host and perhaps a port."""
+    """An origin is a scheme, a host and an optional port; other values are refused."""
     with pytest.raises(ValueError, match="cors_origins"):
         Settings(cors_origins=text)
     assert Settings(cors_origins="*").cors_origins == "*"
 
 
-def test_pages_carry_headers_that_shut_them_in() -> None:
-    """The page of the routes loads nothing, is framed by nobody, is taken for nothing else, and tells nobody of it."""
+def test_the_page_has_restrictive_headers() -> None:
+    """/docs loads nothing, cannot be framed, has a fixed content type, and sends no referrer."""
     headers = client(load=False)("GET", "/docs").headers
     policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"

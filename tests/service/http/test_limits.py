@@ -1,4 +1,4 @@
-"""Every limit is kept while a request is read, is told in one shape, and leaves nothing behind."""
+"""Limits are checked while a request is read, are answered as errors, and leave nothing in memory."""
 
 import asyncio
 import base64
@@ -39,13 +39,13 @@ def default_call() -> Call:
 
 
 def value(text: str, values: int = 100, depth: int = 8) -> object:
-    """What a JSON text is read as within these limits."""
+    """The value of a JSON text that is read with these limits."""
     return limited.loads(text.encode(), Settings(max_json_values=values, max_json_depth=depth))
 
 
 @pytest.mark.parametrize("text", ["[" + "1," * 98 + "1]", "[" * 8 + "]" * 8, '{"a":' * 8 + "1" + "}" * 8])
 def test_json_up_to_the_limits_is_read(text: str) -> None:
-    """A hundred values, and eight levels, are read; marks inside of strings are no values and no levels."""
+    """A hundred values and eight levels are read; brackets and commas in strings do not count."""
     assert value(text) == json.loads(text)
     strings = json.dumps([f"{text}\\", '"' + text, '\\"[{,' * 100])
     assert value(strings) == json.loads(strings)
@@ -53,13 +53,13 @@ def test_json_up_to_the_limits_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" + "1," * 99 + "1]", "[" + "[]," * 60 + "{}" + "," * 45, '{"a":{}},' * 200])
 def test_json_of_too_many_values_is_refused_before_it_is_read(text: str) -> None:
-    """One value more is too large, whatever the values are, and whether or not it is JSON to its end."""
+    """One value more is too large, whatever the values are, even if the text is not valid JSON."""
     with pytest.raises(TooLarge, match="100"):
         value(text)
 
 
 @pytest.mark.parametrize("text", ["[" * 9 + "]" * 9, '{"a":[' * 5 + "]}" * 5, "[" * 99, '["\\"]",' + "[" * 9])
-def test_json_that_is_nested_too_deep_is_refused(text: str) -> None:
+def test_json_nested_too_deep_is_refused(text: str) -> None:
     """One level more is too deep."""
     with pytest.raises(InvalidRequest, match=r"deep.*\b8\b"):
         value(text)
@@ -67,7 +67,7 @@ def test_json_that_is_nested_too_deep_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("path", [CLASSIFY, "/v2/models/digits/infer", "/v2/repository/index", "/classify_images"])
 def test_every_route_reads_json_within_limits(call: Call, path: str) -> None:
-    """Each front end that reads JSON refuses too many values and too many levels, in its shape of errors."""
+    """Every route that reads JSON refuses too many values and too many levels."""
     many = call("POST", path, content=b"[" + b"[]," * 100 + b"[]]", headers=JSON)
     deep = call("POST", path, content=b"[" * 20 + b"]" * 20, headers=JSON)
     assert (many.status_code, deep.status_code) == (413, 400)
@@ -101,16 +101,16 @@ def test_a_tensor_costs_no_more_than_its_bytes(default_call: Call, case: str) ->
 
 
 def test_headers_of_parts_are_bounded() -> None:
-    """A multipart part with a longer header, or with very many, is no form that is read."""
+    """A multipart part with a longer header, or with too many headers, is malformed."""
     call = client(max_part_head_bytes=300)
-    for heads in (b"X: " + b"x" * 301 + b"\r\n", b"X: y\r\n" * 50, b"Content-Disposition: " + b"x" * 1000):
-        body = b"--b\r\n" + heads + b"\r\n" + DIGIT + b"\r\n--b--\r\n"
+    for headers in (b"X: " + b"x" * 301 + b"\r\n", b"X: y\r\n" * 50, b"Content-Disposition: " + b"x" * 1000):
+        body = b"--b\r\n" + headers + b"\r\n" + DIGIT + b"\r\n--b--\r\n"
         response = call("POST", CLASSIFY, content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
         assert code(response) == (400, "invalid_request")
 
 
 def test_parts_are_counted_while_they_are_split() -> None:
-    """A million empty parts are refused at the bound."""
+    """A hundred thousand empty parts are refused at the first one above the limit."""
     body = b"--b\r\n\r\n\r\n" * 100_000 + b"--b--\r\n"
     response = client(max_items=3)(
         "POST", CLASSIFY, content=body, headers={"Content-Type": "multipart/form-data; boundary=b"}
@@ -120,26 +120,26 @@ def test_parts_are_counted_while_they_are_split() -> None:
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_in_their_place(call: Call, name: str) -> None:
-    """A picture that would cost far more than its bytes is a 413 or a 422 alone, and hurts no neighbour."""
+    """A decompression bomb is answered 413 or 422 alone, and as an error in its place among other images."""
     bomb = BOMBS[name]()
-    status, kind = code(call("POST", CLASSIFY, content=bomb))
-    assert (status, kind) in {(413, "too_large"), (422, "unreadable")}
+    status, error = code(call("POST", CLASSIFY, content=bomb))
+    assert (status, error) in {(413, "too_large"), (422, "unreadable")}
     response = call("POST", CLASSIFY, files=[("f", ("x", DIGIT)), ("f", ("x", bomb)), ("f", ("x", DIGIT))])
-    found = [one.get("label") or one["error"]["code"] for one in response.json()["predictions"]]
-    assert found == ["3", kind, "3"]
+    results = [item.get("label") or item["error"]["code"] for item in response.json()["predictions"]]
+    assert results == ["3", error, "3"]
 
 
-def test_bodies_share_one_room() -> None:
-    """While one caller's body takes the room, another large one is told to come back, a small one is answered."""
+def test_bodies_share_the_memory() -> None:
+    """While one body takes the memory, another large body is answered 429, and a small body 200."""
     app = application(max_body_bytes=150_000, max_pending_bytes=200_000)
 
     async def scenario() -> None:
-        arrived, go_on = asyncio.Event(), asyncio.Event()
+        arrived, resume = asyncio.Event(), asyncio.Event()
 
         async def slowly() -> AsyncIterator[bytes]:
             yield bytes(140_000)
             arrived.set()
-            await go_on.wait()
+            await resume.wait()
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
             first = asyncio.create_task(session.post(CLASSIFY, content=slowly()))
@@ -148,22 +148,22 @@ def test_bodies_share_one_room() -> None:
             assert code(refused) == (429, "overloaded")
             assert refused.headers["Retry-After"] == "1"
             assert (await session.post(CLASSIFY, content=DIGIT)).status_code == 200
-            go_on.set()
+            resume.set()
             assert (await first).status_code == 415
             assert (await session.post(CLASSIFY, content=bytes(140_000))).status_code == 415
 
     asyncio.run(scenario())
-    assert pending._held == 0  # noqa: SLF001 -- nothing else tells
+    assert pending._held == 0  # noqa: SLF001 -- nothing public shows it
 
 
 @pytest.mark.parametrize("content", [gzip.compress(bytes(140_000)), gzip.compress(bytes(10_000_000))])
-def test_the_room_is_free_after_packed_bodies(content: bytes) -> None:
-    """What is unpacked counts, up to the limit, and is given back, also by those that are refused."""
+def test_the_memory_is_free_after_compressed_bodies(content: bytes) -> None:
+    """Decompressed bytes count, and are released after a refusal, too."""
     call = client(max_body_bytes=150_000, max_pending_bytes=200_000)
     for _ in range(3):
         response = call("POST", CLASSIFY, content=content, headers={"Content-Encoding": "gzip"})
         assert code(response)[0] in {413, 415}
-    assert pending._held == 0  # noqa: SLF001 -- nothing else tells
+    assert pending._held == 0  # noqa: SLF001 -- nothing public shows it
 
 
 @pytest.mark.parametrize(
@@ -179,24 +179,24 @@ def test_the_room_is_free_after_packed_bodies(content: bytes) -> None:
     ],
     ids=range(7),
 )
-def test_a_refusal_keeps_nothing(call: Call, path: str, content: bytes, headers: dict[str, str]) -> None:
-    """Once it is answered, no error is left that would hold its body until the garbage collector comes by."""
+def test_a_refusal_keeps_nothing_in_memory(call: Call, path: str, content: bytes, headers: dict[str, str]) -> None:
+    """Once a request is refused, no error keeps its body in memory until the garbage collector runs."""
     call("POST", path, content=content, headers=headers)
     gc.collect()
     gc.disable()
     try:
         assert 400 <= call("POST", path, content=content, headers=headers).status_code < 500
-        deadline = time.monotonic() + 10  # a thread may be about to let go of its last item
-        while left := [one for one in gc.get_objects() if issubclass(type(one), ConvokeError)]:
-            assert time.monotonic() < deadline, left
-            del left
+        deadline = time.monotonic() + 10  # a thread may still hold its last item
+        while kept := [item for item in gc.get_objects() if issubclass(type(item), ConvokeError)]:
+            assert time.monotonic() < deadline, kept
+            del kept
             time.sleep(0.01)
     finally:
         gc.enable()
 
 
 def barrage() -> list[tuple[str, bytes, dict[str, str]]]:
-    """Path, body and headers of requests that each try to take far more than they bring."""
+    """Path, body and headers of requests that each try to take far more memory than their bytes."""
     many = json.dumps({"images": [base64.b64encode(DIGIT).decode()] * 2000}).encode()
     return [
         *((CLASSIFY, BOMBS[name](), {}) for name in BOMBS),
@@ -211,9 +211,9 @@ def barrage() -> list[tuple[str, bytes, dict[str, str]]]:
 
 
 def resident_bytes(server: Server) -> int:
-    """The memory of the processes of a server; skips where there is no /proc."""
+    """The resident memory of all processes of a server; skips the test if the machine has no /proc."""
     if not Path("/proc/self/stat").exists():
-        pytest.skip("no /proc on this machine")
+        pytest.skip("this machine has no /proc")
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -230,7 +230,7 @@ def resident_bytes(server: Server) -> int:
 
 @pytest.mark.slow
 def test_a_barrage_leaves_the_memory_where_it_was(start_server: Callable[..., Server]) -> None:
-    """After bombs of every kind, two rounds, a started server holds no more than after the first; each got a 4xx."""
+    """Two more rounds of costly requests leave a started server's memory as it was after the first; each is a 4xx."""
     server = start_server(CONVOKE_MAX_CONNECTIONS="20")
     server.wait_until_ready()
     requests = barrage()
@@ -240,16 +240,16 @@ def test_a_barrage_leaves_the_memory_where_it_was(start_server: Callable[..., Se
             with httpx.Client(base_url=server.url, timeout=60) as session:
                 response = session.post(path, content=content, headers=headers)
                 assert 400 <= response.status_code < 500, (path, headers, response.text)
-        halves = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(15)]
-        for half in halves:
-            half.sendall(
+        unfinished = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(15)]
+        for connection in unfinished:
+            connection.sendall(
                 b"POST /classify/digits HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n" + bytes(1 << 20)
             )
-        for half in halves:
-            half.close()
+        for connection in unfinished:
+            connection.close()
         server.wait(lambda: httpx.post(server.url + CLASSIFY, content=DIGIT).status_code == 200)
 
-    fire()  # what a first time leaves for good: arenas, decoders, caches
+    fire()  # fills arenas, decoders and caches, which stay
     before = resident_bytes(server)
     for _ in range(2):
         fire()
@@ -259,18 +259,18 @@ def test_a_barrage_leaves_the_memory_where_it_was(start_server: Callable[..., Se
 
 
 def test_a_body_is_refused_before_it_was_sent(server: Server) -> None:
-    """A gigabyte that is announced, or comes in chunks, is a 413 after a part of it, whatever else is to come."""
-    head = b"POST /classify/digits HTTP/1.1\r\nHost: x\r\n"
+    """A gigabyte that is announced, or sent in chunks, is answered 413 before all of it was sent."""
+    header = b"POST /classify/digits HTTP/1.1\r\nHost: x\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(head + b"Content-Length: 1000000000\r\n\r\n" + bytes(1000))
+        connection.sendall(header + b"Content-Length: 1000000000\r\n\r\n" + bytes(1000))
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
-        sent, connection_says = 0, b""
+        connection.sendall(header + b"Transfer-Encoding: chunked\r\n\r\n")
+        sent, response = 0, b""
         connection.setblocking(False)
         chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
         rest = b""
-        while not connection_says and sent < 64 << 20:
+        while not response and sent < 64 << 20:
             rest = rest or chunk
             try:
                 count = connection.send(rest)
@@ -278,8 +278,8 @@ def test_a_body_is_refused_before_it_was_sent(server: Server) -> None:
             except BlockingIOError:
                 pass
             try:
-                connection_says = connection.recv(4096)
+                response = connection.recv(4096)
             except BlockingIOError:
                 continue
-    assert connection_says.startswith(b"HTTP/1.1 413 ")
+    assert response.startswith(b"HTTP/1.1 413 ")
     assert 32 << 20 <= sent < 40 << 20

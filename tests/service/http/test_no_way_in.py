@@ -1,4 +1,4 @@
-"""Nothing is unpickled, nothing is fetched, no name leads out of models/, and no route is there by accident."""
+"""Nothing is unpickled or fetched, no name leads out of models/, and no route exists by accident."""
 
 import ast
 import base64
@@ -27,15 +27,28 @@ from tests.serving import ROOT, Server, application, client, make_keys
 
 DIGIT = encode(mnist_like(7))
 CODE = [path for folder in ("service", "training") for path in sorted((ROOT / folder).rglob("*.py"))]
-RUNS_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "yaml", "imp"}
-RUNS_TEXT = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "yaml",
+    "imp",
+}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, object]]]:
-    """The calls of a module: what is called, and the arguments by name that are constants."""
+    """The calls of a module: the name of the function, and the keyword arguments that are constants."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            constants = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
+            constants = {
+                keyword.arg: keyword.value.value for keyword in node.keywords if isinstance(keyword.value, ast.Constant)
+            }
             yield ast.unparse(node.func), {name or "": value for name, value in constants.items()}
 
 
@@ -47,25 +60,25 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield node.module or ""
 
 
-def faults(code: str) -> list[str]:
-    """What a module does that runs what it reads."""
+def unsafe(code: str) -> list[str]:
+    """The imports and calls of a module that can execute data."""
     tree = ast.parse(code)
-    found = [name for name in imports(tree) if name.split(".")[0] in RUNS_DATA]
+    names = [name for name in imports(tree) if name.split(".")[0] in UNSAFE_MODULES]
     for name, arguments in calls(tree):
         if (
-            name in RUNS_TEXT
+            name in UNSAFE_CALLS
             or (name == "torch.load" and arguments.get("weights_only") is not True)
             or (name in {"np.load", "numpy.load"} and arguments.get("allow_pickle") is not False)
             or arguments.get("shell") is True
         ):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_runs_what_it_reads(path: Path) -> None:
-    """No pickle or its like, no evaluation, no shell; checkpoints with `weights_only`, arrays without objects."""
-    assert faults(path.read_text(encoding="utf-8")) == []
+def test_no_module_executes_data(path: Path) -> None:
+    """No module uses pickle or the like, `eval` or a shell; checkpoints are loaded with `weights_only`."""
+    assert unsafe(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -75,13 +88,13 @@ def test_no_module_runs_what_it_reads(path: Path) -> None:
         "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)", "run('x', shell=True)",
     ],
 )  # fmt: skip
-def test_what_runs_data_is_found(code: str) -> None:
-    """The search above finds what it looks for."""
-    assert faults(code)
+def test_unsafe_code_is_recognised(code: str) -> None:
+    """The search above recognises each of these."""
+    assert unsafe(code)
 
 
-def test_models_hold_no_pickle() -> None:
-    """What is published is ONNX, JSON, text, and arrays that load without pickle."""
+def test_models_contain_no_pickle() -> None:
+    """Published files are ONNX, JSON, text, and arrays that load without pickle."""
     files = [path for path in (ROOT / "models").rglob("*") if path.is_file()]
     assert files
     graphs = {"model.onnx", "model.int8.onnx", "model.float16.onnx"}
@@ -95,7 +108,7 @@ def test_models_hold_no_pickle() -> None:
 
 
 class Payload:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,7 +117,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-KINDS = [
+CONTENT_TYPES = [
     "application/vnd.bentoml+pickle", "application/vnd.bentoml+pickle; charset=x", "Application/Vnd.BentoML+Pickle",
     "application/vnd.bentoml+arrow", "multipart/form-data; boundary=x", "application/x-pickle", "text/plain", "",
 ]  # fmt: skip
@@ -113,53 +126,53 @@ NATIVE = ["/classify_texts", "/classify_images"]
 
 @pytest.mark.parametrize("path", [*NATIVE, "/classify/digits", "/v2/models/digits/infer"])
 def test_a_pickle_is_never_unpickled(server: Server, tmp_path: Path, path: str) -> None:
-    """Under BentoML's own label, its variants and none, also with its headers for several parts: a 4xx, no file."""
+    """A pickle is answered 4xx under each Content-Type, also with BentoML's headers for several parts."""
     mark = tmp_path / "unpickled"
     content = pickle.dumps(Payload(mark))
     pickle.loads(content)
     assert mark.exists()
     mark.unlink()
-    for kind in KINDS:
+    for content_type in CONTENT_TYPES:
         for more in ({}, {"Payload-Container": "DefaultContainer", "Args-Number": "1", "Payload-Meta": "{}"}):
-            response = httpx.post(server.url + path, content=content, headers={"Content-Type": kind, **more})
-            assert 400 <= response.status_code < 500, (kind, response.text)
-            if path in NATIVE and kind.lower().startswith("application/vnd"):
+            response = httpx.post(server.url + path, content=content, headers={"Content-Type": content_type, **more})
+            assert 400 <= response.status_code < 500, (content_type, response.text)
+            if path in NATIVE and content_type.lower().startswith("application/vnd"):
                 assert response.status_code == 415
     assert not mark.exists()
 
 
 @pytest.fixture
 def listener() -> Iterator[tuple[str, list[bytes]]]:
-    """An address that must stay silent, and what arrived there."""
-    heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        door.settimeout(0.1)
-        over = threading.Event()
+    """The URL of a server that nobody may connect to, and the requests that it received."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.1)
+        stop = threading.Event()
 
         def listen() -> None:
-            while not over.is_set():
+            while not stop.is_set():
                 try:
-                    visitor, _ = door.accept()
+                    connection, _ = listening.accept()
                 except TimeoutError:
                     continue
-                with visitor:
-                    visitor.settimeout(1)
-                    heard.append(visitor.recv(4096))
-                    visitor.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                with connection:
+                    connection.settimeout(1)
+                    received.append(connection.recv(4096))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
         thread = threading.Thread(target=listen)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}/picture.png", heard
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/image.png", received
         finally:
-            over.set()
+            stop.set()
             thread.join()
 
 
-def wishes(url: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every way in which a caller might have the server fetch something: path and arguments of a request."""
-    coded = base64.b64encode(url.encode()).decode()
-    for text in (url, coded, f"data:image/png;base64,{coded}", url.replace("http:", "HTTP:"), f"//{url[7:]}"):
+def requests_with(url: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Path and arguments of requests that have a URL wherever a client might try to make the server fetch it."""
+    encoded = base64.b64encode(url.encode()).decode()
+    for text in (url, encoded, f"data:image/png;base64,{encoded}", url.replace("http:", "HTTP:"), f"//{url[7:]}"):
         for key, path in (("images", "/classify_images"), ("texts", "/classify_texts")):
             yield path, {"json": {"model": "digits", key: [text]}}
             yield path, {"json": {"model": text, key: [text]}}
@@ -184,24 +197,24 @@ def wishes(url: str) -> Iterator[tuple[str, dict[str, object]]]:
                 "parameters": {"shared_memory_region": text, "url": text},
             },
         ]
-        for one in inputs:
-            yield "/v2/models/digits/infer", {"json": {"inputs": [one]}}
+        for tensor in inputs:
+            yield "/v2/models/digits/infer", {"json": {"inputs": [tensor]}}
         yield "/v2/repository/models/digits/load", {"json": {"parameters": {"config": text, "file:1/model": text}}}
         yield f"/v2/repository/models/{quote(text, safe='')}/load", {"json": {}}
         yield f"/classify/{quote(text, safe='')}", {"content": DIGIT}
 
 
 def test_no_url_is_ever_fetched(server: Server, listener: tuple[str, list[bytes]]) -> None:
-    """With uvloop installed, which is when BentoML fetches, no request makes the server call out."""
+    """No request makes the server open a connection, even with uvloop, with which BentoML would fetch URLs."""
     assert importlib.util.find_spec("uvloop")
-    url, heard = listener
+    url, received = listener
     with httpx.Client(base_url=server.url) as session:
-        for path, arguments in wishes(url):
-            assert session.post(path, **arguments).status_code < 500, (path, arguments)  # type: ignore[arg-type]
+        for path, kwargs in requests_with(url):
+            assert session.post(path, **kwargs).status_code < 500, (path, kwargs)  # type: ignore[arg-type]
         assert session.post("/classify/digits", content=DIGIT).status_code == 200
-    assert heard == []
+    assert received == []
     httpx.get(url)
-    assert len(heard) == 1, "the listener hears nobody"
+    assert len(received) == 1, "the listener receives nothing"
 
 
 NAMES = [
@@ -214,20 +227,26 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_names_cannot_leave_models(server: Server, name: str) -> None:
-    """As a model and as a version, plain and encoded once and twice: a 4xx that shows no file's content."""
-    coded = quote(name, safe="")
-    paths = [("GET", f"/models/{one}") for one in (coded, quote(coded, safe=""))]
-    for one in (coded, quote(coded, safe="")):
-        paths += [("GET", f"/v2/models/{one}"), ("POST", f"/classify/{one}"), ("POST", f"/v2/models/{one}/infer")]
-        paths += [("GET", f"/v2/models/digits/versions/{one}"), ("GET", f"/v2/models/{one}/versions/1/ready")]
+    """As a model and as a version, encoded once and twice, they are answered 4xx without the content of a file."""
+    quoted = quote(name, safe="")
+    paths = []
+    for segment in (quoted, quote(quoted, safe="")):
+        paths += [
+            ("GET", f"/models/{segment}"),
+            ("GET", f"/v2/models/{segment}"),
+            ("POST", f"/classify/{segment}"),
+            ("POST", f"/v2/models/{segment}/infer"),
+            ("GET", f"/v2/models/digits/versions/{segment}"),
+            ("GET", f"/v2/models/{segment}/versions/1/ready"),
+        ]
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     for method, path in paths:
         connection.putrequest(method, path, skip_accept_encoding=True)
         connection.putheader("Content-Length", "0")
         connection.endheaders()
-        answer = connection.getresponse()
-        content = answer.read()
-        assert 400 <= answer.status < 500, (path, content)
+        response = connection.getresponse()
+        content = response.read()
+        assert 400 <= response.status < 500, (path, content)
         assert b"root:" not in content
         assert b"dataset_fingerprint" not in content
     connection.close()
@@ -237,7 +256,7 @@ def test_names_cannot_leave_models(server: Server, name: str) -> None:
     "number", ["..", "../1", "\u0661", "\u00b2", "1\0", "-1", "1.0", " 1", "0x1", 10**30, None, [1]]
 )
 def test_versions_to_load_are_plain_numbers(tmp_path: Path, number: object) -> None:
-    """What is no decimal number in ASCII is refused, or, where it says nothing, left away."""
+    """A version that is not a decimal number in ASCII is refused; null counts as no version."""
     (key,) = make_keys(tmp_path / "keys", "manage")
     call = client(load=False, models=tmp_path, api_keys_file=tmp_path / "keys")
     headers = {"X-API-Key": key}
@@ -256,10 +275,10 @@ KNOWN = ["/", "/healthz", "/docs.json", "/static_content", "/static_content/inde
          "/ws", "/debug", "/server-status", "/.env", "/.git/config"]  # fmt: skip
 
 
-def test_of_bentoml_s_routes_only_those_we_want_answer(server: Server) -> None:
-    """All that its application has, and what other versions of it had, is a 404 of ours, but for a list that is held.
+def test_only_listed_routes_of_bentoml_answer(server: Server) -> None:
+    """Every path of BentoML's application, and of its other versions, is answered 404, except those of a fixed list.
 
-    The list is asked of BentoML in a process of its own, which it leaves warnings in.
+    Another process lists BentoML's paths, since that leaves warnings behind.
     """
     listed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LISTING], cwd=ROOT, capture_output=True, text=True, check=True
@@ -278,26 +297,26 @@ def test_of_bentoml_s_routes_only_those_we_want_answer(server: Server) -> None:
     assert answered == BENTOML_PATHS
 
 
-def test_the_list_of_routes_is_written_down() -> None:
-    """CONTRIBUTING names the routes that BentoML answers, and no others."""
+def test_the_list_of_bentoml_s_routes_is_documented() -> None:
+    """CONTRIBUTING lists exactly the routes that BentoML answers."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (sentence,) = re.findall(r"BentoML itself answers ([^:]*):", text)
     assert set(re.findall(r"`(/[^`]*)`", sentence)) == BENTOML_PATHS
 
 
-def test_what_bentoml_answers_tells_no_secret(server: Server) -> None:
-    """The list of its calls names neither folders nor settings."""
+def test_the_schema_of_bentoml_reveals_nothing(server: Server) -> None:
+    """/schema.json names neither folders nor settings."""
     schema = json.dumps(httpx.get(f"{server.url}/schema.json").json())
     assert str(ROOT) not in schema
     assert "CONVOKE" not in schema
 
 
-def test_web_sockets_are_turned_away(server: Server) -> None:
-    """No route speaks it, neither ours nor BentoML's."""
-    head = (
+def test_web_sockets_are_refused(server: Server) -> None:
+    """No route accepts a WebSocket."""
+    request = (
         "GET /classify/digits HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(head.encode())
+        connection.sendall(request.encode())
         assert not connection.recv(4096).startswith(b"HTTP/1.1 101 ")

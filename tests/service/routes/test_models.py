@@ -1,4 +1,4 @@
-"""The versions that the repository carries: each is whole, computes what it did when it was published, and is small."""
+"""The versions in models/: each is complete, small, and computes what it did when it was published."""
 
 import math
 from pathlib import Path
@@ -14,14 +14,14 @@ VERSIONS = sorted(path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "
 MAX_BYTES = 25_000_000
 
 
-def test_the_models_are_there() -> None:
-    """Digits can be read out of the box."""
+def test_a_model_of_digits_exists() -> None:
+    """The repository has a model of digits."""
     assert "models/digits/1" in VERSIONS
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_published_version_loads_and_replays(version: str) -> None:
-    """Hashes hold, and the stored outputs of the golden inputs come out again; the service opens it as it would."""
+    """The service opens it, hashes match, and the golden inputs give the stored outputs."""
     folder = ROOT / version
     opened = open_version(folder, Settings(provider="cpu"))
     opened.session.replay(folder)
@@ -30,8 +30,8 @@ def test_a_published_version_loads_and_replays(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_published_version_is_fit_for_a_repository(version: str) -> None:
-    """All files of a version take at most 25 MB, and nothing lies beside what the manifest names."""
+def test_a_published_version_is_small_and_complete(version: str) -> None:
+    """The files of a version have at most 25 MB together, and the manifest names each of them."""
     folder: Path = ROOT / version
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MAX_BYTES
     assert {path.name for path in folder.iterdir()} == {contract.MANIFEST, *contract.read(folder).files}
@@ -39,10 +39,10 @@ def test_a_published_version_is_fit_for_a_repository(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_published_version_was_calibrated(version: str) -> None:
-    """The calibration error is at most 0.02, or what chance alone makes of so few examples; each split is a real one.
+    """The calibration error is at most 0.02, or what chance causes with so few examples; splits have 1,000 or more.
 
-    Among n_b examples of a bin the share of right ones is off by sqrt(1 / (2 pi n_b)) or less on average, and two
-    classes fill 8 of 15 bins.
+    The share of correct predictions among the n_b examples of a bin differs from its expectation by
+    sqrt(1 / (2 pi n_b)) or less on average, and two classes fill 8 of 15 bins.
     """
     for name, metrics in contract.read(ROOT / version).test_metrics.items():
         assert metrics.ece <= max(0.02, math.sqrt(8 / (2 * math.pi * metrics.n))), name

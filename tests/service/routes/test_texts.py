@@ -1,4 +1,4 @@
-"""Models that take texts, and JSON bodies for both kinds, over the real application in one process."""
+"""Models that take texts, and JSON bodies of texts and images, with the application in one process."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of either kind: digits and reviews."""
+    """A folder with a model of images, digits, and a model of texts, reviews."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(ROOT / "models/digits/1", folder / "digits/1")
     reviews.publish(folder)
@@ -38,12 +38,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(models: Path) -> Call:
-    """An application that serves both, with the default settings."""
+    """An application that serves both models."""
     return client(models=models)
 
 
 def classify(call: Call, texts: list[str]) -> list[Any]:
-    """The predictions for texts, sent as JSON."""
+    """The predictions for texts that are sent as JSON."""
     response = call("POST", "/classify/reviews", json={"texts": texts})
     assert response.status_code == 200
     predictions: list[Any] = response.json()["predictions"]
@@ -55,8 +55,8 @@ def rows(predictions: list[Any]) -> npt.NDArray[np.float64]:
     return np.array([[prediction["scores"][label] for label in reviews.LABELS] for prediction in predictions])
 
 
-def said(response: httpx.Response) -> str:
-    """The message of a refusal, on one line."""
+def message_of(response: httpx.Response) -> str:
+    """The message of an error response, which is one line."""
     message: str = response.json()["error"]["message"]
     assert "\n" not in message
     return message
@@ -76,8 +76,8 @@ def said(response: httpx.Response) -> str:
         {"content": b'\xef\xbb\xbf{"texts": ["Good film"]}', "headers": {"Content-Type": "application/json; x=y"}},
     ],
 )
-def test_a_text_may_come_in_any_form(call: Call, body: dict[str, Any]) -> None:
-    """As the body under any label, with a byte order mark, as a part, in JSON: the same answer, worked out by hand."""
+def test_a_text_can_be_sent_in_any_form(call: Call, body: dict[str, Any]) -> None:
+    """A text has the same scores as a body of any Content-Type, with a byte order mark, as a part, and in JSON."""
     response = call("POST", "/classify/reviews", **body)
     assert response.status_code == 200
     answer = response.json()
@@ -87,13 +87,13 @@ def test_a_text_may_come_in_any_form(call: Call, body: dict[str, Any]) -> None:
     assert rows([prediction]) == pytest.approx(reviews.reference(["good film"]), abs=1e-5)
 
 
-def test_many_texts_come_back_in_order(call: Call) -> None:
-    """One prediction a part or list entry, in their order, over several batches."""
+def test_many_texts_are_answered_in_order(call: Call) -> None:
+    """Each part or list entry has one prediction, in order, over several batches."""
     texts = ["bad " * (index % 7) + "film " + "good " * (index % 5) for index in range(3 * reviews.MAX_BATCH + 1)]
     parts = [("f", ("x.txt", text.encode())) for text in texts]
-    found = call("POST", "/classify/reviews", files=parts).json()["predictions"]
-    assert rows(found) == pytest.approx(reviews.reference(texts), abs=1e-5)
-    assert classify(call, texts) == found
+    predictions = call("POST", "/classify/reviews", files=parts).json()["predictions"]
+    assert rows(predictions) == pytest.approx(reviews.reference(texts), abs=1e-5)
+    assert classify(call, texts) == predictions
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,16 +104,16 @@ def test_many_texts_come_back_in_order(call: Call) -> None:
         max_size=10,
     )
 )
-def test_an_answer_does_not_depend_on_neighbours(call: Call, texts: list[str]) -> None:
-    """A text has the same probabilities alone and among shorter and longer ones, and they are the reference's."""
+def test_a_prediction_does_not_depend_on_other_texts(call: Call, texts: list[str]) -> None:
+    """A text has the probabilities of the reference, alone and among shorter and longer texts."""
     together = rows(classify(call, texts))
     alone = rows([classify(call, [text])[0] for text in texts])
     assert together == pytest.approx(alone, abs=2e-6)
     assert together == pytest.approx(reviews.reference(texts), abs=1e-5)
 
 
-def test_a_batch_is_bounded_in_tokens(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long texts leave in smaller batches, texts of like length run together, and every text gets its own answer."""
+def test_the_tokens_of_a_batch_are_limited(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts run in smaller batches, texts of similar length run together, and each has its own prediction."""
     shapes = []
     run = Session.run
 
@@ -129,8 +129,8 @@ def test_a_batch_is_bounded_in_tokens(models: Path, monkeypatch: pytest.MonkeyPa
     assert shapes == [(1, 64), (1, 1), (2, 20), (2, 1), (1, 30)]
 
 
-def test_a_bad_text_does_not_hurt_its_neighbours(models: Path) -> None:
-    """Texts of no word, too long or of half characters, and parts that are none, have an error in their place."""
+def test_a_bad_text_does_not_affect_the_others(models: Path) -> None:
+    """Texts that are empty, too long or not UTF-8 have an error in their place."""
     call = client(models=models, max_characters=20)
     texts = ["good", "", " \n\t", "x" * 21, "half \ud83d", "film " * 4, "\0", "bad"]
     content = json.dumps({"texts": texts})
@@ -147,8 +147,8 @@ def test_a_bad_text_does_not_hurt_its_neighbours(models: Path) -> None:
     assert "byte 0xe9 at position 3" in predictions[1]["error"]["message"]
 
 
-def test_a_text_that_the_tokenizer_fails_on_stands_alone(tmp_path: Path) -> None:
-    """A tokenizer that knows no unknown word costs the texts that hold one, not their neighbours."""
+def test_a_text_on_which_the_tokenizer_fails_does_not_affect_the_others(tmp_path: Path) -> None:
+    """A tokenizer without a token for unknown words fails on the texts that have one, not on the others."""
     reviews.publish(tmp_path, tokenizer_json=reviews.tokenizer(unknown="[NONE]").to_str())
     predictions = classify(client(models=tmp_path), ["good", "strange", "bad"])
     assert [item.get("label") or item["error"]["code"] for item in predictions] == [
@@ -173,17 +173,17 @@ def test_a_text_that_the_tokenizer_fails_on_stands_alone(tmp_path: Path) -> None
         ("digits", {"json": {"images": ["\u00e9"]}}, (422, "unreadable"), "base64"),
     ],
 )  # fmt: skip
-def test_a_wrong_text_or_picture_alone_is_a_refusal(
+def test_a_wrong_text_or_image_alone_is_an_error(
     call: Call, model: str, body: dict[str, Any], expected: tuple[int, str], words: str
 ) -> None:
-    """What cannot be read, or is of the other kind, is a 4xx that says what the model takes."""
+    """A body that cannot be read, or is of the other kind, is answered 4xx with a message that helps."""
     response = call("POST", f"/classify/{model}", **body)
     assert code(response) == expected
-    assert words in said(response)
+    assert words in message_of(response)
 
 
-def test_json_under_the_label_of_a_text_is_a_text(call: Call) -> None:
-    """Who says text/plain means it, whatever the text begins with."""
+def test_json_sent_as_text_is_a_text(call: Call) -> None:
+    """A body with the Content-Type text/plain is a text, even if it begins like JSON."""
     response = call("POST", "/classify/reviews", content=b"{ good }", headers={"Content-Type": "text/plain"})
     assert response.json()["predictions"][0]["label"] == "positive"
 
@@ -210,39 +210,39 @@ def test_json_under_the_label_of_a_text_is_a_text(call: Call) -> None:
     ],
 )
 def test_json_of_another_form_is_malformed(call: Call, model: str, content: str, words: str) -> None:
-    """JSON that is none, too deep, or not exactly the form, is a 400 that says what was expected."""
+    """Invalid JSON, and JSON that is nested too deep or of another form, is answered 400 with the expected form."""
     key = "images" if model == "digits" else "texts"
     response = call("POST", f"/classify/{model}", content=content.replace("KEY", key), headers=JSON)
     assert code(response) == (400, "invalid_request")
-    message = said(response)
+    message = message_of(response)
     assert words.replace("KEY", key).replace("\\\\", "\\") in message
     assert f'{{"{key}": [' in message or "expected a string" in message
 
 
 def test_json_that_is_not_utf8_is_unreadable(call: Call) -> None:
-    """Bytes that are no UTF-8 are a 422, in JSON as anywhere; what was expected is of the model's kind."""
+    """JSON in another encoding is answered 422 with the form that the model expects."""
     for model, content, form in (
         ("reviews", '{"texts": ["caf\u00e9"]}'.encode("latin-1"), '{"texts": ['),
         ("digits", encode(draw(1)), '{"images": ['),
     ):
         response = call("POST", f"/classify/{model}", content=content, headers=JSON)
         assert code(response) == (422, "unreadable")
-        assert form in said(response)
+        assert form in message_of(response)
 
 
 @pytest.mark.parametrize("model", ["digits", "reviews"])
 def test_too_many_items_in_json_are_refused(models: Path, model: str) -> None:
-    """The bound on items holds for JSON too, and is told."""
+    """The limit on items applies to JSON, too, and is in the message."""
     call = client(models=models, max_items=3)
     key, item = ("images", base64.b64encode(encode(mnist_like(1))).decode()) if model == "digits" else ("texts", "good")
     response = call("POST", f"/classify/{model}", json={key: [item] * 4})
     assert code(response) == (413, "too_large")
-    assert "3" in said(response)
+    assert "3" in message_of(response)
     assert call("POST", f"/classify/{model}", json={key: [item] * 3}).status_code == 200
 
 
-def test_pictures_in_json_are_classified(call: Call) -> None:
-    """Base64 pictures come back in order, those that are none have an error in their place, also in a large body."""
+def test_images_in_json_are_classified(call: Call) -> None:
+    """Images in base64 are answered in order, and invalid ones have an error in their place, also in a large body."""
     good = [base64.b64encode(encode(draw(digit), "BMP")).decode() for digit in (4, 2)]
     images = [good[0], "data:image/png;base64," + good[0], good[1][:-1], base64.b64encode(b"hi").decode(), "", good[1]]
     assert sum(map(len, images)) > 1 << 16
@@ -256,7 +256,7 @@ def test_pictures_in_json_are_classified(call: Call) -> None:
 def test_a_large_text_is_tokenized_off_the_event_loop(
     models: Path, monkeypatch: pytest.MonkeyPatch, text: str, on_the_loop: bool
 ) -> None:
-    """A text of up to 2,000 characters stays on the loop's thread, a longer one leaves it."""
+    """A text of up to 2,000 characters is tokenized in the event loop's thread, a longer one in another thread."""
     threads = []
 
     def spy(*arguments: Any) -> Any:
@@ -268,55 +268,55 @@ def test_a_large_text_is_tokenized_off_the_event_loop(
     assert [thread is threading.main_thread() for thread in threads] == [on_the_loop]
 
 
-def test_a_text_that_grows_is_refused_by_what_it_becomes(models: Path) -> None:
-    """One character can stand for eighteen, each of which would be read; neither is one of them too many."""
+def test_characters_are_counted_after_normalisation(models: Path) -> None:
+    """One character can become eighteen, and each of them counts for the limit."""
     call = client(models=models, max_characters=1800)
     for count, expected in ((100, 200), (101, 413)):
         text = ("\ufdfa" * count).encode()
-        answer = call("POST", "/classify/reviews", content=text, headers={"Content-Type": "text/plain"})
-        assert answer.status_code in {expected, 422}, answer.text
-        assert (answer.status_code == 413) is (expected == 413)
-    assert "once its ligatures are written out" in answer.json()["error"]["message"]
+        response = call("POST", "/classify/reviews", content=text, headers={"Content-Type": "text/plain"})
+        assert response.status_code in {expected, 422}, response.text
+        assert (response.status_code == 413) is (expected == 413)
+    assert "1800" in message_of(response)
 
 
-def test_what_waits_holds_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its items come into the queue, a request has let go of what they were decoded from."""
+def test_a_queued_request_keeps_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the items of a request are queued, the list of encoded items is empty."""
     served = parts(models=models).predictor
     items: list[predictor.Item] = ["good " * 500, "bad"]
-    left: list[int] = []
+    lengths: list[int] = []
     submit = Batcher.submit
 
-    def spy(self: Batcher, *words: Any, **named: Any) -> Any:
-        left.append(len(items))
-        return submit(self, *words, **named)
+    def spy(self: Batcher, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(len(items))
+        return submit(self, *args, **kwargs)
 
     monkeypatch.setattr(Batcher, "submit", spy)
     answer = asyncio.run(served.classify(served.resolve("reviews"), items))
     assert len(answer.rows) == 2
-    assert left == [0]
+    assert lengths == [0]
 
 
-def test_callers_of_both_kinds_get_their_own_answers(models: Path) -> None:
-    """Concurrent requests with pictures and texts of all lengths are never swapped."""
+def test_concurrent_requests_get_their_own_responses(models: Path) -> None:
+    """Responses to concurrent requests with images and texts of many lengths are never swapped."""
     app = application(models=models)
 
     async def scenario() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as session:
             texts = [f"{'film ' * (index % 50)} {'good' if index % 3 else 'awful'}" for index in range(120)]
-            pictures = [encode(mnist_like(index % 10)) for index in range(40)]
-            answers = await asyncio.gather(
+            images = [encode(mnist_like(index % 10)) for index in range(40)]
+            responses = await asyncio.gather(
                 *(session.post("/classify/reviews", content=text) for text in texts),
-                *(session.post("/classify/digits", content=picture) for picture in pictures),
+                *(session.post("/classify/digits", content=image) for image in images),
             )
-        found = [answer.json()["predictions"][0] for answer in answers]
-        assert rows(found[:120]) == pytest.approx(reviews.reference(texts), abs=1e-5)
-        assert [item["label"] for item in found[120:]] == [str(index % 10) for index in range(40)]
+        predictions = [response.json()["predictions"][0] for response in responses]
+        assert rows(predictions[:120]) == pytest.approx(reviews.reference(texts), abs=1e-5)
+        assert [item["label"] for item in predictions[120:]] == [str(index % 10) for index in range(40)]
 
     asyncio.run(scenario())
 
 
-def test_models_tells_what_a_model_takes(call: Call) -> None:
-    """GET /models says of each model whether it takes pictures or texts, and within what bounds."""
+def test_models_describes_the_input(call: Call) -> None:
+    """GET /models describes the input of each model: its kind, its size and its files."""
     served = {model["name"]: model["input"] for model in call("GET", "/models").json()["models"]}
     assert served["digits"]["kind"] == "image"
     assert served["reviews"] == {
