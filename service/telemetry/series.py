@@ -27,7 +27,7 @@ _METRICS: dict[Kind, Any] = {
 class Series:
     """The numbers of a metric for one combination of its labels' values."""
 
-    __slots__ = ("_bounds", "numbers")
+    __slots__ = ("_bounds", "_counts", "_value")
 
     def __init__(self, bounds: Sequence[float] = ()) -> None:
         """Start at 0.
@@ -36,20 +36,29 @@ class Series:
             bounds: the upper bounds of a histogram's buckets, which rise; empty for a counter or gauge.
         """
         self._bounds = bounds
-        self.numbers = [0.0] * (len(bounds) + 2 if bounds else 1)
+        self._counts = [0.0] * (len(bounds) + 1 if bounds else 0)
+        self._value = 0.0  # of a histogram the sum
 
     def inc(self, amount: float = 1) -> None:
         """Increase a counter."""
-        self.numbers[0] += amount
+        self._value += amount
 
     def set(self, value: float) -> None:
         """Set a gauge."""
-        self.numbers[0] = value
+        self._value = value
 
     def observe(self, value: float, times: int = 1) -> None:
         """Count a value in its bucket of a histogram, `times` times."""
-        self.numbers[bisect_left(self._bounds, value)] += times
-        self.numbers[-1] += value * times
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._value += value * times
+
+    def numbers(self) -> list[float]:
+        """A copy of the numbers, as they stand in a `State`."""
+        return [*self._counts, self._value]
+
+    def add(self, numbers: Sequence[float]) -> None:
+        """Add numbers of another worker, or of this one's predecessor."""
+        *self._counts, self._value = (mine + other for mine, other in zip(self.numbers(), numbers, strict=True))
 
 
 class Family:
@@ -73,13 +82,12 @@ class Family:
 
     def state(self) -> State:
         """A copy of all numbers, which can be written as JSON."""
-        return [(values, [*series.numbers]) for values, series in [*self._series.items()]]
+        return [(values, series.numbers()) for values, series in [*self._series.items()]]
 
     def add(self, state: State) -> None:
-        """Add the numbers of another worker, or of this one's predecessor."""
+        """Add the state of another worker, or of this one's predecessor."""
         for values, numbers in state:
-            series = self.labels(*values)
-            series.numbers = [mine + other for mine, other in zip(series.numbers, numbers, strict=True)]
+            self.labels(*values).add(numbers)
 
     def collect(self) -> Metric:
         """The metric in prometheus_client's form."""

@@ -107,7 +107,7 @@ def test_a_reader_that_stops_blocks_no_request(monkeypatch: pytest.MonkeyPatch) 
             await asyncio.sleep(0)
 
     asyncio.run(send())
-    (dropped,) = lost.numbers
+    (dropped,) = lost.numbers()
     assert 0 < dropped <= 1000
     received: list[bytes] = []
 
