@@ -1,4 +1,4 @@
-"""What the tests of training share: small recipes, and pictures made up on the spot."""
+"""Shared by the tests of training: small recipes and synthetic images."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from training.recipe.schema import Recipe, parse
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Sums come out in the same order, bit for bit, on any machine."""
+    """With one thread, sums are the same on any machine, bit for bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -23,7 +23,7 @@ def _one_thread() -> Iterator[None]:
 def _table(**changes: Any) -> dict[str, Any]:
     small: dict[str, Any] = {
         "name": "small",
-        "description": "Stripes told apart",
+        "description": "Three classes of stripes",
         "task": "stripes",
         "labels": ["left", "middle", "right"],
         "layers": [
@@ -42,37 +42,37 @@ def _table(**changes: Any) -> dict[str, Any]:
 
 
 def _stripes(count: int, seed: int = 0) -> Split:
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    pictures = torch.randint(0, 80, (count, 6, 9, 1), generator=draw, dtype=torch.uint8)
+    images = torch.randint(0, 80, (count, 6, 9, 1), generator=generator, dtype=torch.uint8)
     for index, label in enumerate(labels.tolist()):
-        pictures[index, :, 3 * label : 3 * label + 3] += 120
-    return Split(pictures, labels)
+        images[index, :, 3 * label : 3 * label + 3] += 120
+    return Split(images, labels)
 
 
 @pytest.fixture(scope="session")
 def table_with() -> Callable[..., dict[str, Any]]:
-    """The table of a small recipe, keys replaced: three classes of pictures 6 high and 9 wide."""
+    """The table of a small recipe with some keys replaced: three classes of images 6 high and 9 wide."""
     return _table
 
 
 @pytest.fixture(scope="session")
 def recipe_with() -> Callable[..., Recipe]:
-    """The recipe of such a table."""
+    """The recipe of `table_with`."""
     return lambda **changes: parse(_table(**changes))
 
 
 @pytest.fixture(scope="session")
 def stripes() -> Callable[..., Split]:
-    """Noise with a bright third for each of three classes: uint8 (count, 6, 9, 1), by seed."""
+    """Noisy images; the class says which third is bright: uint8 (count, 6, 9, 1)."""
     return _stripes
 
 
 @pytest.fixture
 def mnist_folder() -> Path:
-    """The folder of the real MNIST; the test skips where it is absent."""
-    place = data_folder() / "mnist"
-    raw = place / "MNIST" / "raw"
+    """The folder of the real MNIST; without it, the test is skipped."""
+    folder = data_folder() / "mnist"
+    raw = folder / "MNIST" / "raw"
     if not any((raw / f"train-images-idx3-ubyte{ending}").exists() for ending in ("", ".gz")):
-        pytest.skip(f"there is no MNIST in {raw}: name the data folder in CONVOKE_DATA")
-    return place
+        pytest.skip(f"no MNIST in {raw}: set CONVOKE_DATA to the data folder")
+    return folder

@@ -1,5 +1,5 @@
 """The training loop.
 
-In: a recipe, a network and a training split. Out: trained weights, one record an epoch, and checkpoints to resume from.
+In: a recipe and a training split. Out: the trained network, a record of each epoch, and checkpoints to resume from.
 Start with `loop.py`.
 """

@@ -55,39 +55,39 @@ class ImageLoader:
         self._machine = machine
         self._side = side if recipe.resolutions or recipe.data.stored_side else None
         self._scale = normalise(recipe).to(machine.device)
-        self._draws = recipe.augment != Augment()
+        self._random = recipe.augment != Augment()
 
     def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled images float32 (n, C, H, W), and labels int64 (n)."""
-        mine, device = chosen[self._machine.world.rows(len(chosen))], self._machine.device
-        return self._scale(self._split.inputs[mine].to(device)), self._split.labels[mine].to(device)
+        share, device = chosen[self._machine.world.rows(len(chosen))], self._machine.device
+        return self._scale(self._split.inputs[share].to(device)), self._split.labels[share].to(device)
 
     def augment(self, images: Tensor, batch_size: int) -> Tensor:
         """float32 (n, C, H, W) -> (n, C, side, side) in the memory layout of the network."""
-        how, rows = self._recipe.augment, self._machine.world.rows(batch_size)
-        draws = augment.draw(how, batch_size)[:, rows] if self._draws else None
-        return layout(augment.augment(images, how, draws, self._side), self._recipe)
+        options, rows = self._recipe.augment, self._machine.world.rows(batch_size)
+        draws = augment.draw(options, batch_size)[:, rows] if self._random else None
+        return layout(augment.augment(images, options, draws, self._side), self._recipe)
 
 
 class TextLoader:
     """Loads and augments a batch of N texts, of which this process computes n."""
 
     def __init__(self, recipe: Recipe, split: Split, machine: Machine) -> None:
-        self._how = recipe.augment
+        self._options = recipe.augment
         self._split = split
         self._machine = machine
 
     def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids int32 (N, L) of the whole batch, whose longest text decides what is drawn; labels int64 (n)."""
-        mine = chosen[self._machine.world.rows(len(chosen))]
-        return self._split.texts(chosen), self._split.labels[mine].to(self._machine.device)
+        share = chosen[self._machine.world.rows(len(chosen))]
+        return self._split.texts(chosen), self._split.labels[share].to(self._machine.device)
 
     def augment(self, tokens: Tensor, batch_size: int) -> Tensor:
         """int32 (N, L) -> int64 (n, at most L) on the device."""
-        if self._how.span:
-            tokens = augment.cut(tokens, self._how.span, torch.rand(2, batch_size))
-        if self._how.word_dropout:
-            tokens = augment.drop_words(tokens, self._how.word_dropout, torch.rand(tokens.shape))
+        if self._options.span:
+            tokens = augment.cut(tokens, self._options.span, torch.rand(2, batch_size))
+        if self._options.word_dropout:
+            tokens = augment.drop_words(tokens, self._options.word_dropout, torch.rand(tokens.shape))
         return tokens[self._machine.world.rows(batch_size)].to(self._machine.device, torch.int64)
 
 

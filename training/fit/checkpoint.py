@@ -1,7 +1,7 @@
-"""What a run can be continued from: one file, written anew after every epoch.
+"""Checkpoints: one file, written again after every epoch, from which a training continues.
 
-The file is replaced in one step and only once its bytes are on the disk, so that a run killed at any moment leaves
-the last whole checkpoint. It holds tensors and plain values only and is read with `weights_only=True`.
+The file is replaced in one step and only once its bytes are on the disk, so a process that is killed at any moment
+leaves the last complete checkpoint. It holds tensors and plain values only, and is read with `weights_only=True`.
 """
 
 import os
@@ -14,10 +14,10 @@ from training.errors import RunError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint in place of the one before.
+    """Replace the checkpoint at `path`.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the checkpoint before stays whole.
+        RunError: the file cannot be written; the previous checkpoint stays as it is.
     """
     partial = path.with_suffix(".partial")
     try:
@@ -26,23 +26,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
         partial.unlink(missing_ok=True)
-        raise RunError(f"{path}: the checkpoint cannot be written: {error}. The one before it is intact.") from error
+        raise RunError(f"{path}: cannot write the checkpoint: {error}. The previous checkpoint is intact.") from error
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint; None where there is none.
+    """Read a checkpoint; None if the file does not exist.
 
     Raises:
-        RunError: the file is no checkpoint of ours.
+        RunError: the file is not a checkpoint, or it is damaged.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception as error:  # torch lets through whatever its unpickler meets in garbage
-        # torch's own message advises to trust the file, which would run whatever is in it.
+    except Exception as error:  # torch lets any exception of its unpickler through
+        # torch's own message advises to switch `weights_only` off, which would run code from the file.
         kind = type(error).__name__
-        raise RunError(f"{path}: this is no readable checkpoint ({kind}). Remove it to start anew.") from error
+        raise RunError(f"{path}: not a readable checkpoint ({kind}). Remove the file to start again.") from error
     return state

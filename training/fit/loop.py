@@ -21,7 +21,7 @@ from training.fit.batch import Loader, batches, loader_for, resolution
 from training.fit.optimise import learning_rate, loss_of
 from training.fit.parallel import Machine
 from training.fit.precision import autocast
-from training.fit.state import Epoch, State, begin
+from training.fit.state import Epoch, State, initial_state
 from training.network.build import BoundedLinear, normalise
 from training.progress import EpochBar, say
 from training.recipe.layers import NGrams
@@ -62,7 +62,7 @@ def fit(
         raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {world.size} processes")
     if isinstance(recipe.layers[-1], NGrams) and not path.exists() and world.leads:
         say("counting words and n-grams")
-    state = world.in_turn(lambda: begin(recipe, machine.device, None if path.exists() else train))
+    state = world.in_turn(lambda: initial_state(recipe, machine.device, None if path.exists() else train))
     state.load(path)
     trainer = Trainer(recipe, state, train, validation, batch_size, machine)
     watch = watch or (lambda _history: None)

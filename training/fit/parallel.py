@@ -1,10 +1,10 @@
-"""Data-parallel training under torchrun: who this process is, and what it shares with the others.
+"""Data-parallel training under torchrun.
 
     torchrun --nproc-per-node 2 -m training train lenet
 
-Every process walks through the same batches in the same order, takes each `size`-th example of them, and averages
-gradients, so that the batch, and what is learnt from it, is that of one process. Without torchrun there is one
-process and nothing here does anything.
+All processes go through the same batches in the same order. Each computes every `size`-th example of a batch, and
+gradients are averaged, so the weights are those that a single process would learn. Without torchrun, a `World` is a
+single process and its methods change nothing.
 """
 
 import os
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together: how many, and which of them this is."""
+    """The processes that train together: their number, `size`, and this process's number among them, `rank`."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and talks to people."""
+        """Whether this is the process that writes files and reports progress."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
@@ -51,29 +51,29 @@ class World:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """The leading process's text, on every process."""
-        box = [text]
+        texts = [text]
         if self.size > 1:
-            dist.broadcast_object_list(box)
-        return box[0]
+            dist.broadcast_object_list(texts)
+        return texts[0]
 
     def wait(self) -> None:
-        """Go on once all processes are here."""
+        """Wait until all processes have called this method."""
         if self.size > 1:
             dist.barrier()
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """What `work` gives, done by the leading process first: the others find its downloads and caches."""
+        """The result of `work`, which the leading process does first; the others use its downloads and caches."""
         if not self.leads:
             self.wait()
-        found = work()
+        result = work()
         if self.leads:
             self.wait()
-        return found
+        return result
 
     def wrap(self, network: nn.Sequential) -> nn.Module:
-        """The network with gradients averaged over the processes, and batch norm over the whole batch."""
+        """The network with gradients averaged over the processes, and all its batch norms over the whole batch."""
         if self.size == 1:
             return network
         for block in list(network.modules()):
@@ -85,17 +85,17 @@ class World:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training computes on: a device, and the processes that share the work."""
+    """The device and the processes that a training computes on."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     world: World = field(default_factory=World)
 
 
 def join() -> World:
-    """Meet the other processes that torchrun started, if it did.
+    """Connect to the other processes that torchrun started; without torchrun, a world of this process alone.
 
     Raises:
-        RunError: they cannot be met.
+        RunError: the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or not dist.is_available():
@@ -107,20 +107,20 @@ def join() -> World:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group(f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the {size} processes of torchrun cannot meet: {error}") from error
+        raise RunError(f"the {size} processes of torchrun cannot connect: {error}") from error
     return World(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Disconnect from the other processes."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 class _WholeBatchNorm(nn.Module):
-    """Batch norm over the examples of all processes, on any device (torch's SyncBatchNorm needs a GPU).
+    """Batch norm over the examples of all processes, on any device; torch's SyncBatchNorm needs a GPU.
 
-    Takes over a batch norm's parameters and running statistics, under the same names.
+    It shares the parameters and the running statistics of `norm`, under the same names.
     """
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
@@ -135,10 +135,10 @@ class _WholeBatchNorm(nn.Module):
         mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
         if self.training:
             axes = [0, *range(2, values.ndim)]
-            wide = values.float()
-            count = _sum(wide.new_tensor(wide[:, 0].numel()))
-            mean = _sum(wide.sum(axes)) / count
-            centred = wide - mean.view(shape)  # the mean of squares less the square of the mean would cancel
+            exact = values.float()
+            count = _sum(exact.new_tensor(exact[:, 0].numel()))
+            mean = _sum(exact.sum(axes)) / count
+            centred = exact - mean.view(shape)  # more exact than the mean of squares minus the squared mean
             var = _sum(centred.square().sum(axes)) / count
             with torch.no_grad():
                 self.get_buffer("num_batches_tracked").add_(1)
@@ -149,7 +149,7 @@ class _WholeBatchNorm(nn.Module):
 
 
 class _Sum(torch.autograd.Function):
-    """A tensor summed over all processes; its gradient is the sum of theirs."""
+    """The sum of a tensor over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which arithmetic a training computes in: decided once, when a run starts, and saved with it.
+"""The precision of a training: chosen when a run starts, and saved with it.
 
-bfloat16 halves the memory that a layer moves and doubles what a processor with the instructions for it computes; on
-one without them it is emulated, and several times slower. So it is measured here, on the network that will be trained.
+bfloat16 halves the memory traffic of a layer and doubles the speed of a processor with instructions for it; a processor
+without them emulates it, several times slower than float32. So `resolve` measures both on the network to be trained.
 """
 
 import time
@@ -17,13 +17,13 @@ from training.recipe.schema import Recipe
 
 _STEPS = 3
 _BATCH = 16
-_TOKENS = 256  # of a text, more or less a film review
-_WORTH = 1.1  # bfloat16 has to be faster by a tenth
-_LIKE = 0.9  # cosine between the two gradients, below which bfloat16 computes something else
+_TOKENS = 256  # about the length of a film review
+_MIN_SPEEDUP = 1.1  # of bfloat16 over float32
+_MIN_SIMILARITY = 0.9  # the cosine between the two gradients
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The precision that a recipe asks for, measured on `device` where it leaves the choice.
+    """The precision that a recipe names, or, for "auto", the better one on `device`: bfloat16 if fast and accurate.
 
     Raises:
         RecipeError: a stack that cannot be built.
@@ -36,12 +36,12 @@ def resolve(recipe: Recipe, device: torch.device) -> Literal["float32", "bfloat1
         inputs = layout(_examples(recipe), recipe).to(device)
         exact_s, exact = _measure(network, inputs, "float32")
         rough_s, rough = _measure(network, inputs, "bfloat16")
-    alike = float(F.cosine_similarity(exact, rough, dim=0)) > _LIKE
-    return "bfloat16" if alike and exact_s > _WORTH * rough_s else "float32"
+    accurate = float(F.cosine_similarity(exact, rough, dim=0)) > _MIN_SIMILARITY
+    return "bfloat16" if accurate and exact_s > _MIN_SPEEDUP * rough_s else "float32"
 
 
 def _examples(recipe: Recipe) -> Tensor:
-    """A batch as the network takes it: pictures float32 (16, C, H, W), or the ids of texts int64 (16, L)."""
+    """A random batch for the network: images float32 (16, C, H, W), or token ids int64 (16, L)."""
     spec = recipe.input
     if not isinstance(spec, Image):
         return torch.randint(1, spec.vocabulary, (_BATCH, min(spec.length, _TOKENS)))
@@ -50,19 +50,19 @@ def _examples(recipe: Recipe) -> Tensor:
 
 
 def prepare(network: nn.Sequential, recipe: Recipe, device: torch.device) -> nn.Sequential:
-    """A network on `device`, its filters laid out as its pictures are."""
+    """Move a network to `device`, its filters in the memory layout of its images."""
     if _channels_last(recipe):
         network.to(memory_format=torch.channels_last)
     return network.to(device)
 
 
 def layout(inputs: Tensor, recipe: Recipe) -> Tensor:
-    """Pictures (N, C, H, W) with the channels of a pixel side by side in memory, where convolutions are faster so."""
+    """Images (N, C, H, W) in the memory layout in which convolutions are fastest: colours channels-last."""
     return inputs.contiguous(memory_format=torch.channels_last) if _channels_last(recipe) else inputs
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which layers compute in bfloat16 if that is the precision."""
+    """A context in which layers compute in `precision`; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -71,14 +71,14 @@ def _channels_last(recipe: Recipe) -> bool:
 
 
 def _measure(network: nn.Module, inputs: Tensor, precision: str) -> tuple[float, Tensor]:
-    """Seconds of the fastest step, and the gradient of the first layer's weights in it."""
+    """Seconds of the fastest of several equal steps, and the gradient of the first layer's weights."""
     labels = torch.arange(len(inputs), device=inputs.device) % 2
     state = {name: value.clone() for name, value in network.state_dict().items()}
     best, gradient = float("inf"), torch.empty(0)
     for _ in range(_STEPS):
         torch.manual_seed(0)
         network.load_state_dict(state)
-        began = time.perf_counter()
+        started = time.perf_counter()
         network.zero_grad()
         with autocast(inputs.device, precision):
             outputs = network(inputs)
@@ -86,5 +86,5 @@ def _measure(network: nn.Module, inputs: Tensor, precision: str) -> tuple[float,
         weights = next(network.parameters()).grad
         assert weights is not None, "a step leaves a gradient in the first layer"
         gradient = weights.detach().flatten().float().cpu()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - started)
     return best, gradient

@@ -1,6 +1,7 @@
-"""All that changes while a network is trained: its weights, their average, the optimiser's memory, the history.
+"""The state of a training: the network, the average of its weights, the optimiser and the history.
 
-`begin` makes it, `State.save` and `State.load` keep it in a checkpoint, `trained` and `history` read it from there.
+`initial_state` makes it, `State.save` and `State.load` keep it in a checkpoint; `trained`, `history` and `seconds` read
+a checkpoint.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from training.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's figures; validation's are of the weights that would be published, None without a split."""
+    """The figures of one epoch; validation measures the network that would be published, None without a split."""
 
     epoch: int
     loss: float
@@ -36,22 +37,23 @@ class Epoch:
     learning_rate: float = 0.0
     """The last step's."""
     resolution: int = 0
-    """Side of the training pictures in pixels; 0 for texts."""
+    """Side of the training images in pixels; 0 for texts."""
 
 
 @dataclass
 class State:
-    """All that changes while a network is trained."""
+    """Everything that changes during a training."""
 
     network: nn.Sequential
     average: AveragedModel
     optimiser: optim.Optimizer
     history: list[Epoch]
     best: dict[str, Any] = field(default_factory=dict)
-    """The state of the published network after the best epoch, where the recipe stops early."""
+    """The published network's weights after the best epoch, with early stopping."""
 
     @property
     def published(self) -> nn.Sequential:
+        """The network that would be published now: with averaged weights, if the recipe averages them."""
         network = self.average.module
         assert isinstance(network, nn.Sequential)
         return network
@@ -77,16 +79,16 @@ class State:
             self.history = [Epoch(**epoch) for epoch in state["history"]]
             self.best = state.get("best", {})
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise RunError(f"{path}: this checkpoint is not of this recipe: {error}") from error
+            raise RunError(f"{path}: the checkpoint does not match this recipe: {error}") from error
 
     def add(self, epoch: Epoch, recipe: Recipe) -> None:
-        """Enter an epoch that was trained; its weights are kept where the recipe stops early and it is the best."""
+        """Add a finished epoch to the history; with early stopping, keep the weights of the best epoch."""
         self.history.append(epoch)
         if recipe.early_stopping and best_epoch(self.history) == epoch.epoch:
             self.best = {name: value.clone() for name, value in self.published.state_dict().items()}
 
     def finished(self, recipe: Recipe) -> bool:
-        """Whether all epochs are trained, or as many without a gain as the recipe waits for."""
+        """Whether all epochs are trained, or early stopping has waited long enough for a better epoch."""
         if len(self.history) >= recipe.epochs:
             return True
         patience = recipe.early_stopping
@@ -100,38 +102,40 @@ class State:
 
 
 def best_epoch(history: list[Epoch]) -> int:
-    """The number of the epoch with the highest validation accuracy, the lower loss where two are equal.
+    """The number of the epoch with the highest validation accuracy; among equal ones, with the lowest loss.
 
-    As Kim (2014) chooses: dropout keeps accuracy growing long after the loss has begun to rise, and the temperature
-    mends the loss. The last epoch where nothing was validated.
+    Kim (2014) chooses by accuracy: with dropout, it still grows long after the loss has begun to rise, and the
+    temperature corrects the loss. Without a validation split, the last epoch.
     """
     scored = [epoch for epoch in history if epoch.validation_accuracy is not None]
     best = max(scored, key=lambda epoch: (epoch.validation_accuracy, -(epoch.validation_loss or 0)), default=None)
     return len(history) if best is None else best.epoch
 
 
-def begin(recipe: Recipe, device: torch.device, train: Split | None = None) -> State:
-    """The state before the first step, or an empty one for a checkpoint's: without the texts to learn from.
+def initial_state(recipe: Recipe, device: torch.device, train: Split | None = None) -> State:
+    """The state before the first step; without `train`, an empty state to load a checkpoint into.
 
     Raises:
-        RecipeError, DataError: as what it calls.
+        RecipeError: a stack that cannot be built, or n-grams that do not fit their table.
+        DataError: pretrained weights cannot be downloaded.
+        RunError: the pretrained weights are of another network.
     """
     torch.manual_seed(recipe.seed)
     network = build(recipe)
     if train is not None:
-        _read(recipe, network, train)
+        _learn_words(recipe, network, train)
     if train is not None and recipe.initialise.name == "pretrained":
         pretrained.load(network, recipe.initialise)
     if recipe.initialise.freeze:
         pretrained.body(network).requires_grad_(requires_grad=False)
     network = prepare(network, recipe, device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    learning = (parameter for parameter in network.parameters() if parameter.requires_grad)
-    return State(network, average, optimiser(recipe.optimiser, learning), [])
+    trainable = (parameter for parameter in network.parameters() if parameter.requires_grad)
+    return State(network, average, optimiser(recipe.optimiser, trainable), [])
 
 
-def _read(recipe: Recipe, network: nn.Sequential, train: Split) -> None:
-    """What is learnt from texts before the first step: word vectors, weights of runs of words."""
+def _learn_words(recipe: Recipe, network: nn.Sequential, train: Split) -> None:
+    """Learn word vectors and the weights of n-grams from the training texts, if the recipe asks for them."""
     first, last = recipe.layers[0], recipe.layers[-1]
     if isinstance(first, Embedding) and first.company:
         embed = network[0]
@@ -141,7 +145,7 @@ def _read(recipe: Recipe, network: nn.Sequential, train: Split) -> None:
             embed.table.weight.copy_(vectors.learn(train, words, width, first.company, recipe.seed))
     if isinstance(last, NGrams):
         table = network[-1]
-        assert isinstance(table, ngrams.RunTable), "build puts the table last"
+        assert isinstance(table, ngrams.NGramTable), "build puts the table last"
         ngrams.learn(table, last, train)
 
 
@@ -151,26 +155,26 @@ def trained(recipe: Recipe, path: Path) -> nn.Sequential:
     Raises:
         RunError: the checkpoint is missing, damaged, of another recipe, or of a training that was stopped.
     """
-    state = begin(recipe, torch.device("cpu"))
+    state = initial_state(recipe, torch.device("cpu"))
     state.load(path)
     if not state.finished(recipe):
-        raise RunError(f"{path}: {len(state.history)} of {recipe.epochs} epochs are trained")
+        raise RunError(f"{path}: only {len(state.history)} of {recipe.epochs} epochs are trained")
     return state.result()
 
 
 def seconds(path: Path) -> float:
-    """How long the training of a checkpoint took, over all its sittings."""
+    """How long the training of a checkpoint took, over all its sessions."""
     return sum(epoch.seconds for epoch in history(path))
 
 
 def history(path: Path) -> list[Epoch]:
-    """The epochs that a checkpoint has behind it; none where there is no checkpoint.
+    """The finished epochs of a checkpoint; none if the file does not exist.
 
     Raises:
-        RunError: the file is no checkpoint of ours.
+        RunError: the file is not a checkpoint of a training.
     """
     state = checkpoint.load(path)
     try:
         return [Epoch(**epoch) for epoch in state["history"]] if state else []
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: this checkpoint has no history: {error}") from error
+        raise RunError(f"{path}: the checkpoint has no history: {error}") from error

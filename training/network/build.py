@@ -1,7 +1,7 @@
 """Recipe -> torch module.
 
-`build` gives the network that is trained: scaled pictures in, logits out. `Served` wraps it into the graph that
-is exported: encoded bytes' pixels in, calibrated probabilities out, so that training and serving cannot drift.
+`build` makes the network that is trained, from scaled images or token ids to logits. `Served` wraps it into the graph
+that is exported, from pixels or token ids to calibrated probabilities, so that training and serving cannot differ.
 """
 
 from functools import singledispatch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training.data.schema import Text
 from training.network.calibrated import Calibration, stretch
 from training.network.initialise import initialise
-from training.network.ngrams import RunTable
+from training.network.ngrams import NGramTable
 from training.recipe.layers import (
     Conv,
     Dense,
@@ -35,7 +35,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": n
 
 
 def build(recipe: Recipe) -> nn.Sequential:
-    """The network of a recipe: what `normalise` makes of its input -> logits float32 (N, classes).
+    """The network of a recipe: the output of `normalise` -> logits float32 (N, classes).
 
     Weights are drawn from torch's global generator.
 
@@ -45,20 +45,19 @@ def build(recipe: Recipe) -> nn.Sequential:
     modules: list[nn.Module] = []
     for layer, step in zip(recipe.layers, trace(recipe), strict=True):
         if isinstance(layer, Embedding | NGrams):
-            assert isinstance(recipe.input, Text), "trace lets words be read from a text only"
-            vocabulary = recipe.input.vocabulary
-            reads = Embed(vocabulary, layer.embedding) if isinstance(layer, Embedding) else RunTable(layer, vocabulary)
-            modules.append(reads)
+            assert isinstance(recipe.input, Text), "trace refuses these layers for images"
+            words = recipe.input.vocabulary
+            modules.append(Embed(words, layer.embedding) if isinstance(layer, Embedding) else NGramTable(layer, words))
         else:
             modules += layer_modules(layer, step.input, recipe.activation)
-    network = WithRuns(*modules) if isinstance(modules[-1], RunTable) else nn.Sequential(*modules)
+    network = WithNGrams(*modules) if isinstance(modules[-1], NGramTable) else nn.Sequential(*modules)
     initialise(network, recipe.initialise)
     return network
 
 
 @singledispatch
 def layer_modules(layer: Layer, shape: Shape, activation: Activation) -> list[nn.Module]:
-    """The modules of one layer on an input of `shape`, in the order they run."""
+    """The modules of one layer on an input of `shape`, in the order in which they run."""
     raise AssertionError(f"no module for {layer!r} on {shape} with {activation}")
 
 
@@ -109,7 +108,7 @@ def _(layer: Dropout, shape: Shape, _activation: Activation) -> list[nn.Module]:
 
 @layer_modules.register
 def _(layer: LocalResponseNorm, _shape: Shape, _activation: Activation) -> list[nn.Module]:
-    # torch divides alpha by the number of neighbours, the paper does not.
+    # torch divides alpha by the number of neighbours; the paper does not.
     return [nn.LocalResponseNorm(layer.lrn, alpha=layer.alpha * layer.lrn, beta=layer.beta, k=layer.k)]
 
 
@@ -119,12 +118,12 @@ def _(layer: Windows, shape: Shape, activation: Activation) -> list[nn.Module]:
 
 
 def _activation(name: Activation) -> list[nn.Module]:
-    """No module for softmax: it stands in the loss and in the exported graph, the network gives logits."""
+    """The activation's module; none for softmax, which is part of the loss and of the exported graph."""
     return [] if name in {"none", "softmax"} else [_ACTIVATIONS[name]()]
 
 
 class BoundedLinear(nn.Linear):
-    """A dense layer whose rows of weights are scaled back to `max_norm` where they grew beyond it."""
+    """A dense layer with a max-norm constraint: the weights of each unit have a norm of at most `max_norm`."""
 
     def __init__(self, width: int, layer: Dense, *, bias: bool) -> None:
         super().__init__(width, layer.dense, bias)
@@ -133,29 +132,30 @@ class BoundedLinear(nn.Linear):
 
     @torch.no_grad()
     def bound(self) -> None:
-        """Scale long rows back (Hinton et al., 2012; Kim, 2014, section 2.1). Called after each step."""
+        """Scale longer rows down to the bound, after each step (Hinton et al., 2012; Kim, 2014, section 2.1)."""
         self.weight.copy_(self.weight.renorm(2, 0, self.max_norm))
 
 
 class Embedded(NamedTuple):
-    """Texts as vectors: values (N, E, L), and where a text has a token, bool (N, 1, L)."""
+    """Embedded texts: values float32 (N, E, L), and a mask of the tokens that are present, bool (N, 1, L)."""
 
     values: Tensor
     present: Tensor
 
 
 class Embed(nn.Module):
-    """Token ids (N, L) -> Embedded; the vector of padding, id 0, is 0 and is not trained.
+    """Token ids (N, L) -> Embedded.
 
-    That of the unknown word, id 1, starts at 0: where every word of the training texts is known it is never trained,
-    and a vector by chance would stand, the same, in every text with a new word.
+    The vector of padding, id 0, is 0 and is not trained. The vector of the unknown word, id 1, starts at 0: if the
+    training texts hold known words only, it is never trained, and a random vector would be noise in every text with a
+    new word.
     """
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(vocabulary, width, padding_idx=0)
         with torch.no_grad():
-            self.table.weight[1:].uniform_(-0.25, 0.25)  # as the author of Kim (2014) draws them
+            self.table.weight[1:].uniform_(-0.25, 0.25)  # as in the code of Kim (2014)
             self.table.weight[1].zero_()
 
     def forward(self, tokens: Tensor) -> Embedded:
@@ -164,18 +164,18 @@ class Embed(nn.Module):
 
 
 class UnscaledDropout(nn.Module):
-    """Dropout that leaves kept values as they are, and weakens all of them in evaluation (Hinton et al., 2012)."""
+    """Dropout that scales in evaluation instead of training (Hinton et al., 2012)."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.kept = 1 - share
+        self.kept = 1 - probability
 
     def forward(self, values: Tensor) -> Tensor:
         return values * (torch.rand_like(values) < self.kept) if self.training else values * self.kept
 
 
 class EmbeddedDropout(nn.Module):
-    """Dropout of single values of the vectors."""
+    """Dropout of single values of embedded texts."""
 
     def __init__(self, drop: nn.Module) -> None:
         super().__init__()
@@ -188,9 +188,8 @@ class EmbeddedDropout(nn.Module):
 class ParallelWindows(nn.Module):
     """Parallel 1-D convolutions with pooling over time: Embedded -> (N, F); Kim (2014), section 2.
 
-    A window may reach beyond the end of its text, where it sees zeros, but starts inside of it, or less than its width
-    before it where windows are wide; so a short text is read by every width, and the padding behind a text changes
-    nothing.
+    Every window starts inside the text, or, for wide windows, up to its width minus 1 before it. It may extend beyond
+    the end, where it sees zeros. So every width can read a short text, and padding after a text changes nothing.
     """
 
     def __init__(self, width: int, layer: Windows, activation: list[nn.Module]) -> None:
@@ -214,10 +213,10 @@ class ParallelWindows(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-class WithRuns(nn.Sequential):
-    """A network and, as its last module, a table of runs of words: token ids -> a mean of the logits of both.
+class WithNGrams(nn.Sequential):
+    """A network with an n-gram table as its last module: token ids -> a weighted mean of the logits of both.
 
-    In training the network is alone: what it shall learn is what to say by itself.
+    In training, the output is the network's alone, so that it learns to classify without the table.
     """
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -225,23 +224,23 @@ class WithRuns(nn.Sequential):
         logits = tokens
         for layer in layers:
             logits = layer(logits)
-        assert isinstance(table, RunTable), "build puts the table last"
+        assert isinstance(table, NGramTable), "build puts the table last"
         return logits if self.training else torch.lerp(logits, table(tokens), table.share)
 
 
 class Normalise(nn.Module):
-    """uint8 (N, H, W, C) -> float32 (N, C, H, W), scaled to [0, 1], then (x - mean) / std a channel."""
+    """uint8 (N, H, W, C) -> float32 (N, C, H, W), scaled to [0, 1], then (x - mean) / std for each channel."""
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        # One multiplication and one addition a value: x / 255 / std - mean / std.
+        # One multiplication and one addition for each value: x / 255 / std - mean / std.
         std_255 = torch.tensor(std) * 255
         self.register_buffer("scale", (1 / std_255).view(1, -1, 1, 1))
         self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        return pictures.to(torch.float32) * self.get_buffer("scale") + self.get_buffer("shift")
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        return images.to(torch.float32) * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 class Ids(nn.Module):
@@ -252,17 +251,17 @@ class Ids(nn.Module):
 
 
 def normalise(recipe: Recipe) -> nn.Module:
-    """What stands before the first layer: the scaling of pictures, the type of token ids."""
+    """The module before the first layer: it scales images, or converts the type of token ids."""
     if isinstance(recipe.input, Text):
         return Ids()
     return Normalise(recipe.input.mean, list(recipe.input.std))
 
 
 class Served(nn.Module):
-    """The exported graph: pictures uint8 (N, H, W, C) or token ids int64 (N, L) -> calibrated probabilities.
+    """The exported graph: images uint8 (N, H, W, C) or token ids int64 (N, L) -> calibrated probabilities.
 
-    The temperature of Guo et al. (2017) is folded into the last dense layer, what it is multiplied by for the length of
-    a text stands behind that; `network` is taken over and changed.
+    The temperature (Guo et al., 2017) is folded into the last dense layer of `network`, which is changed in place. Its
+    factor for the length of a text, if any, is applied to the logits.
     """
 
     def __init__(self, recipe: Recipe, network: nn.Sequential, calibration: Calibration) -> None:
@@ -271,10 +270,10 @@ class Served(nn.Module):
         self.normalise = normalise(recipe)
         self.network = network.eval()
         *layers, last = network
-        if isinstance(last, RunTable):
-            last.soften(calibration.temperature)
+        if isinstance(last, NGramTable):
+            last.divide(calibration.temperature)
             last = layers[-1]
-        assert isinstance(last, nn.Linear), f"the temperature folds into a dense layer, not into {last}"
+        assert isinstance(last, nn.Linear), f"the temperature can only be folded into a dense layer, not into {last}"
         with torch.no_grad():
             last.weight.div_(calibration.temperature)
             last.bias.div_(calibration.temperature)

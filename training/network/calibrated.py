@@ -1,8 +1,8 @@
 """Logits -> calibrated probabilities.
 
-One temperature divides the logits of all examples (Guo et al., 2017, section 4.2). For texts it also depends on their
-length, since a network that has learnt long and short texts is sure of itself to a different degree on each: a text of
-L tokens has the temperature T * (L / 64)^e.
+The logits of all examples are divided by one temperature (Guo et al., 2017, section 4.2). For texts it also depends on
+the length, since a network's confidence is not equally well calibrated on short and on long texts: for a text of L
+tokens the temperature is T * (L / 64)^e.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 REFERENCE = 64
-"""The length in tokens at which the temperature is T: between a sentence and a review."""
+"""The length in tokens at which the temperature is T, between that of a sentence and that of a review."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,15 @@ class Calibration:
 
     temperature: float
     length_exponent: float = 0.0
-    """0 for pictures, and where the length of a text changes nothing."""
+    """The exponent e; 0 for images."""
 
     def probabilities(self, logits: Tensor, lengths: Tensor | None) -> Tensor:
-        """Calibrated probabilities (N, classes) of logits; `lengths` are the texts' in tokens (N), None of pictures."""
-        even = logits if lengths is None else logits / stretch(lengths, self.length_exponent)
-        return torch.softmax(even / self.temperature, dim=1)
+        """Logits (N, classes) -> calibrated probabilities; `lengths` (N) of texts are in tokens, None for images."""
+        if lengths is not None:
+            logits = logits / stretch(lengths, self.length_exponent)
+        return torch.softmax(logits / self.temperature, dim=1)
 
 
 def stretch(lengths: Tensor, exponent: float) -> Tensor:
-    """What the temperature is multiplied by for texts of so many tokens: (N) -> float32 (N, 1)."""
+    """The factor (L / 64)^e of the temperature for texts of these lengths in tokens: (N) -> float32 (N, 1)."""
     return (lengths.to(torch.float32).unsqueeze(1) / REFERENCE) ** exponent

@@ -1,9 +1,8 @@
-"""Runs of words with a weight each: a linear model of texts that answers together with a network.
+"""A linear model over n-grams, averaged with a network.
 
-Each run counts by its naive-Bayes log-odds, which logistic regression scales (Wang & Manning, 2012). It errs where a
-convolution does not, so the mean of both reads better than either (Mesnil et al., 2015). The model is learnt before
-the first epoch, in seconds, and stays as it is: a network that saw its answers while training would learn nothing
-beside it.
+The weight of an n-gram is its naive-Bayes log-odds, scaled by logistic regression (Wang & Manning, 2012). The model
+makes other errors than a convolution, so their mean is better than either (Mesnil et al., 2015). It is learned before
+the first epoch, in seconds, and is not trained further: a network that sees its output in training learns little.
 """
 
 import warnings
@@ -16,20 +15,20 @@ from training.data.dataset import Split
 from training.errors import RecipeError
 from training.recipe.layers import NGrams
 
-_TEXTS = 1000  # looked through at a time
-_PRINTS = 2**24 - 3  # prime; float32 is exact up to 2^24, so that averaging equal buffers leaves them as they are
-_PRIME, _OTHER = 2**31 - 1, 2**31 - 19
-_FACTORS = 1_103_515_245, 1_812_433_253  # one a place; keys have structure, which slots alone may share
-_ROUNDS = 100  # of placing: two places a run are enough for all but a few in a table that is half full
-_UNPLACED = 1e-3  # the share of runs that may find no place
-_STEPS, _HISTORY = 60, 10
+_TEXTS = 1000  # counted at a time
+_FINGERPRINTS = 2**24 - 3  # a prime; float32 is exact up to 2^24, so averaging equal buffers does not change them
+_PRIME, _OTHER_PRIME = 2**31 - 1, 2**31 - 19
+_FACTORS = 1_103_515_245, 1_812_433_253  # of the two hashes; keys modulo the slots alone would collide in patterns
+_ROUNDS = 100  # of placing: in a table that is half full, two slots for each n-gram are enough for nearly all
+_MAX_UNPLACED = 1e-3  # the share of n-grams that may be left out
+_STEPS, _HISTORY = 60, 10  # of L-BFGS
 
 
-class RunTable(nn.Module):
-    """Token ids int64 (N, L) -> logits float32 (N, 2): the weights of a text's runs, over the root of their number.
+class NGramTable(nn.Module):
+    """Token ids int64 (N, L) -> logits float32 (N, 2): the sum of a text's weights over the root of their number.
 
-    The runs lie in a hash table, each in one of two places, under a fingerprint: one that was not learnt is taken for
-    another with a probability of 1e-7.
+    The weights are in a hash table, each in one of two slots (cuckoo hashing; Pagh & Rodler, 2004), beside a
+    fingerprint of its n-gram. An n-gram that was not learned is mistaken for one that was with a probability of 1e-7.
     """
 
     def __init__(self, layer: NGrams, vocabulary: int) -> None:
@@ -41,18 +40,17 @@ class RunTable(nn.Module):
         self.register_buffer("bias", torch.zeros(1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        keys = self.keys(tokens).sort(dim=1).values
-        once = F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True) & (keys > 0)
-        first, second, fingerprint = self._places(keys)
+        keys, once = self.distinct(tokens)
+        first, second, fingerprint = self._slots_of(keys)
         prints, weights = self.get_buffer("prints"), self.get_buffer("weights")
         in_first, in_second = prints[first] == fingerprint, prints[second] == fingerprint
         known = once & (in_first | in_second)
-        found = torch.where(in_first, weights[first], weights[second]) * known
-        logit = found.sum(dim=1) / known.sum(dim=1).clamp(min=1).sqrt() + self.get_buffer("bias")
+        present = torch.where(in_first, weights[first], weights[second]) * known
+        logit = present.sum(dim=1) / known.sum(dim=1).clamp(min=1).sqrt() + self.get_buffer("bias")
         return torch.stack([-logit / 2, logit / 2], dim=1)
 
     def keys(self, tokens: Tensor) -> Tensor:
-        """Every run of every text as a number of its own, 0 where there is none: int64 (N, words * L)."""
+        """A unique number for each n-gram of each text, 0 beyond its end: int64 (N, words * L)."""
         padded, length = F.pad(tokens, (0, self.words - 1)), tokens.shape[1]
         key, keys = tokens, []
         for words in range(self.words):
@@ -61,18 +59,23 @@ class RunTable(nn.Module):
             keys.append(torch.where(after != 0, key * self.words + words, 0))
         return torch.cat(keys, dim=1)
 
+    def distinct(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys of each text, sorted, and a mask of the first of equal ones, bool: both (N, words * L)."""
+        keys = self.keys(tokens).sort(dim=1).values
+        return keys, F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True) & (keys > 0)
+
     def fill(self, keys: Tensor, weights: Tensor, bias: Tensor) -> None:
-        """Put runs in their places: each goes to one of its two, and who lay there moves on to its other.
+        """Store the weights (K) of n-grams: each in one of its slots, from which another moves to its other slot.
 
         Raises:
-            RecipeError: the table is too small for all of them.
+            RecipeError: the table is too small.
         """
-        *both, fingerprint = self._places(keys)
-        places = torch.stack(both)
-        holder = torch.full((self.slots,), -1, dtype=torch.int64)
+        *both, fingerprint = self._slots_of(keys)
+        slots = torch.stack(both)  # (2, K)
+        holder = torch.full((self.slots,), -1, dtype=torch.int64)  # the n-gram in each slot; -1 if it is empty
         turn, waiting = torch.zeros_like(keys), torch.arange(len(keys))
         for _ in range(_ROUNDS if len(keys) <= self.slots else 0):
-            wanted = places[turn[waiting], waiting]
+            wanted = slots[turn[waiting], waiting]
             winner = torch.full_like(holder, -1).scatter_reduce_(0, wanted, waiting, "amax")
             moved = holder[(winner >= 0) & (holder >= 0)]
             holder = torch.where(winner >= 0, winner, holder)
@@ -80,55 +83,57 @@ class RunTable(nn.Module):
             turn[waiting] = 1 - turn[waiting]
             if not len(waiting):
                 break
-        if len(waiting) > _UNPLACED * len(keys):
+        if len(waiting) > _MAX_UNPLACED * len(keys):
             raise RecipeError(
-                f"ngrams: {len(keys):,} runs of words do not fit {self.slots:,} slots: set slots to {2 * len(keys):,} "
-                "or more, or min_count higher"
+                f"ngrams: {len(keys):,} n-grams do not fit into {self.slots:,} slots: set slots to "
+                f"{2 * len(keys):,} or more, or min_count higher"
             )
-        mine = holder >= 0
-        self.get_buffer("prints").zero_()[mine] = fingerprint[holder[mine]]
-        self.get_buffer("weights").zero_()[mine] = weights[holder[mine]]
+        filled = holder >= 0
+        self.get_buffer("prints").zero_()[filled] = fingerprint[holder[filled]]
+        self.get_buffer("weights").zero_()[filled] = weights[holder[filled]]
         self.get_buffer("bias").copy_(bias)
 
-    def soften(self, temperature: float) -> None:
-        """Divide the logits by a temperature."""
+    def divide(self, temperature: float) -> None:
+        """Divide the logits by a temperature, in place."""
         self.get_buffer("weights").div_(temperature)
         self.get_buffer("bias").div_(temperature)
 
-    def _places(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The two slots of each run and its fingerprint, float32 from 1."""
-        first, second = (keys % _PRIME * factor % _OTHER % self.slots for factor in _FACTORS)
-        return first, second, (keys % _PRINTS + 1).to(torch.float32)
+    def _slots_of(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The two slots of each n-gram and its fingerprint, a whole float32 from 1."""
+        first, second = (keys % _PRIME * factor % _OTHER_PRIME % self.slots for factor in _FACTORS)
+        return first, second, (keys % _FINGERPRINTS + 1).to(torch.float32)
 
 
-def learn(table: RunTable, layer: NGrams, train: Split) -> int:
-    """Fill a table from texts of the classes 0 and 1, each seen once; gives the number of runs.
+def learn(table: NGramTable, layer: NGrams, train: Split) -> int:
+    """Fill a table from texts of the classes 0 and 1; equal texts count once.
+
+    Returns:
+        The number of n-grams.
 
     Raises:
-        RecipeError: no run stands in `layer.min_count` texts, or the table is too small.
+        RecipeError: no n-gram occurs in `layer.min_count` texts, or the table is too small.
     """
-    keys, runs, counts, labels = _seen(table, train, layer.min_count)
+    keys, columns, counts, labels = _count(table, train, layer.min_count)
     if not len(keys):
-        raise RecipeError(f"ngrams: no run of words stands in {layer.min_count} texts: set min_count lower")
-    odds = _log_odds(runs, labels.repeat_interleave(counts), len(keys))
-    texts = _compressed(runs, counts, odds[runs] / counts.sqrt().repeat_interleave(counts), len(keys))
+        raise RecipeError(f"ngrams: no n-gram occurs in {layer.min_count} texts: set min_count lower")
+    odds = _log_odds(columns, labels.repeat_interleave(counts), len(keys))
+    texts = _csr(columns, counts, odds[columns] / counts.sqrt().repeat_interleave(counts), len(keys))
     weights, bias = regression(texts, labels, layer.cost)
     table.fill(keys, odds * weights, bias)
     return len(keys)
 
 
 def regression(texts: Tensor, labels: Tensor, cost: float) -> tuple[Tensor, Tensor]:
-    """Logistic regression: the weights (K) and bias (1) that make |weights|^2 / 2 + cost * (sum of losses) least.
+    """Logistic regression: the weights (K) and bias (1) that minimise |weights|^2 / 2 + cost * (sum of losses).
 
-    That is LIBLINEAR's objective (Fan et al., 2008), found by L-BFGS from 0, up to a number of steps that is more than
-    accuracy needs.
+    This is LIBLINEAR's objective (Fan et al., 2008), minimised by L-BFGS from 0, with more steps than accuracy needs.
 
     Args:
         texts: sparse CSR float32 (N, K).
         labels: 0 or 1, (N).
-        cost: of a text's loss beside the penalty; the less, the nearer to 0 the weights stay.
+        cost: of a text's loss in relation to the penalty; the lower, the smaller the weights.
     """
-    goal, across = labels.float(), texts.t().to_sparse_csr()
+    target, transposed = labels.float(), texts.t().to_sparse_csr()
     weights = torch.zeros(texts.shape[1], requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
     search = torch.optim.LBFGS([weights, bias], max_iter=_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe")
@@ -136,46 +141,55 @@ def regression(texts: Tensor, labels: Tensor, cost: float) -> tuple[Tensor, Tens
     @torch.no_grad()
     def objective() -> Tensor:
         logits = texts @ weights + bias
-        slope = (logits.sigmoid() - goal) / len(goal)
-        weights.grad = across @ slope + weights / (cost * len(goal))
+        slope = (logits.sigmoid() - target) / len(target)
+        weights.grad = transposed @ slope + weights / (cost * len(target))
         bias.grad = slope.sum().reshape(1)
-        return F.binary_cross_entropy_with_logits(logits, goal) + weights.square().sum() / (2 * cost * len(goal))
+        return F.binary_cross_entropy_with_logits(logits, target) + weights.square().sum() / (2 * cost * len(target))
 
     search.step(objective)  # type: ignore[no-untyped-call]
     return weights.detach(), bias.detach()
 
 
-def _log_odds(runs: Tensor, labels: Tensor, width: int) -> Tensor:
-    """How much more often each run stands in texts of class 1 than of class 0, as naive Bayes counts it: (K)."""
-    positive = torch.zeros(width).index_add_(0, runs, labels.float()) + 1
-    negative = torch.zeros(width).index_add_(0, runs, 1 - labels.float()) + 1
+def _log_odds(columns: Tensor, labels: Tensor, width: int) -> Tensor:
+    """The log of how much more frequent each n-gram is in texts of class 1 than of class 0, in naive Bayes: (K)."""
+    positive = torch.zeros(width).index_add_(0, columns, labels.float()) + 1
+    negative = torch.zeros(width).index_add_(0, columns, 1 - labels.float()) + 1
     return (positive / positive.sum()).log() - (negative / negative.sum()).log()
 
 
-def _compressed(columns: Tensor, counts: Tensor, values: Tensor, width: int) -> Tensor:
-    """A sparse CSR matrix (N, width) whose rows hold the first, next, ... `counts` of the values."""
+def _csr(columns: Tensor, counts: Tensor, values: Tensor, width: int) -> Tensor:
+    """A sparse CSR matrix (N, width) with the next `counts[n]` values and their columns in row n."""
     starts = F.pad(counts.cumsum(0), (1, 0))
-    with warnings.catch_warnings():  # PyTorch calls CSR a beta; it is a tenth of the time that COO takes here
+    with warnings.catch_warnings():  # torch warns that CSR is in beta; it takes a tenth of COO's time here
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(starts, columns, values, (len(counts), width), check_invariants=False)
 
 
-def _seen(table: RunTable, train: Split, min_count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Keys of the runs that count (K); for text after text, which of them it holds; how many each holds; labels."""
-    assert train.lengths is not None, "runs of words are learnt from texts"
+def _count(table: NGramTable, train: Split, min_count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Count the n-grams that occur in at least `min_count` of the N different texts.
+
+    Returns:
+        The keys of these n-grams (K); the places in them, text after text, of the n-grams of each text; how many each
+        text has (N); the labels (N).
+    """
+    assert train.lengths is not None, "n-grams are learned from texts"
     rows: dict[bytes, int] = {}  # the first of equal texts
     for index, (text, length) in enumerate(zip(train.inputs.numpy(), train.lengths.tolist(), strict=True)):
         rows.setdefault(text[:length].tobytes(), index)
     chosen = torch.tensor(list(rows.values()))
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     counts: list[Tensor] = []
     for part in torch.split(chosen, _TEXTS):
-        keys = table.keys(train.texts(part).long()).sort(dim=1).values
-        once = F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True) & (keys > 0)
-        found.append(keys[once])
+        keys, once = table.distinct(train.texts(part).long())
+        parts.append(keys[once])
         counts.append(once.sum(dim=1))
-    keys, runs, texts = torch.unique(torch.cat(found), return_inverse=True, return_counts=True)
+    keys, columns, texts = torch.unique(torch.cat(parts), return_inverse=True, return_counts=True)
     kept = texts >= min_count
-    owner = torch.arange(len(chosen)).repeat_interleave(torch.cat(counts))[kept[runs]]
+    owner = torch.arange(len(chosen)).repeat_interleave(torch.cat(counts))[kept[columns]]
     renumbered = kept.cumsum(0) - 1
-    return keys[kept], renumbered[runs[kept[runs]]], torch.bincount(owner, minlength=len(chosen)), train.labels[chosen]
+    return (
+        keys[kept],
+        renumbered[columns[kept[columns]]],
+        torch.bincount(owner, minlength=len(chosen)),
+        train.labels[chosen],
+    )

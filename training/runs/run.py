@@ -72,7 +72,7 @@ def start(recipe: Recipe, runs: Path, machine: Machine | None = None) -> Path:
     if machine.world.leads:
         resolved = recipe.model_copy(update={"precision": precision.resolve(recipe, machine.device)})
         folder = _make_folder(resolved, runs)
-    return Path(machine.world.share(str(folder)))
+    return Path(machine.world.broadcast(str(folder)))
 
 
 def _make_folder(recipe: Recipe, runs: Path) -> Path:

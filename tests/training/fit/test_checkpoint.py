@@ -1,6 +1,7 @@
-"""Checkpoints: whole or not at all."""
+"""Checkpoints are written completely or not at all, and read without running code."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from training.errors import RunError
 from training.fit import checkpoint
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    """Tensors and plain values come back bit for bit, and nothing else is left in the folder."""
+def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
+    """Tensors and plain values come back bit for bit, and the folder holds no other file."""
     path = tmp_path / "fit.pt"
     checkpoint.save(path, {"weights": torch.tensor([0.1, -0.0, float("inf")]), "history": [{"epoch": 1, "loss": None}]})
     state = checkpoint.load(path)
@@ -23,25 +24,25 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_none(tmp_path: Path) -> None:
-    """A training that has no checkpoint yet starts anew."""
+    """A training without a checkpoint starts at its first epoch."""
     assert checkpoint.load(tmp_path / "fit.pt") is None
 
 
-def test_the_refusal_does_not_advise_to_trust_the_file(tmp_path: Path) -> None:
-    """One line without colours, and no word of switching `weights_only` off."""
+def test_the_error_does_not_advise_to_trust_the_file(tmp_path: Path) -> None:
+    """The message is one line without colours, and does not mention `weights_only`."""
     path = tmp_path / "fit.pt"
     torch.save({"weights": Path("/")}, path)
-    with pytest.raises(RunError) as refused:
+    with pytest.raises(RunError) as raised:
         checkpoint.load(path)
-    assert str(refused.value).isprintable()
-    assert "weights_only" not in str(refused.value)
+    assert str(raised.value).isprintable()
+    assert "weights_only" not in str(raised.value)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("unexpected pos 64"), OSError(28, "No space left on device")])
-def test_a_write_that_fails_leaves_the_checkpoint_before(
+def test_a_failed_write_keeps_the_previous_checkpoint(
     failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fills up half way is a RunError, the old file stays byte for byte, and no rest is left."""
+    """A full disk is a RunError; the old file stays byte for byte, and the partial file is removed."""
     path = tmp_path / "fit.pt"
     checkpoint.save(path, {"epoch": 1})
     before = path.read_bytes()
@@ -51,16 +52,16 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(
         raise failure
 
     monkeypatch.setattr(torch, "save", half_way)
-    with pytest.raises(RunError, match=r"the checkpoint cannot be written: .* The one before it is intact"):
+    with pytest.raises(RunError, match=rf"fit\.pt: .*{re.escape(str(failure))}"):
         checkpoint.save(path, {"epoch": 2})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_kill_before_the_last_step_leaves_the_checkpoint_before(
+def test_a_process_killed_while_writing_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the new file takes the old one's name, what `load` finds is the old one."""
+    """`load` reads the old file until the new one takes its name."""
     path = tmp_path / "fit.pt"
     checkpoint.save(path, {"epoch": 1})
 
@@ -73,9 +74,9 @@ def test_a_kill_before_the_last_step_leaves_the_checkpoint_before(
     assert checkpoint.load(path) == {"epoch": 1}
 
 
-def test_a_folder_that_is_not_there_is_a_run_error(tmp_path: Path) -> None:
-    """A checkpoint that has no place is refused by its path."""
-    with pytest.raises(RunError, match=r"gone/fit\.pt: the checkpoint cannot be written"):
+def test_a_missing_folder_is_a_run_error(tmp_path: Path) -> None:
+    """The message names the path."""
+    with pytest.raises(RunError, match=r"gone/fit\.pt: "):
         checkpoint.save(tmp_path / "gone" / "fit.pt", {})
 
 
@@ -87,18 +88,17 @@ def garbage() -> list[bytes]:
 
 
 @pytest.mark.parametrize("content", garbage(), ids=lambda content: repr(content[:8]))
-def test_what_is_no_checkpoint_is_a_run_error(content: bytes, tmp_path: Path) -> None:
-    """Garbage, an empty file and half a checkpoint are refused in a line that names the file and the way out."""
+def test_a_file_that_is_not_a_checkpoint_is_a_run_error(content: bytes, tmp_path: Path) -> None:
+    """Garbage, an empty file and half a checkpoint are refused; the message names the file and says to remove it."""
     path = tmp_path / "fit.pt"
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"fit\.pt: this is no readable checkpoint") as refused:
+    with pytest.raises(RunError, match=r"fit\.pt: .*Remove"):
         checkpoint.load(path)
-    assert str(refused.value).endswith("Remove it to start anew.")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    """A pickle of anything but tensors and plain values is not loaded."""
+    """A pickle of other objects than tensors and plain values is not loaded."""
     path = tmp_path / "fit.pt"
     torch.save({"weights": Path("/")}, path)
-    with pytest.raises(RunError, match="no readable checkpoint"):
+    with pytest.raises(RunError, match=r"fit\.pt: .*UnpicklingError"):
         checkpoint.load(path)

@@ -1,4 +1,4 @@
-"""The loop on made-up pictures: it learns, counts its steps, goes on where it stopped and stops when it must."""
+"""The training loop on synthetic data: it learns, takes the right steps, resumes, and stops early."""
 
 import math
 from collections.abc import Callable
@@ -58,19 +58,19 @@ TEXTS: dict[str, Any] = {
 
 
 class Stop(Exception):
-    """A kill at some step of a training."""
+    """Interrupts a training."""
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
-    """Nested dicts and lists of tensors and values are the same, bit for bit, but for times."""
+    """Nested dicts and lists of tensors and values are equal, bit for bit, except for times."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - {"seconds", "images_per_s"}:
             assert_equal(ours[key], theirs[key])
     elif isinstance(ours, list):
         assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_equal(one, other)
+        for our, their in zip(ours, theirs, strict=True):
+            assert_equal(our, their)
     elif isinstance(ours, Tensor):
         assert torch.equal(ours, theirs)
     else:
@@ -86,7 +86,7 @@ def history(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an optimiser: its learning rate, and the first layer's weights after it."""
+    """A step of an optimiser: its learning rate, and the first layer's weights after it."""
 
     rate: float
     weights: Tensor
@@ -94,27 +94,27 @@ class Step:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """The steps that the optimisers take, as they take them."""
-    taken: list[Step] = []
+    """A log of the steps of all optimisers."""
+    log: list[Step] = []
 
     def record(own: optim.Optimizer, *_: Any) -> None:
         (group,) = own.param_groups
-        taken.append(Step(group["lr"], group["params"][0].detach().clone()))
+        log.append(Step(group["lr"], group["params"][0].detach().clone()))
 
-    def recorded(*arguments: Any) -> optim.Optimizer:
-        made = optimiser(*arguments)
-        made.register_step_post_hook(record)
-        return made
+    def recording(*arguments: Any) -> optim.Optimizer:
+        result = optimiser(*arguments)
+        result.register_step_post_hook(record)
+        return result
 
-    monkeypatch.setattr("training.fit.state.optimiser", recorded)
-    return taken
+    monkeypatch.setattr("training.fit.state.optimiser", recording)
+    return log
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_learns(
     precision: str, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Three epochs on stripes: the loss falls, and stripes that were not seen are told apart."""
+    """After three epochs the loss has fallen, and unseen stripes are classified correctly."""
     recipe = recipe_with(precision=precision)
     network = fit(recipe, stripes(200), stripes(60, seed=1), tmp_path / "fit.pt")
     epochs = history(tmp_path / "fit.pt")
@@ -123,51 +123,51 @@ def test_a_training_learns(
     assert epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
     assert epochs[-1]["validation_accuracy"] > 0.95
     unseen = stripes(60, seed=2)
-    found = network(normalise(recipe)(unseen.inputs)).argmax(dim=1)
-    assert float((found == unseen.labels).float().mean()) > 0.95
+    predicted = network(normalise(recipe)(unseen.inputs)).argmax(dim=1)
+    assert float((predicted == unseen.labels).float().mean()) > 0.95
     assert not network.training
 
 
 @pytest.mark.parametrize("stop", [1, 9, 21, 27])
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     stop: int,
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped in any of the 4 epochs of 7 steps and continued: the same weights, averages, moments and history."""
+    """Stopped in any of 4 epochs of 7 steps and resumed: the same weights, averages, moments and history."""
     recipe, train, validation = recipe_with(**EVERYTHING), stripes(200), stripes(30, seed=1)
-    whole = fit(recipe, train, validation, tmp_path / "whole.pt")
-    calls, whole_augment = 0, augment.augment
+    uninterrupted = fit(recipe, train, validation, tmp_path / "whole.pt")
+    calls, original = 0, augment.augment
 
     def stopping(*arguments: Any) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == stop:
             raise Stop
-        return whole_augment(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr("training.fit.augment.augment", stopping)
     with pytest.raises(Stop):
         fit(recipe, train, validation, tmp_path / "stopped.pt")
     before = history(tmp_path / "stopped.pt") if stop > 7 else []
     assert len(before) == (stop - 1) // 7
-    torch.manual_seed(999)  # another process has drawn other numbers
+    torch.manual_seed(999)  # a new process starts with another state of the generator
     continued = fit(recipe, train, validation, tmp_path / "stopped.pt")
-    assert_equal(dict(continued.state_dict()), dict(whole.state_dict()))
+    assert_equal(dict(continued.state_dict()), dict(uninterrupted.state_dict()))
     assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
 
 
 def test_a_finished_training_is_not_repeated(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path, steps: list[Step]
 ) -> None:
-    """Fitting once more takes no step and leaves the checkpoint as it is; `trained` gives the same network."""
+    """A second `fit` takes no step and keeps the checkpoint; `trained` returns the same network."""
     recipe, path = recipe_with(epochs=1), tmp_path / "fit.pt"
     first = fit(recipe, stripes(40), None, path)
-    before, taken = path.read_bytes(), len(steps)
+    before, count = path.read_bytes(), len(steps)
     again = fit(recipe, stripes(40), None, path)
-    assert taken == len(steps) == 2
+    assert count == len(steps) == 2
     assert path.read_bytes() == before
     for network in (again, trained(recipe, path)):
         assert_equal(dict(network.state_dict()), dict(first.state_dict()))
@@ -182,7 +182,7 @@ def test_an_epoch_has_as_many_steps_as_batches(
     tmp_path: Path,
     steps: list[Step],
 ) -> None:
-    """19 examples: one step in full, 19 one by one, 5 of 4; a last batch of a single one, as of 6, is left out."""
+    """19 examples: one step in full, 19 of 1, 5 of 4; with 6, the last batch of a single example is left out."""
     fit(recipe_with(layers=LINEAR, batch_size=batch_size, epochs=2), stripes(19), None, tmp_path / "fit.pt")
     assert len(steps) == 2 * expected
 
@@ -190,7 +190,7 @@ def test_an_epoch_has_as_many_steps_as_batches(
 def test_a_full_batch_is_one_step_down_the_gradient_of_all_examples(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """W - rate * gradient of the mean loss over the whole split, the loss smoothed as the recipe says."""
+    """The weights become w - rate * gradient of the mean loss over the split, with the recipe's label smoothing."""
     recipe = recipe_with(
         layers=LINEAR,
         batch_size="full",
@@ -204,8 +204,8 @@ def test_a_full_batch_is_one_step_down_the_gradient_of_all_examples(
     target = F.one_hot(split.labels, 3) * 0.9 + 0.1 / 3
     loss = -(target * F.log_softmax(start(normalise(recipe)(split.inputs)), dim=1)).sum(dim=1).mean()
     slopes = torch.autograd.grad(loss, list(start.parameters()))
-    found = fit(recipe, split, None, tmp_path / "fit.pt")
-    for weight, slope, ours in zip(start.parameters(), slopes, found.parameters(), strict=True):
+    network = fit(recipe, split, None, tmp_path / "fit.pt")
+    for weight, slope, ours in zip(start.parameters(), slopes, network.parameters(), strict=True):
         np.testing.assert_allclose(ours.detach(), (weight - 0.5 * slope).detach(), rtol=1e-4, atol=1e-6)
     assert history(tmp_path / "fit.pt")[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
@@ -213,7 +213,7 @@ def test_a_full_batch_is_one_step_down_the_gradient_of_all_examples(
 def test_the_learning_rate_follows_the_schedule_over_all_epochs(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path, steps: list[Step]
 ) -> None:
-    """Two epochs of five steps go down one cosine from the recipe's rate to 0."""
+    """Two epochs of five steps follow one cosine from the recipe's rate to 0."""
     recipe = recipe_with(layers=LINEAR, batch_size=4, epochs=2, schedule={"name": "cosine"})
     fit(recipe, stripes(20), None, tmp_path / "fit.pt")
     expected = [0.05 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(10)]
@@ -221,27 +221,27 @@ def test_the_learning_rate_follows_the_schedule_over_all_epochs(
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.8])
-def test_the_network_that_is_given_is_the_moving_average_of_the_weights(
+def test_the_result_is_the_moving_average_of_the_weights(
     decay: float,
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     steps: list[Step],
 ) -> None:
-    """A = decay * a + (1 - decay) * w after each step, from the first step's weights on; a decay of 0 is w itself."""
+    """After each step, a = decay * a + (1 - decay) * w, from the first step's weights; with a decay of 0, a = w."""
     recipe = recipe_with(layers=LINEAR, epochs=2, average_decay=decay)
-    found = fit(recipe, stripes(100), None, tmp_path / "fit.pt")
+    network = fit(recipe, stripes(100), None, tmp_path / "fit.pt")
     expected = steps[0].weights
     for step in steps[1:]:
         expected = decay * expected + (1 - decay) * step.weights
     assert len(steps) == 8
-    np.testing.assert_allclose(next(found.parameters()).detach(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(next(network.parameters()).detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_validation_is_of_the_weights_that_are_given(
+def test_validation_measures_the_resulting_network(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """The last epoch's validation figures are those of the averaged network, without smoothing or dropout."""
+    """The last epoch's validation figures are those of the averaged network, without label smoothing or dropout."""
     recipe, validation = recipe_with(**EVERYTHING, loss={"label_smoothing": 0.1}), stripes(30, seed=1)
     network = fit(recipe, stripes(100), validation, tmp_path / "fit.pt")
     with torch.inference_mode():
@@ -254,7 +254,7 @@ def test_validation_is_of_the_weights_that_are_given(
 def test_the_validation_split_changes_nothing(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """With and without validation, and whatever is in it, the trained weights are the same."""
+    """The trained weights are the same without a validation split and with different ones."""
     recipe = recipe_with(**{**EVERYTHING, "epochs": 2})
     networks = [
         fit(recipe, stripes(60), validation, tmp_path / f"{number}.pt")
@@ -268,22 +268,22 @@ def test_the_validation_split_changes_nothing(
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """The message names epoch, rate and a way out; the last good checkpoint stays as it is and can be continued."""
+    """The message names epoch, rate and remedy; the last good checkpoint is kept and can be resumed."""
     path = tmp_path / "fit.pt"
     fit(recipe_with(epochs=1), stripes(100), None, path)
     before = path.read_bytes()
-    hot = recipe_with(epochs=3, optimiser={"name": "sgd", "learning_rate": 1e38})
-    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch 2, step \d+, .* 1e\+38.* is of epoch 1\."):
-        fit(hot, stripes(100), None, path)
+    diverging = recipe_with(epochs=3, optimiser={"name": "sgd", "learning_rate": 1e38})
+    with pytest.raises(RunError, match=r"(nan|inf) .*epoch 2, step \d+, .*1e\+38.* epoch 1\..*=1e\+37"):
+        fit(diverging, stripes(100), None, path)
     assert path.read_bytes() == before
     fit(recipe_with(epochs=2), stripes(100), None, path)
     assert len(history(path)) == 2
 
 
-def test_weights_that_the_last_step_made_infinite_are_no_good_checkpoint(
+def test_infinite_weights_after_the_last_step_are_not_saved(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """A loss that was finite before the one step of an epoch says nothing of the weights after it."""
+    """The loss before an epoch's only step is finite; the weights after it are not."""
     recipe = recipe_with(batch_size="full", epochs=1, optimiser={"name": "sgd", "learning_rate": 1e38})
     with pytest.raises(RunError):
         fit(recipe, stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
@@ -293,33 +293,33 @@ def test_weights_that_the_last_step_made_infinite_are_no_good_checkpoint(
 def test_an_unfinished_training_has_no_network(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """`trained` refuses a checkpoint of 1 of 3 epochs, and the absence of one."""
+    """`trained` refuses a missing checkpoint, and one with 1 of 3 epochs."""
     path = tmp_path / "fit.pt"
-    with pytest.raises(RunError, match="0 of 3 epochs are trained"):
+    with pytest.raises(RunError, match="0 of 3"):
         trained(recipe_with(), path)
     fit(recipe_with(epochs=1), stripes(40), None, path)
-    with pytest.raises(RunError, match="1 of 3 epochs are trained"):
+    with pytest.raises(RunError, match="1 of 3"):
         trained(recipe_with(), path)
 
 
 @pytest.mark.parametrize("state", [{"network": {}}, {"no": "network"}, []])
-def test_a_checkpoint_of_something_else_is_refused(
+def test_a_checkpoint_with_other_content_is_refused(
     state: Any, recipe_with: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    """A readable file without this network's weights is a RunError that names it."""
+    """A readable file without this network's weights is a RunError that names the file."""
     checkpoint.save(tmp_path / "fit.pt", state)
-    with pytest.raises(RunError, match=r"fit\.pt: this checkpoint is not of this recipe"):
+    with pytest.raises(RunError, match=r"fit\.pt: .*recipe"):
         trained(recipe_with(), tmp_path / "fit.pt")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Weights of other layers do not fit, and are not written over."""
+    """Weights of other layers do not match, and the file is not overwritten."""
     path = tmp_path / "fit.pt"
     fit(recipe_with(epochs=1), stripes(40), None, path)
     before = path.read_bytes()
-    with pytest.raises(RunError, match="not of this recipe"):
+    with pytest.raises(RunError, match=r"fit\.pt: .*recipe"):
         fit(recipe_with(layers=LINEAR), stripes(40), None, path)
     assert path.read_bytes() == before
 
@@ -327,18 +327,18 @@ def test_a_checkpoint_of_another_recipe_is_refused(
 def test_the_seed_decides_the_training(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """The same seed gives the same network bit for bit, another one another."""
-    found: list[nn.Sequential] = []
+    """The same seed gives the same network bit for bit; another seed gives another."""
+    networks: list[nn.Sequential] = []
     for number, seed in enumerate([0, 0, 1]):
         torch.manual_seed(number)
         recipe = recipe_with(**{**EVERYTHING, "epochs": 1}, seed=seed)
-        found.append(fit(recipe, stripes(40), None, tmp_path / f"{number}.pt"))
-    assert_equal(dict(found[0].state_dict()), dict(found[1].state_dict()))
-    assert not torch.equal(next(found[0].parameters()), next(found[2].parameters()))
+        networks.append(fit(recipe, stripes(40), None, tmp_path / f"{number}.pt"))
+    assert_equal(dict(networks[0].state_dict()), dict(networks[1].state_dict()))
+    assert not torch.equal(next(networks[0].parameters()), next(networks[2].parameters()))
 
 
 def test_the_seconds_of_a_training_are_the_sum_of_its_epochs(tmp_path: Path) -> None:
-    """Over all sittings; 0 where there is no checkpoint."""
+    """Over all sessions; 0 without a checkpoint."""
     epochs = [vars(Epoch(number, 1.0, 0.5, None, None, 10.0, number + 0.5)) for number in (1, 2)]
     checkpoint.save(tmp_path / "fit.pt", {"history": epochs})
     assert seconds(tmp_path / "fit.pt") == 4.0
@@ -355,13 +355,13 @@ def sentences(count: int, seed: int = 0) -> Split:
 
 
 def worsening(stripes: Callable[..., Split]) -> Split:
-    """A validation split whose labels are all wrong: the better the network, the higher its loss."""
+    """A validation split with wrong labels only: the better the network, the higher its loss."""
     split = stripes(30, seed=1)
     return Split(split.inputs, (split.labels + 1) % 3)
 
 
 def stop_after(epochs: int) -> Callable[[list[Epoch]], None]:
-    """A watcher that kills a training once it has so many epochs behind it."""
+    """A watcher that interrupts a training after this number of epochs."""
 
     def watch(history: list[Epoch]) -> None:
         if len(history) == epochs:
@@ -371,44 +371,44 @@ def stop_after(epochs: int) -> Callable[[list[Epoch]], None]:
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_a_training_without_gain_stops_early_with_the_best_weights(
+def test_a_training_that_does_not_improve_stops_early_with_the_best_weights(
     patience: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Where every epoch makes validation worse, it ends `patience` epochs after the first, with the first's weights."""
+    """If every epoch makes validation worse, it ends `patience` epochs after the first, with the first's weights."""
     recipe = recipe_with(epochs=9, early_stopping=patience, average_decay=0.5)
-    found = fit(recipe, stripes(100), worsening(stripes), tmp_path / "fit.pt")
+    result = fit(recipe, stripes(100), worsening(stripes), tmp_path / "fit.pt")
     losses = [epoch["validation_loss"] for epoch in history(tmp_path / "fit.pt")]
     assert losses == sorted(losses)
     assert len(losses) == 1 + patience
     first = fit(recipe_with(epochs=1, average_decay=0.5), stripes(100), None, tmp_path / "first.pt")
-    for network in (found, trained(recipe, tmp_path / "fit.pt")):
+    for network in (result, trained(recipe, tmp_path / "fit.pt")):
         assert_equal(dict(network.state_dict()), dict(first.state_dict()))
 
 
-def test_a_training_that_gains_does_not_stop_early(
+def test_a_training_that_improves_does_not_stop_early(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Where every epoch is better than the one before, all are trained and the last is kept."""
+    """If every epoch is better than the previous one, all are trained and the last is kept."""
     recipe = recipe_with(epochs=5, early_stopping=1)
-    found = fit(recipe, stripes(100), stripes(30, seed=1), tmp_path / "fit.pt")
-    whole = fit(recipe_with(epochs=5), stripes(100), None, tmp_path / "whole.pt")
+    result = fit(recipe, stripes(100), stripes(30, seed=1), tmp_path / "fit.pt")
+    reference = fit(recipe_with(epochs=5), stripes(100), None, tmp_path / "whole.pt")
     assert len(history(tmp_path / "fit.pt")) == 5
-    assert_equal(dict(found.state_dict()), dict(whole.state_dict()))
+    assert_equal(dict(result.state_dict()), dict(reference.state_dict()))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_early_stopping_goes_on_as_if_it_had_not_been_killed(
+def test_early_stopping_is_the_same_after_an_interruption(
     epochs: int, recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """Killed after any epoch and continued: the best weights, and the epoch to stop at, are those of a whole run."""
+    """Stopped after any epoch and resumed: the best weights and the last epoch are those of an uninterrupted run."""
     recipe = recipe_with(**{**EVERYTHING, "epochs": 9}, early_stopping=2)
     data = (stripes(100), worsening(stripes))
-    whole = fit(recipe, *data, tmp_path / "whole.pt")
+    uninterrupted = fit(recipe, *data, tmp_path / "whole.pt")
     assert len(history(tmp_path / "whole.pt")) >= 3
     with pytest.raises(Stop):
         fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
     continued = fit(recipe, *data, tmp_path / "stopped.pt")
-    assert_equal(dict(continued.state_dict()), dict(whole.state_dict()))
+    assert_equal(dict(continued.state_dict()), dict(uninterrupted.state_dict()))
     assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
 
 
@@ -418,7 +418,7 @@ def test_early_stopping_goes_on_as_if_it_had_not_been_killed(
 def test_among_equal_accuracies_the_best_epoch_is_the_first_of_the_lowest_loss(
     losses: list[float | None], best: int
 ) -> None:
-    """Counted from 1; equal losses are no gain; without a validation split it is the last."""
+    """Counted from 1; an equal loss is not better; without a validation split it is the last epoch."""
     epochs = [
         Epoch(number, 1.0, 0.5, loss, None if loss is None else 0.5, 10.0, 1.0) for number, loss in enumerate(losses, 1)
     ]
@@ -426,38 +426,38 @@ def test_among_equal_accuracies_the_best_epoch_is_the_first_of_the_lowest_loss(
 
 
 def test_the_best_epoch_has_the_highest_accuracy_whatever_its_loss() -> None:
-    """Loss rises while accuracy still grows: the later epoch is the better one."""
+    """If loss and accuracy both rise, the later epoch is the better one."""
     epochs = [
         Epoch(number, 1.0, 0.5, loss, accuracy, 10.0, 1.0) for number, loss, accuracy in [(1, 1, 0.7), (2, 3, 0.8)]
     ]
     assert best_epoch(epochs) == 2
 
 
-def test_the_pictures_grow_over_the_epochs(
+def test_the_resolution_grows_over_the_epochs(
     recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sides 4, 6 and 8 over 7 epochs: each for its share, in the history as in what the network is given."""
+    """Sides 4, 6 and 8 over 7 epochs, each for its share, in the history and in the network's inputs."""
     recipe = recipe_with(
         layers=[{"conv": 2, "kernel": 3}, {"pool": "average", "size": "global"}, {"flatten": True}, LINEAR[1]],
         input={"height": 8, "width": 8, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]},
         resolutions=[4, 6, 8],
         epochs=7,
     )
-    pictures = torch.randint(0, 256, (20, 8, 8, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    seen: list[tuple[int, ...]] = []
+    images = torch.randint(0, 256, (20, 8, 8, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shapes: list[tuple[int, ...]] = []
 
-    def recorded(*arguments: Any) -> nn.Sequential:
+    def recording(*arguments: Any) -> nn.Sequential:
         network = build(*arguments)
-        network.register_forward_pre_hook(lambda module, given: seen.append((*given[0].shape, module.training)))
+        network.register_forward_pre_hook(lambda module, args: shapes.append((*args[0].shape, module.training)))
         return network
 
-    monkeypatch.setattr("training.fit.state.build", recorded)
-    fit(recipe, Split(pictures, torch.arange(20) % 3), None, tmp_path / "fit.pt")
+    monkeypatch.setattr("training.fit.state.build", recording)
+    fit(recipe, Split(images, torch.arange(20) % 3), None, tmp_path / "fit.pt")
     expected = [4, 4, 4, 6, 6, 8, 8]
     assert [resolution(recipe, number) for number in range(1, 8)] == expected
     assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == expected
-    assert [shape[:4] for shape in seen if shape[4]] == [(20, 1, side, side) for side in expected]
-    assert {shape[2] for shape in seen if not shape[4]} == {8}  # validation is at the full size
+    assert [shape[:4] for shape in shapes if shape[4]] == [(20, 1, side, side) for side in expected]
+    assert {shape[2] for shape in shapes if not shape[4]} == {8}  # validation is at the full resolution
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -467,71 +467,71 @@ def test_mean_squared_error_is_of_the_probabilities(smoothing: float) -> None:
     labels = torch.tensor([0, 1, 2, 3, 3, 0, 1])
     scores = np.exp(logits.double().numpy())
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    goal = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
-    found = loss_of(Loss(name="mean-squared-error", label_smoothing=smoothing), logits, labels)
-    assert found.item() == pytest.approx(((probabilities - goal) ** 2).sum(axis=1).mean(), rel=1e-6)
+    target = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
+    actual = loss_of(Loss(name="mean-squared-error", label_smoothing=smoothing), logits, labels)
+    assert actual.item() == pytest.approx(((probabilities - target) ** 2).sum(axis=1).mean(), rel=1e-6)
 
 
-def test_mean_squared_error_is_learnt_from(
+def test_mean_squared_error_can_be_minimised(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
 ) -> None:
-    """The loss that a recipe names is the one in its history: at the start, of a guess, about (K - 1) / K."""
+    """The history holds the recipe's loss, which is about (K - 1) / K for a random guess, and falls."""
     fit(recipe_with(loss={"name": "mean-squared-error"}), stripes(200), stripes(60, seed=1), tmp_path / "fit.pt")
     epochs = history(tmp_path / "fit.pt")
     assert epochs[-1]["loss"] < epochs[0]["loss"] / 2 < 1 / 3
     assert epochs[-1]["validation_accuracy"] > 0.95
 
 
-def test_bounded_rows_are_never_longer_than_their_bound(
+def test_max_norm_is_enforced_after_each_step(
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After each step of a high learning rate the rows are at most 0.3 long, and the bound was needed."""
+    """At a high learning rate, rows grow beyond 0.3 and are scaled back to it."""
     lengths: list[tuple[float, float]] = []
     bound = BoundedLinear.bound
 
     def longest(layer: nn.Linear) -> float:
         return float(layer.weight.detach().norm(dim=1).max())
 
-    def recorded(layer: BoundedLinear) -> None:
+    def recording(layer: BoundedLinear) -> None:
         before = longest(layer)
         bound(layer)
         lengths.append((before, longest(layer)))
 
-    monkeypatch.setattr(BoundedLinear, "bound", recorded)
+    monkeypatch.setattr(BoundedLinear, "bound", recording)
     layers = [{"flatten": True}, {"dense": 3, "activation": "none", "max_norm": 0.3}]
-    found = fit(recipe_with(layers=layers), stripes(100), None, tmp_path / "fit.pt")
+    network = fit(recipe_with(layers=layers), stripes(100), None, tmp_path / "fit.pt")
     assert len(lengths) == 3 * 4
     assert max(before for before, _ in lengths) > 0.31
     assert max(after for _, after in lengths) < 0.3001
-    last = found[-1]
+    last = network[-1]
     assert isinstance(last, nn.Linear)
     assert longest(last) == pytest.approx(0.3, abs=1e-4)
 
 
-def test_texts_come_once_an_epoch_beside_others_of_their_length() -> None:
-    """2,000 texts in batches of 8, sorted within 50 batches each: each text once, beside others of about its length."""
+def test_a_batch_holds_texts_of_about_equal_length() -> None:
+    """2,000 texts in batches of 8, sorted within every 50 batches: each text once, beside others of its length."""
     split = sentences(2000)
     assert split.lengths is not None
     torch.manual_seed(0)
-    found = list(batches(split, 8))
-    assert sorted(torch.cat(found).tolist()) == list(range(2000))
-    assert {len(batch) for batch in found} == {8}
-    spans = [int(split.lengths[batch].max() - split.lengths[batch].min()) for batch in found]
+    parts = list(batches(split, 8))
+    assert sorted(torch.cat(parts).tolist()) == list(range(2000))
+    assert {len(batch) for batch in parts} == {8}
+    spans = [int(split.lengths[batch].max() - split.lengths[batch].min()) for batch in parts]
     assert max(spans) <= 2
-    longest = [int(split.lengths[batch].max()) for batch in found]
-    assert longest != sorted(longest)  # the batches come in a drawn order
+    longest = [int(split.lengths[batch].max()) for batch in parts]
+    assert longest != sorted(longest)  # the batches are shuffled
     torch.manual_seed(0)
-    assert_equal(list(batches(split, 8)), found)
+    assert_equal(list(batches(split, 8)), parts)
     torch.manual_seed(1)
-    assert not torch.equal(torch.cat(list(batches(split, 8))), torch.cat(found))
+    assert not torch.equal(torch.cat(list(batches(split, 8))), torch.cat(parts))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(17, 16), (18, 18)])
 def test_a_last_text_alone_is_left_out(count: int, expected: int) -> None:
-    """As with pictures: batch norm has no variance over a single one."""
+    """As with images: batch norm has no variance over a single example."""
     torch.manual_seed(0)
     assert sum(len(batch) for batch in batches(sentences(count), 8)) == expected
 
@@ -539,15 +539,15 @@ def test_a_last_text_alone_is_left_out(count: int, expected: int) -> None:
 def test_words_are_dropped_in_training_only(
     recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """About 3 of 10 words become the unknown one while training, padding stays; validation sees every word."""
+    """In training, about 3 of 10 words become the unknown word, and padding stays; validation sees every word."""
     seen: dict[bool, list[Tensor]] = {True: [], False: []}
 
-    def recorded(*arguments: Any) -> nn.Sequential:
+    def recording(*arguments: Any) -> nn.Sequential:
         network = build(*arguments)
-        network.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0].clone()))
+        network.register_forward_pre_hook(lambda module, args: seen[module.training].append(args[0].clone()))
         return network
 
-    monkeypatch.setattr("training.fit.state.build", recorded)
+    monkeypatch.setattr("training.fit.state.build", recording)
     recipe = recipe_with(**{**TEXTS, "augment": {"word_dropout": 0.3}, "epochs": 2})
     train = sentences(300)
     fit(recipe, train, sentences(20, seed=1), tmp_path / "fit.pt")
@@ -558,25 +558,25 @@ def test_words_are_dropped_in_training_only(
 
 
 def test_a_text_recipe_learns(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """Words of two halves of a vocabulary are told apart in texts that were not seen."""
+    """Unseen texts with words of two halves of a vocabulary are classified correctly."""
     recipe = recipe_with(**TEXTS)
     network = fit(recipe, sentences(300), sentences(60, seed=1), tmp_path / "fit.pt")
     epochs = history(tmp_path / "fit.pt")
     assert epochs[-1]["validation_accuracy"] > 0.95
     assert epochs[-1]["resolution"] == 0
     unseen = sentences(60, seed=2)
-    found = evaluate.logits(network, normalise(recipe), unseen).argmax(dim=1)
-    assert float((found == unseen.labels).float().mean()) > 0.95
+    predicted = evaluate.logits(network, normalise(recipe), unseen).argmax(dim=1)
+    assert float((predicted == unseen.labels).float().mean()) > 0.95
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_a_text_recipe_goes_on_bit_for_bit(epochs: int, recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """With dropped words, dropout, averages and bounded rows: killed and continued ends as never killed."""
+def test_a_text_recipe_resumes_bit_for_bit(epochs: int, recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """With word dropout, dropout, averages and max-norm: an interrupted run ends as an uninterrupted one."""
     recipe, data = recipe_with(**TEXTS), (sentences(100), sentences(20, seed=1))
     fit(recipe, *data, tmp_path / "whole.pt")
     with pytest.raises(Stop):
         fit(recipe, *data, tmp_path / "stopped.pt", watch=stop_after(epochs))
-    torch.manual_seed(999)  # another process has drawn other numbers
+    torch.manual_seed(999)  # a new process starts with another state of the generator
     fit(recipe, *data, tmp_path / "stopped.pt")
     assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
 
@@ -589,14 +589,14 @@ def test_a_text_recipe_goes_on_bit_for_bit(epochs: int, recipe_with: Callable[..
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
     ],
 )
-def test_too_small_a_memory_is_told_with_a_way_out(
+def test_out_of_memory_is_a_run_error_with_a_remedy(
     error: Exception,
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The message names the batch size, half of it, and the last good checkpoint, which stays as it is."""
+    """The message names the batch size, half of it, and the last good checkpoint, which is kept."""
     path = tmp_path / "fit.pt"
     fit(recipe_with(epochs=1), stripes(100), None, path)
     before = path.read_bytes()
@@ -610,13 +610,13 @@ def test_too_small_a_memory_is_told_with_a_way_out(
     assert path.read_bytes() == before
 
 
-def test_another_error_is_not_taken_for_a_small_memory(
+def test_another_error_is_not_mistaken_for_out_of_memory(
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Our own mistakes come through as they are."""
+    """Errors in the code are raised as they are."""
 
     def fail(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
@@ -626,54 +626,52 @@ def test_another_error_is_not_taken_for_a_small_memory(
         fit(recipe_with(), stripes(100), None, tmp_path / "fit.pt")
 
 
-def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(
+def test_a_full_disk_keeps_the_previous_checkpoint(
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second epoch cannot be saved: a RunError, the first epoch's checkpoint, and the run can go on from it."""
+    """If the second epoch cannot be saved, the first epoch's checkpoint is kept and the run can resume from it."""
     path, recipe = tmp_path / "fit.pt", recipe_with()
-    whole = fit(recipe, stripes(100), None, tmp_path / "whole.pt")
+    uninterrupted = fit(recipe, stripes(100), None, tmp_path / "whole.pt")
     fit(recipe_with(epochs=1), stripes(100), None, path)
     before = path.read_bytes()
 
-    def full(_file: int) -> None:
+    def disk_full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.fit.checkpoint.os.fsync", full)
-        with pytest.raises(
-            RunError, match=r"cannot be written: .*No space left on device.* The one before it is intact"
-        ):
+        patch.setattr("training.fit.checkpoint.os.fsync", disk_full)
+        with pytest.raises(RunError, match=r"fit\.pt: .*No space left on device"):
             fit(recipe, stripes(100), None, path)
     assert path.read_bytes() == before
     assert {file.name for file in tmp_path.iterdir()} == {"fit.pt", "whole.pt"}
-    assert_equal(dict(fit(recipe, stripes(100), None, path).state_dict()), dict(whole.state_dict()))
+    assert_equal(dict(fit(recipe, stripes(100), None, path).state_dict()), dict(uninterrupted.state_dict()))
 
 
-def test_bfloat16_computes_in_halves_and_keeps_whole_weights(
+def test_bfloat16_is_of_the_layers_in_training_alone(
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Layers give bfloat16 while training and float32 while validating; weights, and the loss, stay float32."""
-    given: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    """Layers compute bfloat16 in training and float32 in validation; weights and loss stay float32."""
+    dtypes: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     losses: set[torch.dtype] = set()
 
-    def recorded(*arguments: Any) -> nn.Sequential:
+    def recording(*arguments: Any) -> nn.Sequential:
         network = build(*arguments)
-        network.register_forward_hook(lambda module, _, output: given[module.training].add(output.dtype))
+        network.register_forward_hook(lambda module, _, output: dtypes[module.training].add(output.dtype))
         return network
 
-    def watched(how: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    def recording_loss(options: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         losses.add(outputs.dtype)
-        return loss_of(how, outputs, labels)
+        return loss_of(options, outputs, labels)
 
-    monkeypatch.setattr("training.fit.state.build", recorded)
-    monkeypatch.setattr("training.fit.loop.loss_of", watched)
-    found = fit(recipe_with(precision="bfloat16"), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
-    assert given == {True: {torch.bfloat16}, False: {torch.float32}}
+    monkeypatch.setattr("training.fit.state.build", recording)
+    monkeypatch.setattr("training.fit.loop.loss_of", recording_loss)
+    network = fit(recipe_with(precision="bfloat16"), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
     assert losses == {torch.float32}
-    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""Optimisers, held against their textbook updates in numpy; schedules, against their formulas."""
+"""Optimisers compared with textbook updates in NumPy; schedules compared with formulas and torch."""
 
 import math
 from collections import defaultdict
@@ -18,7 +18,7 @@ from training.recipe.schema import Optimiser, Schedule
 
 Vector = npt.NDArray[np.float64]
 Memory = defaultdict[str, Vector]
-Update = Callable[[Vector, Vector, Memory], Vector]  # (weights, gradient, what it remembers) -> new weights
+Update = Callable[[Vector, Vector, Memory], Vector]  # (weights, gradient, state) -> new weights
 
 RATE = 0.1
 START = np.array([1.3, -2.0, 0.5])
@@ -26,13 +26,13 @@ CURVATURE, CENTRE = np.array([1.0, 4.0, 0.3]), np.array([0.0, 1.0, -1.0])
 
 
 def gradient(weights: Vector) -> Vector:
-    """Of the quadratic sum(curvature * (weights - centre)^2) / 2."""
+    """The gradient of sum(curvature * (weights - centre)^2) / 2."""
     slope: Vector = CURVATURE * (weights - CENTRE)
     return slope
 
 
 def momentum(share: float, *, nesterov: bool = False) -> Update:
-    """Sutskever et al. (2013), with the rate outside of the velocity: v = m v + g; w -= rate v."""
+    """Sutskever et al. (2013), with the rate outside the velocity: v = m v + g; w -= rate v."""
 
     def update(weights: Vector, slope: Vector, memory: Memory) -> Vector:
         velocity = memory["v"] = share * memory["v"] + slope
@@ -54,7 +54,7 @@ def rmsprop(weights: Vector, slope: Vector, memory: Memory) -> Vector:
 
 
 def adadelta(weights: Vector, slope: Vector, memory: Memory) -> Vector:
-    """Zeiler (2012), algorithm 1, its step times the rate."""
+    """Zeiler (2012), algorithm 1, with its step multiplied by the rate."""
     h = memory["h"] = 0.9 * memory["h"] + 0.1 * slope**2
     step = np.sqrt(memory["d"] + 1e-6) / np.sqrt(h + 1e-6) * slope
     memory["d"] = 0.9 * memory["d"] + 0.1 * step**2
@@ -70,17 +70,17 @@ def adam(weights: Vector, slope: Vector, memory: Memory) -> Vector:
 
 
 def coupled(update: Update, decay: float) -> Update:
-    """Weight decay as L2 regularisation: its gradient is the loss's."""
+    """Weight decay as L2 regularisation: its gradient is added to that of the loss."""
     return lambda weights, slope, memory: update(weights, slope + decay * weights, memory)
 
 
 def decoupled(update: Update, decay: float) -> Update:
-    """Loshchilov & Hutter (2019), algorithm 2: the decay passes the moments by."""
+    """Loshchilov & Hutter (2019), algorithm 2: the decay does not enter the moments."""
     return lambda weights, slope, memory: update(weights, slope, memory) - RATE * decay * weights
 
 
 def sgd(weights: Vector, slope: Vector, _memory: Memory) -> Vector:
-    """Plain descent: w -= rate g."""
+    """Plain gradient descent: w -= rate g."""
     return weights - RATE * slope
 
 
@@ -105,11 +105,11 @@ def sgd(weights: Vector, slope: Vector, _memory: Memory) -> Vector:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_two_steps_are_the_textbook_s(keys: dict[str, Any], update: Update) -> None:
-    """The first two steps on a quadratic are those of the paper's formula, to the last digits of float64."""
+def test_two_steps_equal_the_textbook_update(keys: dict[str, Any], update: Update) -> None:
+    """The first two steps on a quadratic are those of the paper's formula, to nearly the precision of float64."""
     weights = nn.Parameter(torch.from_numpy(START.copy()))
-    how = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
-    ours = optimiser(how, [weights])
+    options = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
+    ours = optimiser(options, [weights])
     expected, memory = START, Memory(lambda: np.zeros(3))
     for _ in range(2):
         weights.grad = torch.from_numpy(gradient(weights.detach().numpy()))
@@ -118,10 +118,10 @@ def test_two_steps_are_the_textbook_s(keys: dict[str, Any], update: Update) -> N
         np.testing.assert_allclose(weights.detach(), expected, rtol=1e-9)
 
 
-def test_adadelta_s_rate_is_1_where_none_is_given() -> None:
-    """Zeiler's method has no learning rate: its step is taken as it is."""
-    how = TypeAdapter[Optimiser](Optimiser).validate_python({"name": "adadelta"})
-    assert optimiser(how, [nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 1.0
+def test_adadelta_s_default_rate_is_1() -> None:
+    """Zeiler's method has no learning rate: its step is not scaled."""
+    options = TypeAdapter[Optimiser](Optimiser).validate_python({"name": "adadelta"})
+    assert optimiser(options, [nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -136,33 +136,35 @@ def test_adadelta_s_rate_is_1_where_none_is_given() -> None:
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_an_optimiser_s_own_constants_are_the_recipe_s(keys: dict[str, Any], first: float, second: float) -> None:
-    """How fast a step forgets is set by alpha and rho: the first two steps down a slope of 1 are the formula's."""
+def test_alpha_and_rho_come_from_the_recipe(keys: dict[str, Any], first: float, second: float) -> None:
+    """The first two steps with a gradient of 1 are those of the formula with this alpha or rho."""
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    how = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
-    ours = optimiser(how, [weights])
-    found = [0.0]
+    options = TypeAdapter[Optimiser](Optimiser).validate_python({"learning_rate": RATE, **keys})
+    ours = optimiser(options, [weights])
+    positions = [0.0]
     for _ in range(2):
         weights.grad = torch.ones(1, dtype=torch.float64)
         ours.step()
-        found.append(weights.item())
-    assert [-(after - before) / RATE for before, after in pairwise(found)] == pytest.approx([first, second], rel=1e-6)
+        positions.append(weights.item())
+    assert [-(after - before) / RATE for before, after in pairwise(positions)] == pytest.approx(
+        [first, second], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_adam_s_moments_forget_at_beta1_and_beta2(name: str) -> None:
-    """Under slopes 1 then -2 the second step is m/(1 - beta1^2) / sqrt(v/(1 - beta2^2))."""
+def test_adam_s_betas_come_from_the_recipe(name: str) -> None:
+    """With gradients 1 and -2, the second step is m/(1 - beta1^2) / sqrt(v/(1 - beta2^2))."""
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     keys = {"name": name, "learning_rate": RATE, "beta1": 0.5, "beta2": 0.25}
     ours = optimiser(TypeAdapter[Optimiser](Optimiser).validate_python(keys), [weights])
-    found = [0.0]
+    positions = [0.0]
     for slope in (1.0, -2.0):
         weights.grad = torch.full((1,), slope, dtype=torch.float64)
         ours.step()
-        found.append(weights.item())
+        positions.append(weights.item())
     m, v = 0.5 * (0.5 * 1) + 0.5 * -2, 0.25 * (0.75 * 1) + 0.75 * 4
     expected = (m / (1 - 0.5**2)) / math.sqrt(v / (1 - 0.25**2))
-    assert -(found[2] - found[1]) / RATE == pytest.approx(expected, rel=1e-6)
+    assert -(positions[2] - positions[1]) / RATE == pytest.approx(expected, rel=1e-6)
 
 
 def rates(name: str, steps: int, **keys: Any) -> list[float]:
@@ -175,10 +177,10 @@ def test_a_constant_rate_is_1_throughout() -> None:
     assert rates("constant", 7) == [1.0] * 7
 
 
-def test_cosine_falls_as_torch_s_own() -> None:
-    """`cosine` starts at 1, passes 1/2 in the middle and ends at 0, as torch's CosineAnnealingLR."""
-    found = rates("cosine", 9)
-    assert (found[0], found[4], found[8]) == pytest.approx((1, 0.5, 0))
+def test_cosine_equals_torch_s() -> None:
+    """`cosine` starts at 1, is 1/2 in the middle and ends at 0, like torch's CosineAnnealingLR."""
+    actual = rates("cosine", 9)
+    assert (actual[0], actual[4], actual[8]) == pytest.approx((1, 0.5, 0))
     sgd_at_1 = optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = optim.lr_scheduler.CosineAnnealingLR(sgd_at_1, T_max=8)
     expected = []
@@ -186,26 +188,26 @@ def test_cosine_falls_as_torch_s_own() -> None:
         expected.append(sgd_at_1.param_groups[0]["lr"])
         sgd_at_1.step()
         schedule.step()
-    assert found == pytest.approx(expected)
+    assert actual == pytest.approx(expected)
 
 
 def test_one_cycle_climbs_from_a_25th_to_1_and_falls_to_0() -> None:
-    """`one-cycle` is linear up to the share `warmup` of the steps, then a half cosine down."""
-    found = rates("one-cycle", 11, warmup=0.3)
-    assert found[:4] == pytest.approx([1 / 25 + (24 / 25) * step / 3 for step in range(4)])
-    assert found[3:] == pytest.approx([(1 + math.cos(math.pi * step / 7)) / 2 for step in range(8)])
-    assert max(found) == found[3]
+    """`one-cycle` grows linearly over the share `warmup` of the steps, then falls along a half cosine."""
+    actual = rates("one-cycle", 11, warmup=0.3)
+    assert actual[:4] == pytest.approx([1 / 25 + (24 / 25) * step / 3 for step in range(4)])
+    assert actual[3:] == pytest.approx([(1 + math.cos(math.pi * step / 7)) / 2 for step in range(8)])
+    assert max(actual) == actual[3]
 
 
 def test_one_cycle_without_warmup_starts_at_its_peak() -> None:
-    """A warmup of 0 leaves the fall alone: the cosine schedule."""
+    """With a warmup of 0, it is the cosine schedule."""
     assert rates("one-cycle", 9, warmup=0.0) == pytest.approx(rates("cosine", 9))
 
 
-def test_step_falls_by_its_factor_at_each_milestone_as_torch_s_own() -> None:
+def test_step_equals_torch_s() -> None:
     """`step` at milestones 0.25 and 0.5 of 8 steps is torch's MultiStepLR at steps 2 and 4."""
-    found = rates("step", 8, milestones=[0.25, 0.5], factor=0.1)
-    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    actual = rates("step", 8, milestones=[0.25, 0.5], factor=0.1)
+    assert actual == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
     sgd_at_1 = optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = optim.lr_scheduler.MultiStepLR(sgd_at_1, [2, 4], gamma=0.1)
     expected = []
@@ -213,11 +215,11 @@ def test_step_falls_by_its_factor_at_each_milestone_as_torch_s_own() -> None:
         expected.append(sgd_at_1.param_groups[0]["lr"])
         sgd_at_1.step()
         schedule.step()
-    assert found == pytest.approx(expected)
+    assert actual == pytest.approx(expected)
 
 
-def test_step_starts_lower_at_a_milestone_of_0_and_stays_with_a_factor_of_1() -> None:
-    """A milestone is reached at the first step that is not before it, the very first included."""
+def test_a_milestone_of_0_and_a_factor_of_1_are_allowed() -> None:
+    """A milestone takes effect at the first step that is not before it, which may be step 0."""
     assert rates("step", 4, milestones=[0.0], factor=0.5) == [0.5] * 4
     assert rates("step", 4, milestones=[0.5], factor=1.0) == [1.0] * 4
     assert rates("step", 3, milestones=[0.5], factor=0.5) == [1.0, 1.0, 0.5]
@@ -227,5 +229,5 @@ def test_step_starts_lower_at_a_milestone_of_0_and_stays_with_a_factor_of_1() ->
     ("name", "expected"), [("constant", 1.0), ("cosine", 1.0), ("one-cycle", 1 / 25), ("step", 1.0)]
 )
 def test_a_run_of_one_step_has_the_schedule_s_first_rate(name: str, expected: float) -> None:
-    """A single step divides by no zero."""
+    """A single step does not divide by zero."""
     assert rates(name, 1) == pytest.approx([expected])

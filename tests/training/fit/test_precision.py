@@ -1,4 +1,4 @@
-"""Which arithmetic a run takes: what is asked for, and what is measured where the choice is left open."""
+"""The precision of a run: the one that the recipe names, or the better one by measurement."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -23,22 +23,22 @@ TEXT: dict[str, Any] = {
     "input": {"kind": "text", "length": 12, "vocabulary": 50},
     "layers": [{"embedding": 4}, {"windows": [2, 3], "filters": 5}, OUT],
 }
-COLOURED: dict[str, Any] = {**SQUARE, "width": 9, "mode": "RGB", "mean": [0.4] * 3, "std": [0.3] * 3}
+COLOUR: dict[str, Any] = {**SQUARE, "width": 9, "mode": "RGB", "mean": [0.4] * 3, "std": [0.3] * 3}
 GRADIENT = torch.tensor([3.0, 4.0])
 
 
 def never(*_arguments: object) -> NoReturn:
-    pytest.fail("measured, where there is nothing to choose")
+    pytest.fail("measured although the recipe names its precision")
 
 
-@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_kept(
-    asked: str, recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", ["float32", "bfloat16"])
+def test_the_named_precision_is_used(
+    named: str, recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recipe that names its precision gets it, for pictures and texts, and nothing is measured."""
+    """A recipe that names its precision gets it, for images and texts, without a measurement."""
     monkeypatch.setattr(precision, "_measure", never)
-    assert resolve(recipe_with(precision=asked), CPU) == asked
-    assert resolve(recipe_with(precision=asked, **TEXT), CPU) == asked
+    assert resolve(recipe_with(precision=named), CPU) == named
+    assert resolve(recipe_with(precision=named, **TEXT), CPU) == named
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_what_is_asked_for_is_kept(
     ],
     ids=["faster", "faster, scaled", "a tenth", "less than a tenth", "slower", "turned", "across", "off", "nan"],
 )
-def test_bfloat16_is_taken_where_it_is_faster_by_a_tenth_and_its_gradient_points_the_same_way(
+def test_bfloat16_is_chosen_if_it_is_faster_by_a_tenth_and_its_gradient_is_accurate(
     seconds: float,
     rough: Tensor,
     expected: str,
     recipe_with: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against 1 s in float32 and its gradient: either alone, fast or right, is not enough."""
+    """Compared with 1 s in float32 and its gradient: neither speed nor accuracy alone is enough."""
     measured = {"float32": (1.0, GRADIENT), "bfloat16": (seconds, rough)}
-    monkeypatch.setattr(precision, "_measure", lambda _network, _pictures, which: measured[which])
+    monkeypatch.setattr(precision, "_measure", lambda _network, _inputs, name: measured[name])
     assert resolve(recipe_with(precision="auto"), CPU) == expected
 
 
@@ -73,7 +73,7 @@ def test_bfloat16_is_taken_where_it_is_faster_by_a_tenth_and_its_gradient_points
     ("changes", "shape"),
     [
         ({}, (16, 1, 6, 9)),
-        ({"input": COLOURED}, (16, 3, 6, 9)),
+        ({"input": COLOUR}, (16, 3, 6, 9)),
         (
             {
                 "input": SQUARE,
@@ -85,36 +85,36 @@ def test_bfloat16_is_taken_where_it_is_faster_by_a_tenth_and_its_gradient_points
         (TEXT, (16, 12)),
         ({**TEXT, "input": {**TEXT["input"], "length": 600}}, (16, 256)),
     ],
-    ids=["grey", "coloured", "progressive", "texts", "long texts"],
+    ids=["grey", "colour", "progressive", "texts", "long texts"],
 )
-def test_it_is_measured_on_the_recipe_s_own_network_and_inputs(
+def test_the_recipe_s_network_and_inputs_are_measured(
     changes: dict[str, Any],
     shape: tuple[int, ...],
     recipe_with: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both measurements see the network in training mode, under inputs of the size that most of its time goes to."""
-    recipe, seen = recipe_with(precision="auto", **changes), []
+    """Both measurements use the network in training mode, with inputs of the size that takes most of its time."""
+    recipe, calls = recipe_with(precision="auto", **changes), []
 
-    def measure(network: nn.Module, pictures: Tensor, which: str) -> tuple[float, Tensor]:
+    def measure(network: nn.Module, inputs: Tensor, name: str) -> tuple[float, Tensor]:
         count = sum(weight.numel() for weight in network.parameters())
-        seen.append((which, tuple(pictures.shape), network.training, count))
+        calls.append((name, tuple(inputs.shape), network.training, count))
         return 1.0, GRADIENT
 
     monkeypatch.setattr(precision, "_measure", measure)
     resolve(recipe, CPU)
     count = sum(weight.numel() for weight in build(recipe).parameters())
-    assert seen == [(which, shape, True, count) for which in ("float32", "bfloat16")]
+    assert calls == [(name, shape, True, count) for name in ("float32", "bfloat16")]
 
 
-def test_a_measurement_is_a_step_s_time_and_its_gradient(recipe_with: Callable[..., Recipe]) -> None:
-    """The gradient of the first weights is autograd's in float32, and nearly so in bfloat16."""
+def test_a_measurement_returns_a_step_s_time_and_gradient(recipe_with: Callable[..., Recipe]) -> None:
+    """The gradient of the first weights equals autograd's in float32, and nearly equals it in bfloat16."""
     torch.manual_seed(0)
-    network, pictures = build(recipe_with()).train(), torch.randn(16, 1, 6, 9)
-    seconds, exact = precision._measure(network, pictures, "float32")  # noqa: SLF001 -- what resolve rests on
-    _, rough = precision._measure(network, pictures, "bfloat16")  # noqa: SLF001
+    network, images = build(recipe_with()).train(), torch.randn(16, 1, 6, 9)
+    seconds, exact = precision._measure(network, images, "float32")  # noqa: SLF001 -- resolve depends on it
+    _, rough = precision._measure(network, images, "bfloat16")  # noqa: SLF001
     network.zero_grad()
-    F.cross_entropy(network(pictures), torch.arange(16) % 2).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(network(images), torch.arange(16) % 2).backward()  # type: ignore[no-untyped-call]
     expected = next(network.parameters()).grad
     assert expected is not None
     assert seconds > 0
@@ -123,33 +123,33 @@ def test_a_measurement_is_a_step_s_time_and_its_gradient(recipe_with: Callable[.
     assert F.cosine_similarity(rough, exact, dim=0) > 0.99
 
 
-def test_choosing_draws_nothing_from_the_run_s_generator(recipe_with: Callable[..., Recipe]) -> None:
-    """A run whose precision was measured starts from the weights of one that was told it."""
+def test_choosing_does_not_change_the_global_generator(recipe_with: Callable[..., Recipe]) -> None:
+    """A run whose precision was measured starts from the same weights as a run that names it."""
     before = torch.get_rng_state()
     assert resolve(recipe_with(precision="auto"), CPU) in {"float32", "bfloat16"}
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_stack_that_cannot_be_built_is_refused(recipe_with: Callable[..., Recipe]) -> None:
-    """The choice is made on the network, so its fault shows here."""
+    """The measurement needs the network, so it reports the layer that cannot be built."""
     with pytest.raises(RecipeError, match=r"layers\[1\]"):
         resolve(recipe_with(precision="auto", layers=[OUT]), CPU)
 
 
-def test_layout_changes_where_values_lie_and_none_of_them(recipe_with: Callable[..., Recipe]) -> None:
-    """Coloured pictures and their filters lie channel by channel, grey ones as they came; what is computed is equal."""
+def test_layout_changes_the_order_in_memory_and_no_values(recipe_with: Callable[..., Recipe]) -> None:
+    """Colour images and their filters become channels-last, grey images stay as they are; the outputs are equal."""
     torch.manual_seed(0)
-    grey, coloured = recipe_with(), recipe_with(input=COLOURED)
+    grey, coloured = recipe_with(), recipe_with(input=COLOUR)
     network = build(coloured).eval()
-    pictures = torch.randn(2, 3, 6, 9)
+    images = torch.randn(2, 3, 6, 9)
     with torch.no_grad():
-        expected = network(pictures)
-        laid = layout(pictures, coloured)
-        found = prepare(network, coloured, CPU)(laid)
-    assert torch.equal(laid, pictures)
-    assert laid.is_contiguous(memory_format=torch.channels_last)
-    assert not laid.is_contiguous()
+        expected = network(images)
+        arranged = layout(images, coloured)
+        actual = prepare(network, coloured, CPU)(arranged)
+    assert torch.equal(arranged, images)
+    assert arranged.is_contiguous(memory_format=torch.channels_last)
+    assert not arranged.is_contiguous()
     assert next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    one = torch.randn(2, 1, 6, 9)
-    assert layout(one, grey) is one
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    image = torch.randn(2, 1, 6, 9)
+    assert layout(image, grey) is image

@@ -1,4 +1,4 @@
-"""Weights at the start, held against the variances and bounds of the papers."""
+"""Initial weights, compared with the variances and bounds of the papers."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from training.network.build import build
 from training.network.initialise import initialise
 from training.recipe.schema import Initialise, Recipe
 
-# n_in and n_out: channels times the filter's values for convolutions, units for the dense layer.
+# n_in and n_out: channels times the size of the filter for convolutions, units for the dense layer.
 LAYERS = [
     (lambda: nn.Conv2d(40, 80, 5), 40 * 25, 80 * 25),
     (lambda: nn.Conv1d(300, 100, 5), 300 * 5, 100 * 5),
@@ -44,14 +44,14 @@ def test_weights_have_the_variance_and_bounds_of_the_paper(
 
 @pytest.mark.parametrize(("make", "_n_in", "_n_out"), LAYERS)
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
-def test_a_fixed_spread_is_that_of_every_layer(
+def test_a_fixed_spread_is_the_same_for_every_layer(
     distribution: str, make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], _n_in: int, _n_out: int
 ) -> None:
-    """`fixed`: normal with the standard deviation `spread`, or uniform within it, whatever the fans are."""
+    """`fixed`: normal with the standard deviation `spread`, or uniform within it, for all fans."""
     torch.manual_seed(0)
     layer = make()
-    how = Initialise.model_validate({"name": "fixed", "distribution": distribution, "spread": 0.02})
-    initialise(nn.Sequential(layer), how)
+    options = Initialise.model_validate({"name": "fixed", "distribution": distribution, "spread": 0.02})
+    initialise(nn.Sequential(layer), options)
     weights = layer.weight.detach().double()
     deviation = 0.02 if distribution == "normal" else 0.02 / math.sqrt(3)
     assert weights.std().item() == pytest.approx(deviation, rel=0.01)
@@ -60,7 +60,7 @@ def test_a_fixed_spread_is_that_of_every_layer(
 
 @pytest.mark.parametrize("name", ["xavier", "he", "fixed"])
 def test_biases_are_zero(name: str) -> None:
-    """Convolutions and dense layers start without bias, at any depth; batch norm keeps its ones and zeros."""
+    """Biases of convolutions and dense layers start at 0, at any depth; batch norm keeps its ones and zeros."""
     network = nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 3)), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))
     initialise(network, Initialise.model_validate({"name": name}))
     zeros = [value for key, value in network.state_dict().items() if key.endswith("bias")]
@@ -69,8 +69,8 @@ def test_biases_are_zero(name: str) -> None:
     assert torch.equal(network.state_dict()["1.weight"], torch.ones(3))
 
 
-def test_pytorch_s_own_are_left_alone() -> None:
-    """`pytorch` draws nothing and changes nothing, biases included."""
+def test_pytorch_keeps_torch_s_weights() -> None:
+    """`pytorch` draws nothing and changes neither weights nor biases."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(12, 4))
     before, generator = deepcopy(network.state_dict()), torch.get_rng_state()
     initialise(network, Initialise(name="pytorch"))
@@ -79,10 +79,10 @@ def test_pytorch_s_own_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(("make", "n_in", "_n_out"), LAYERS)
-def test_pytorch_s_own_are_uniform_within_1_over_sqrt_n_in(
+def test_torch_s_weights_are_uniform_within_1_over_sqrt_n_in(
     make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], n_in: int, _n_out: int
 ) -> None:
-    """What `pytorch` leaves as it is: weights and biases uniform within 1/sqrt(n_in), variance 1/(3 n_in)."""
+    """Weights and biases that `pytorch` keeps are uniform within 1/sqrt(n_in), with the variance 1/(3 n_in)."""
     torch.manual_seed(0)
     layer = make()
     initialise(nn.Sequential(layer), Initialise(name="pytorch"))
@@ -94,17 +94,17 @@ def test_pytorch_s_own_are_uniform_within_1_over_sqrt_n_in(
 
 
 def test_a_layer_without_bias_is_initialised() -> None:
-    """A convolution before batch norm, which has no bias, is drawn anew all the same."""
+    """A convolution before batch norm, which has no bias, is initialised, too."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
     before = network.state_dict()["0.weight"].clone()
     initialise(network, Initialise(name="he"))
     assert not torch.equal(network.state_dict()["0.weight"], before)
 
 
-def test_the_windows_over_a_text_are_initialised_and_its_embedding_keeps_its_own(
+def test_windows_are_initialised_and_embeddings_are_not(
     recipe_with: Callable[..., Recipe],
 ) -> None:
-    """Each width of parallel 1-D convolutions is drawn by its own n_in; word vectors stay within 1/4.
+    """Each width of parallel 1-D convolutions has its own n_in; word vectors stay uniform within 1/4.
 
     Padding and the unknown word start at 0.
     """

@@ -1,4 +1,4 @@
-"""Runs of words: the table against loops, what it learns, and the network that it is averaged with."""
+"""N-grams: the table compared with loops, what it learns, and the network that it is averaged with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +18,9 @@ from training.evaluation import metrics as evaluate
 from training.fit import checkpoint, state
 from training.fit.loop import fit
 from training.network import ngrams
-from training.network.build import Served, WithRuns, build, normalise
+from training.network.build import Served, WithNGrams, build, normalise
 from training.network.calibrated import Calibration
-from training.network.ngrams import RunTable
+from training.network.ngrams import NGramTable
 from training.recipe.layers import NGrams
 from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
@@ -51,79 +51,79 @@ def padded(*texts: list[int]) -> Tensor:
 
 
 def ordered(count: int, seed: int = 0) -> Split:
-    """Texts of the same words in both classes: token 3 stands before token 4 in class 1, behind it in class 0."""
-    draw = torch.Generator().manual_seed(seed)
+    """Texts of the same words in both classes: token 3 comes before token 4 in class 1, after it in class 0."""
+    generator = torch.Generator().manual_seed(seed)
     texts = []
     for index in range(count):
-        text = torch.randint(5, VOCABULARY, (8,), generator=draw).tolist()
-        at = int(torch.randint(0, 8, (1,), generator=draw))
-        texts.append([*text[:at], *((3, 4) if index % 2 else (4, 3)), *text[at:]])
+        text = torch.randint(5, VOCABULARY, (8,), generator=generator).tolist()
+        position = int(torch.randint(0, 8, (1,), generator=generator))
+        texts.append([*text[:position], *((3, 4) if index % 2 else (4, 3)), *text[position:]])
     return Split(padded(*texts), torch.arange(count) % 2)
 
 
-def runs_of(text: list[int]) -> set[tuple[int, ...]]:
-    """Every run of one to three words, each once."""
-    return {tuple(text[at : at + words]) for words in (1, 2, 3) for at in range(len(text) - words + 1)}
+def ngrams_of(text: list[int]) -> set[tuple[int, ...]]:
+    """The distinct n-grams of one to three words."""
+    return {tuple(text[start : start + words]) for words in (1, 2, 3) for start in range(len(text) - words + 1)}
 
 
-def key_of(run: tuple[int, ...], table: RunTable) -> int:
-    """The number of a run, which is the last that the table gives for a text of just that run."""
-    found: list[int] = table.keys(torch.tensor([run]))[0].tolist()
-    return found[(len(run) - 1) * len(run)]
+def key_of(ngram: tuple[int, ...], table: NGramTable) -> int:
+    """The key of an n-gram: the last one that the table gives for a text of this n-gram."""
+    keys: list[int] = table.keys(torch.tensor([ngram]))[0].tolist()
+    return keys[(len(ngram) - 1) * len(ngram)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts_of_ids, st.integers(0, 2**30))
-def test_a_logit_is_the_sum_over_known_runs_by_the_root_of_their_number(texts: list[list[int]], seed: int) -> None:
-    """In loops: runs that stand twice count once, unknown ones not at all; half of each logit for either class."""
-    draw = np.random.default_rng(seed)
-    every = sorted({run for text in texts for run in runs_of(text)})
-    known = {run: float(draw.normal()) for run in every if draw.random() < 0.6}
-    table = RunTable(LAYER, VOCABULARY)
-    keys = torch.tensor([key_of(run, table) for run in known], dtype=torch.int64)
+def test_a_logit_is_the_sum_over_known_ngrams_over_the_root_of_their_number(texts: list[list[int]], seed: int) -> None:
+    """In loops: repeated n-grams count once, unknown ones are ignored; the classes have half the logit each."""
+    generator = np.random.default_rng(seed)
+    distinct = sorted({ngram for text in texts for ngram in ngrams_of(text)})
+    known = {ngram: float(generator.normal()) for ngram in distinct if generator.random() < 0.6}
+    table = NGramTable(LAYER, VOCABULARY)
+    keys = torch.tensor([key_of(ngram, table) for ngram in known], dtype=torch.int64)
     table.fill(keys, torch.tensor(list(known.values())), torch.tensor([0.25]))
-    found = table(padded(*texts).long())
-    for row, text in zip(found.tolist(), texts, strict=True):
-        weights = [known[run] for run in runs_of(text) if run in known]
+    actual = table(padded(*texts).long())
+    for row, text in zip(actual.tolist(), texts, strict=True):
+        weights = [known[ngram] for ngram in ngrams_of(text) if ngram in known]
         logit = sum(weights) / max(len(weights), 1) ** 0.5 + 0.25
         np.testing.assert_allclose(row, [-logit / 2, logit / 2], atol=1e-5)
 
 
 @pytest.mark.parametrize(("slots", "load"), [(9973, 0.1), (9973, 0.3), (9973, 0.45), (10_000, 0.45), (9999, 0.45)])
-def test_nearly_every_run_finds_a_place(slots: int, load: float) -> None:
-    """Up to a table nearly half full at most one run in a thousand has no place, and none is in a wrong one.
+def test_nearly_every_ngram_is_stored(slots: int, load: float) -> None:
+    """In a table up to nearly half full, at most one n-gram in a thousand is missing, and none is mistaken.
 
-    Also where the slots divide the vocabulary, or nearly do.
+    Also if the number of slots divides the vocabulary, or nearly.
     """
-    table = RunTable(LAYER.model_copy(update={"slots": slots}), 30000)
-    draw = torch.Generator().manual_seed(0)
-    runs = torch.randint(1, 30000, (int(slots * load), 3), generator=draw)
-    runs = runs[torch.randperm(len(runs), generator=draw)]
-    keys = table.keys(runs)[:, 6]  # behind three single words, two pairs and none: the run of all three
+    table = NGramTable(LAYER.model_copy(update={"slots": slots}), 30000)
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randint(1, 30000, (int(slots * load), 3), generator=generator)
+    texts = texts[torch.randperm(len(texts), generator=generator)]
+    keys = table.keys(texts)[:, 6]  # after three single words, two pairs and a 0: the key of all three words
     keys = torch.unique(keys)
     table.fill(keys, torch.ones(len(keys)), torch.zeros(1))
-    found = table(runs)[:, 1] * 2
-    assert float((found == 1).float().mean()) >= 0.999
+    actual = table(texts)[:, 1] * 2
+    assert float((actual == 1).float().mean()) >= 0.999
     assert int((table.get_buffer("prints") > 0).sum()) >= 0.999 * len(keys)
 
 
 def test_a_table_that_is_too_small_is_refused() -> None:
-    """The message says how many slots it takes."""
-    with pytest.raises(RecipeError, match=r"[0-9]+ runs of words do not fit 97 slots: set slots to [0-9,]+ or more"):
-        ngrams.learn(RunTable(LAYER.model_copy(update={"slots": 97}), VOCABULARY), LAYER, ordered(200))
+    """The message says how many slots are needed."""
+    with pytest.raises(RecipeError, match=r"ngrams: 504 .* 97 .* 1,008"):
+        ngrams.learn(NGramTable(LAYER.model_copy(update={"slots": 97}), VOCABULARY), LAYER, ordered(200))
 
 
-def test_runs_that_no_texts_share_are_refused() -> None:
-    """With too high a min_count there is nothing to learn."""
+def test_too_high_a_min_count_is_refused() -> None:
+    """If no n-gram occurs in so many texts, there is nothing to learn."""
     layer = LAYER.model_copy(update={"min_count": 1000})
-    with pytest.raises(RecipeError, match="no run of words stands in 1000 texts: set min_count lower"):
-        ngrams.learn(RunTable(layer, VOCABULARY), layer, ordered(200))
+    with pytest.raises(RecipeError, match=r"ngrams: .*1000 texts.*min_count"):
+        ngrams.learn(NGramTable(layer, VOCABULARY), layer, ordered(200))
 
 
 def test_the_order_of_words_is_learnt() -> None:
-    """Both classes hold the same words; copies of a text change nothing; and learning again gives the same table."""
+    """Both classes have the same words; copies of a text change nothing; learning again gives the same table."""
     train, unseen = ordered(400), ordered(100, seed=1)
-    table, again = RunTable(LAYER, VOCABULARY), RunTable(LAYER, VOCABULARY)
+    table, again = NGramTable(LAYER, VOCABULARY), NGramTable(LAYER, VOCABULARY)
     count = ngrams.learn(table, LAYER, train)
     assert count == ngrams.learn(again, LAYER, train + train.first(200))
     accuracy = (table(unseen.inputs.long()).argmax(dim=1) == unseen.labels).float().mean()
@@ -131,14 +131,14 @@ def test_the_order_of_words_is_learnt() -> None:
     np.testing.assert_allclose(table.get_buffer("weights"), again.get_buffer("weights"))
 
 
-def test_the_regression_is_where_the_slope_is_0() -> None:
-    """The objective's gradient, in numpy, vanishes at what is found; a lower cost keeps the weights smaller."""
-    draw = np.random.default_rng(0)
-    texts, labels = draw.normal(size=(80, 5)) * (draw.random((80, 5)) < 0.5), draw.integers(0, 2, 80)
+def test_the_regression_is_a_minimum_of_its_objective() -> None:
+    """The gradient of the objective, in NumPy, is 0 at the result; a lower cost gives smaller weights."""
+    generator = np.random.default_rng(0)
+    texts, labels = generator.normal(size=(80, 5)) * (generator.random((80, 5)) < 0.5), generator.integers(0, 2, 80)
     sizes = []
     for cost in (0.1, 10.0):
         matrix = torch.tensor(texts, dtype=torch.float32).to_sparse_csr()
-        weights, bias = (found.numpy() for found in ngrams.regression(matrix, torch.tensor(labels), cost))
+        weights, bias = (result.numpy() for result in ngrams.regression(matrix, torch.tensor(labels), cost))
         slope = 1 / (1 + np.exp(-(texts @ weights + bias))) - labels
         np.testing.assert_allclose(texts.T @ slope * cost, -weights, atol=0.01 * cost)
         assert abs(slope.sum()) < 0.01
@@ -146,35 +146,35 @@ def test_the_regression_is_where_the_slope_is_0() -> None:
     assert 0 < sizes[0] < sizes[1]
 
 
-def test_only_runs_of_enough_texts_are_kept() -> None:
-    """A run that one text repeats does not stand in two."""
+def test_only_ngrams_of_enough_texts_are_kept() -> None:
+    """An n-gram that a text repeats counts once, and so do equal texts."""
     split = Split(padded([7, 7, 7], [8, 9], [8, 9]), torch.tensor([0, 1, 0]))
-    table = RunTable(LAYER, VOCABULARY)
-    with pytest.raises(RecipeError, match="stands in 2 texts"):
+    table = NGramTable(LAYER, VOCABULARY)
+    with pytest.raises(RecipeError, match="2 texts"):
         ngrams.learn(table, LAYER, split)  # equal texts count once
     split = Split(padded([7, 7, 7], [8, 9], [8, 9, 5]), torch.tensor([0, 1, 0]))
     assert ngrams.learn(table, LAYER, split) == 3  # 8, 9 and 8 9
 
 
-def test_the_network_learns_alone_and_answers_with_the_table(
+def test_the_network_is_trained_without_the_table_and_evaluated_with_it(
     recipe_with: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    """Windows of one word cannot tell the classes: alone the network guesses, with the table it knows."""
+    """Windows of one word cannot separate the classes: alone the network guesses; with the table it is right."""
     recipe, unseen = recipe_with(**TEXT), ordered(100, seed=1)
     network = fit(recipe, ordered(400), unseen, tmp_path / "fit.pt")
-    assert isinstance(network, WithRuns)
-    found = evaluate.logits(network, normalise(recipe), unseen)
-    assert float((found.argmax(dim=1) == unseen.labels).float().mean()) > 0.9
+    assert isinstance(network, WithNGrams)
+    logits = evaluate.logits(network, normalise(recipe), unseen)
+    assert float((logits.argmax(dim=1) == unseen.labels).float().mean()) > 0.9
     tokens = unseen.inputs.long()
     alone = network.train()(tokens)
     assert float((alone.argmax(dim=1) == unseen.labels).float().mean()) < 0.7
-    np.testing.assert_allclose(found, (0.4 * alone + 0.6 * network[-1](tokens)).detach(), atol=1e-5)
+    np.testing.assert_allclose(logits, (0.4 * alone + 0.6 * network[-1](tokens)).detach(), atol=1e-5)
 
 
-def test_it_goes_on_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """The table lies in the checkpoint, untouched by averaging: stopped and continued ends as never stopped."""
+def test_a_training_resumes_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """The checkpoint holds the table, which averaging does not change; an interrupted run ends as any other."""
     recipe, data = recipe_with(**TEXT, average_decay=0.9), (ordered(300), ordered(50, seed=1))
-    whole = fit(recipe, *data, tmp_path / "whole.pt")
+    uninterrupted = fit(recipe, *data, tmp_path / "whole.pt")
 
     def stop(history: list[state.Epoch]) -> None:
         if len(history) == 2:
@@ -183,7 +183,7 @@ def test_it_goes_on_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, *data, tmp_path / "stopped.pt", watch=stop)
     continued = fit(recipe, *data, tmp_path / "stopped.pt")
-    for name, value in whole.state_dict().items():
+    for name, value in uninterrupted.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
     kept: Any = checkpoint.load(tmp_path / "whole.pt")
     for name in ("3.prints", "3.weights", "3.bias"):
@@ -193,10 +193,10 @@ def test_it_goes_on_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Pa
     )
 
 
-def test_onnx_runtime_reads_runs_as_torch_does(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """Probabilities of the exported graph, at any number of texts and any length from one word, temperature folded.
+def test_onnx_runtime_agrees_with_torch(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Probabilities of the exported graph with a temperature, for any number of texts and any length.
 
-    The words are the last of 30,000, whose runs have numbers beyond 32 bits: there ONNX Runtime's Clip errs.
+    The words are the last of 30,000, whose n-grams have keys above 32 bits, where ONNX Runtime's Clip is wrong.
     """
 
     def last(split: Split) -> Split:
@@ -220,7 +220,7 @@ def test_onnx_runtime_reads_runs_as_torch_does(recipe_with: Callable[..., Recipe
 
 
 def test_shapes_count_its_weights(recipe_with: Callable[..., Recipe]) -> None:
-    """One weight a slot and a bias, which build makes as buffers."""
+    """One weight for each slot and a bias, which are buffers of the module."""
     recipe = recipe_with(**TEXT)
     step = trace(recipe)[-1]
     table = build(recipe)[-1]
@@ -246,27 +246,27 @@ def test_shapes_count_its_weights(recipe_with: Callable[..., Recipe]) -> None:
         ),
     ],
 )
-def test_it_stands_behind_two_logits_only(
+def test_the_table_must_follow_two_logits(
     layers: list[dict[str, Any]], labels: int, message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
-    """Refused by its place, with the reason."""
+    """Other stacks are refused; the message names the layer and the reason."""
     stack = [*TEXT["layers"][:2], *layers]
     recipe = recipe_with(**{**TEXT, "layers": stack, "labels": ["a", "b", "c"][:labels]})
     with pytest.raises(RecipeError, match=message):
         trace(recipe)
 
 
-def test_runs_that_no_number_tells_apart_are_refused(recipe_with: Callable[..., Recipe]) -> None:
-    """Three words of two million are more runs than an int64 can number; two are not."""
+def test_too_large_a_vocabulary_is_refused(recipe_with: Callable[..., Recipe]) -> None:
+    """Three words of two million make more n-grams than an int64 can number; two words do not."""
     words = {"kind": "text", "length": 12, "vocabulary": 2_000_000}
     with pytest.raises(RecipeError, match=r"input.vocabulary: 2,000,000 words .* 2e\+19 .* 3 words"):
         trace(recipe_with(**{**TEXT, "input": words}))
-    *layers, runs = TEXT["layers"]
-    trace(recipe_with(**{**TEXT, "input": words, "layers": [*layers, {**runs, "ngrams": 2}]}))
+    *layers, table = TEXT["layers"]
+    trace(recipe_with(**{**TEXT, "input": words, "layers": [*layers, {**table, "ngrams": 2}]}))
 
 
 def test_a_table_is_not_pretrained(recipe_with: Callable[..., Recipe]) -> None:
-    """Weights from elsewhere know nothing of it."""
+    """Pretrained weights cannot be combined with a table."""
     weights = {"name": "pretrained", "url": "http://127.0.0.1/weights.pth", "sha256": "0" * 64}
     with pytest.raises(RecipeError, match=r"initialise: pretrained .* ngrams"):
         trace(recipe_with(**TEXT, initialise=weights))

@@ -1,4 +1,4 @@
-"""Word vectors from company: counts and surprise against loops, factors against torch, which words come close."""
+"""Word vectors: cooccurrences compared with loops, factors compared with torch, and which words come close."""
 
 import math
 from collections import defaultdict
@@ -25,47 +25,47 @@ texts_of_ids = st.lists(st.lists(st.integers(1, WORDS - 1), min_size=1, max_size
 
 
 def split_of(texts: list[list[int]]) -> Split:
-    """Texts of the classes 0 and 1 in turn."""
+    """Texts of the classes 0 and 1 alternately."""
     rows = [torch.tensor(text, dtype=torch.int32) for text in texts]
     return Split(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.arange(len(texts)) % 2)
 
 
-def company_of(texts: list[list[int]], reach: int) -> dict[int, float]:
-    """In loops."""
-    found: dict[int, float] = defaultdict(float)
+def cooccurrences_of(texts: list[list[int]], reach: int) -> dict[int, float]:
+    """Keys and weighted counts, in loops."""
+    counts: dict[int, float] = defaultdict(float)
     for index, text in enumerate(texts):
-        for here, word in enumerate(text):
-            for there, other in enumerate(text):
-                distance = abs(here - there)
+        for i, word in enumerate(text):
+            for j, other in enumerate(text):
+                distance = abs(i - j)
                 if 0 < distance <= reach and min(word, other) > 1:
                     key = word * 2 * WORDS + index % 2 * WORDS + other
-                    found[key] += reach + 1 - distance
-    return {key: count / reach for key, count in found.items()}
+                    counts[key] += reach + 1 - distance
+    return {key: value / reach for key, value in counts.items()}
 
 
 def twins(count: int) -> Split:
-    """Words 2 and 3 stand between the same neighbours in class 0, 4 and 5 between those in class 1."""
-    draw = torch.Generator().manual_seed(0)
+    """Words 2 and 3 have the same neighbours in class 0, and words 4 and 5 have them in class 1."""
+    generator = torch.Generator().manual_seed(0)
     texts = []
     for index in range(count):
-        word = int(torch.randint(0, 2, (1,), generator=draw)) + (4 if index % 2 else 2)
-        around = torch.randint(6, WORDS, (2,), generator=draw).tolist()
+        word = int(torch.randint(0, 2, (1,), generator=generator)) + (4 if index % 2 else 2)
+        around = torch.randint(6, WORDS, (2,), generator=generator).tolist()
         texts.append([around[0], word, around[1]])
     return split_of(texts)
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts_of_ids, st.integers(1, 4))
-def test_company_is_counted_by_distance_and_label(texts: list[list[int]], reach: int) -> None:
-    """Never across texts, never with padding or the unknown word, the nearest for most."""
-    keys, weights = vectors.company(split_of(texts), WORDS, reach)
-    expected = company_of(texts, reach)
+def test_cooccurrences_are_weighted_by_distance_and_separate_for_each_label(texts: list[list[int]], reach: int) -> None:
+    """Not across texts, not with padding or the unknown word; the nearest count most."""
+    keys, weights = vectors.cooccurrences(split_of(texts), WORDS, reach)
+    expected = cooccurrences_of(texts, reach)
     assert keys.tolist() == sorted(expected)
     np.testing.assert_allclose(weights, [expected[key] for key in sorted(expected)], rtol=1e-5)
 
 
-def test_surprise_is_the_discounted_log_of_how_much_oftener_than_by_chance() -> None:
-    """log(n * sum(c^0.75) / (w * c^0.75)) * n / (n + 1) * m / (m + 10), and nothing below 0."""
+def test_pointwise_information_equals_its_formula() -> None:
+    """Values of log(n * sum(c^0.75) / (w * c^0.75)) * n / (n + 1) * m / (m + 10) above 0."""
     counts = {(2, 3): 8.0, (2, 5): 1.0, (3, 4): 2.0, (3, 5): 30.0}
     word, context = {2: 9.0, 3: 32.0}, {3: 8.0, 4: 2.0, 5: 31.0}
     total = sum(count**0.75 for count in context.values())
@@ -75,35 +75,35 @@ def test_surprise_is_the_discounted_log_of_how_much_oftener_than_by_chance() -> 
         rarer = min(word[row], context[column])
         expected[row, column] = information * n / (n + 1) * rarer / (rarer + 10)
     keys = torch.tensor([row * WORDS + column for row, column in counts])
-    rows, columns, values = vectors.surprise(keys, torch.tensor(list(counts.values())), (WORDS, WORDS))
-    found = dict(zip(zip(rows.tolist(), columns.tolist(), strict=True), values.tolist(), strict=True))
-    assert found == pytest.approx({pair: value for pair, value in expected.items() if value > 0})
-    assert (2, 5) not in found
+    rows, columns, values = vectors.pointwise_information(keys, torch.tensor(list(counts.values())), (WORDS, WORDS))
+    actual = dict(zip(zip(rows.tolist(), columns.tolist(), strict=True), values.tolist(), strict=True))
+    assert actual == pytest.approx({pair: value for pair, value in expected.items() if value > 0})
+    assert (2, 5) not in actual
 
 
-def test_factors_are_those_of_the_full_decomposition() -> None:
-    """Up to the sign of each: U * sqrt(S) of torch's own decomposition, of a matrix whose values fall off."""
-    draw = torch.Generator().manual_seed(0)
-    left, right = (torch.linalg.qr(torch.randn(size, 30, generator=draw)).Q for size in (40, 60))
+def test_factors_equal_those_of_the_full_decomposition() -> None:
+    """Up to signs, U * sqrt(S) of torch's decomposition, for a matrix with decreasing singular values."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(size, 30, generator=generator)).Q for size in (40, 60))
     matrix = left * (0.7 ** torch.arange(30)) @ right.T
-    found = vectors.factors(matrix.to_sparse(), 5, seed=0)
+    actual = vectors.factors(matrix.to_sparse(), 5, seed=0)
     expected, singular, _ = torch.linalg.svd(matrix)
-    np.testing.assert_allclose(found.abs(), (expected[:, :5] * singular[:5].sqrt()).abs(), atol=1e-3)
+    np.testing.assert_allclose(actual.abs(), (expected[:, :5] * singular[:5].sqrt()).abs(), atol=1e-3)
 
 
-def nearness(table: Tensor, one: int, other: int) -> float:
-    return float(torch.cosine_similarity(table[one], table[other], dim=0))
+def similarity(table: Tensor, word: int, other: int) -> float:
+    return float(torch.cosine_similarity(table[word], table[other], dim=0))
 
 
-def test_words_of_one_part_come_close_and_labels_part_them() -> None:
-    """All four words have the same neighbours; only their texts' labels tell the pairs apart."""
+def test_words_with_the_same_role_come_close_within_a_label() -> None:
+    """All four words have the same neighbours; only the labels of their texts separate the pairs."""
     table = vectors.learn(twins(2000), WORDS, 4, 2, seed=0)
-    assert min(nearness(table, 2, 3), nearness(table, 4, 5)) > 0.9
-    assert max(nearness(table, 2, 4), nearness(table, 3, 5)) < 0.5
+    assert min(similarity(table, 2, 3), similarity(table, 4, 5)) > 0.9
+    assert max(similarity(table, 2, 4), similarity(table, 3, 5)) < 0.5
 
 
-def test_vectors_are_scaled_and_as_wide_as_asked_for() -> None:
-    """Padding's is 0, the root mean square of the others 0.3; the same seed gives the same; spare columns are 0."""
+def test_vectors_have_the_given_width_and_scale() -> None:
+    """Padding is 0, other vectors have a root mean square of 0.3; extra columns are 0; seeds are respected."""
     table = vectors.learn(twins(300), WORDS, 16, 2, seed=0)
     assert table.shape == (WORDS, 16)
     assert not table[0].any()
@@ -112,8 +112,8 @@ def test_vectors_are_scaled_and_as_wide_as_asked_for() -> None:
     assert torch.equal(table, vectors.learn(twins(300), WORDS, 16, 2, seed=0))
 
 
-def test_a_network_starts_from_them(recipe_with: Callable[..., Recipe]) -> None:
-    """Where the recipe asks for company; `shapes` says so."""
+def test_a_network_starts_from_these_vectors(recipe_with: Callable[..., Recipe]) -> None:
+    """The recipe's `company` switches them on, and `shapes` shows it."""
     text: dict[str, Any] = {
         "input": {"kind": "text", "length": 12, "vocabulary": WORDS},
         "labels": ["no", "yes"],
@@ -121,7 +121,7 @@ def test_a_network_starts_from_them(recipe_with: Callable[..., Recipe]) -> None:
         "data": {"name": "mr", "validation": 100},
     }
     recipe, train = recipe_with(**text), twins(300)
-    embed = state.begin(recipe, torch.device("cpu"), train).network[0]
+    embed = state.initial_state(recipe, torch.device("cpu"), train).network[0]
     assert isinstance(embed, Embed)
     assert torch.equal(embed.table.weight, vectors.learn(train, WORDS, 4, 2, recipe.seed))
     assert trace(recipe)[0].title == "embedding 4 of 12 tokens, by 2 words to either side"

@@ -17,7 +17,7 @@ from training.data.schema import Text
 from training.errors import RecipeError
 from training.network.build import Served, build, layer_modules, normalise
 from training.network.calibrated import Calibration
-from training.network.ngrams import RunTable
+from training.network.ngrams import NGramTable
 from training.recipe.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool
 from training.recipe.schema import Recipe, load, names
 from training.recipe.shapes import LayerShape, layer_shape, table, trace
@@ -56,7 +56,7 @@ windows = st.fixed_dictionaries(
 
 def parameters(network: nn.Module) -> int:
     """The number of trained values, including the tables of n-grams, which are not torch parameters."""
-    tables = [module for module in network.modules() if isinstance(module, RunTable)]
+    tables = [module for module in network.modules() if isinstance(module, NGramTable)]
     runs = sum(table.get_buffer(name).numel() for table in tables for name in ("weights", "bias"))
     return sum(weight.numel() for weight in network.parameters()) + runs
 

@@ -17,6 +17,7 @@ from training.data import catalogue
 from training.data.dataset import Dataset, Split
 from training.errors import RecipeError, RunError
 from training.evaluation import metrics as evaluate
+from training.evaluation.calibration import fit_temperature
 from training.fit import loop as fit
 from training.fit import state
 from training.network.build import normalise
@@ -90,7 +91,7 @@ def test_a_finished_run_has_its_network_and_its_metrics(
     first = state.trained(recipe, folder / "fit.pt")
     outputs = evaluate.logits(first, normalise(recipe), data.validation)
     probabilities = torch.softmax(outputs / result.temperature, dim=1).numpy()
-    assert result.temperature == evaluate.fit_temperature(outputs, data.validation.labels)
+    assert result.temperature == fit_temperature(outputs, data.validation.labels)
     assert result.validation == evaluate.metrics(probabilities, data.validation.labels)
     assert result.fingerprint == data.fingerprint
     network, read = run.finished(folder)
@@ -303,7 +304,7 @@ def test_folds_differ_in_nothing_but_their_data(
     data = catalogue.fold(recipe.data, recipe.input, recipe.labels, 1)
     network = fit.fit(recipe, data.train, None, tmp_path / "fit.pt")
     scale, test = normalise(recipe), data.tests["stripes"]
-    temperature = evaluate.fit_temperature(evaluate.logits(network, scale, data.validation), data.validation.labels)
+    temperature = fit_temperature(evaluate.logits(network, scale, data.validation), data.validation.labels)
     probabilities = torch.softmax(evaluate.logits(network, scale, test) / temperature, dim=1).numpy()
     assert result.folds[1] == evaluate.metrics(probabilities, test.labels)
     assert folds == [0, 1, 2, 1]
