@@ -30,7 +30,7 @@ logger = logging.getLogger("bentoml.convoke")
 
 _CACHED_PATHS, _CACHED_LENGTH = 1024, 200  # clients make up paths, so the cache is bounded in number and in length
 _COUNTER = count()
-_HEALTH = {"/livez", "/readyz"}  # BentoML answers these itself; only methods that it does not take come here
+_HEALTH = {"/livez", "/readyz"}  # BentoML answers GET and HEAD, and passes other methods on
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 

@@ -28,7 +28,7 @@ def message_alone(error: ConvokeError) -> Any:
 
 @dataclass(frozen=True)
 class Route:
-    """A path pattern of Starlette's, as `/models/{model}`, and what happens there."""
+    """What happens on a path, a pattern in Starlette's syntax such as `/models/{model}`."""
 
     path: str
     method: Literal["GET", "POST"]
@@ -39,5 +39,5 @@ class Route:
 
     @property
     def methods(self) -> set[str]:
-        """The methods that the route allows: every GET allows HEAD, too."""
+        """The allowed methods; a route that allows GET also allows HEAD."""
         return {"GET", "HEAD"} if self.method == "GET" else {self.method}

@@ -48,16 +48,15 @@ def render(document: openapi.Json) -> str:
 
 
 def _render_operation(method: str, path: str, operation: openapi.Json) -> str:
-    content = operation.get("requestBody", {}).get("content", {})
-    lists = (
-        _render_list("Parameters", {one["name"]: one["description"] for one in operation["parameters"]}),
-        _render_list("Takes", {kind: one["x-means"] for kind, one in content.items()}),
-        _render_list("Answers", {status: one["description"] for status, one in operation["responses"].items()}),
-    )
+    parameters = {parameter["name"]: parameter["description"] for parameter in operation["parameters"]}
+    bodies = operation.get("requestBody", {}).get("content", {})
+    takes = {content_type: body["x-means"] for content_type, body in bodies.items()}
+    answers = {status: response["description"] for status, response in operation["responses"].items()}
+    lists = _render_list("Parameters", parameters) + _render_list("Takes", takes) + _render_list("Answers", answers)
     description = f"<p>{escape(operation['description'])}</p>" if "description" in operation else ""
     return (
         f"<details><summary><b>{method}</b> <code>{escape(path)}</code> "
-        f"<span>{escape(operation['summary'])}</span></summary>{description}{''.join(lists)}</details>"
+        f"<span>{escape(operation['summary'])}</span></summary>{description}{lists}</details>"
     )
 
 

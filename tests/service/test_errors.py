@@ -1,5 +1,6 @@
 """The tree of errors."""
 
+import inspect
 import re
 from types import ModuleType
 
@@ -12,14 +13,8 @@ from service import errors
 
 def classes(module: ModuleType) -> dict[str, type[ConvokeError]]:
     """The error classes that a module defines, but not their base."""
-    return {
-        name: one
-        for name, one in vars(module).items()
-        if isinstance(one, type)
-        and issubclass(one, ConvokeError)
-        and one.__module__ == module.__name__
-        and one is not ConvokeError
-    }
+    tree = {name: cls for name, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, ConvokeError)}
+    return {name: cls for name, cls in tree.items() if cls.__module__ == module.__name__ and cls is not ConvokeError}
 
 
 @pytest.mark.parametrize("module", [contract_errors, errors])

@@ -68,7 +68,7 @@ def statuses(call: Call, need: Need, headers: dict[str, str]) -> set[int]:
         for route in all_routes()
         if route.needs == need
     )
-    return {one.status_code if one.status_code in {401, 403} else 0 for one in responses}
+    return {response.status_code if response.status_code in {401, 403} else 0 for response in responses}
 
 
 @pytest.mark.parametrize("public", ["metrics", "predict", "predict,metrics", "none"])
@@ -261,7 +261,7 @@ def test_a_route_that_needs_no_key_keeps_its_endpoint() -> None:
 
 
 def test_every_route_says_what_it_needs() -> None:
-    """The need of each route is the one listed above, no route is missing there, and no route leaves its need out."""
+    """The needs of the routes are those of the table above, with none missing, and no route can leave its need out."""
     assert {route.path: route.needs for route in all_routes()} == NEEDS
     with pytest.raises(TypeError, match="needs"):
         Route("/brand-new", "GET", None)  # type: ignore[call-arg, arg-type]

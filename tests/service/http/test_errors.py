@@ -45,7 +45,7 @@ def call() -> Call:
 def test_an_unknown_path_has_the_form_of_its_first_segment(
     call: Call, path: str, status_in_form: Callable[[httpx.Response], int]
 ) -> None:
-    """A 404 below /v2 is read by the protocol's clients, every other one by ours."""
+    """A 404 below /v2 has the protocol's form, and any other 404 has code and message."""
     for method in ("GET", "POST", "DELETE"):
         assert status_in_form(call(method, path)) == 404
 
@@ -94,7 +94,7 @@ def test_a_refused_key(tmp_path: Path, method: str, path: str, status_in_form: C
 def test_a_failing_endpoint_has_the_form_of_its_route(
     error_form: Callable[..., object], status_in_form: Callable[[httpx.Response], int]
 ) -> None:
-    """An error of ours and one that nobody expected: 400 and 500; the second one keeps its reason to itself."""
+    """An expected error is a 400 with its message, and an unexpected error a 500 without its reason."""
 
     async def endpoint(request: Request) -> Response:
         if request.url.query:

@@ -213,7 +213,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "unknown output": ({"json": {**replaced()["json"], "outputs": [{"name": "logits"}]}}, 400, "outputs.0.name"),
     "too many items": ({"json": {"inputs": [tensor(["AA=="] * 5, "BYTES")]}}, 413, "4"),
     "no base64": ({"json": {"inputs": [tensor(["%"], "BYTES")]}}, 422, "base64"),
-    "no picture": ({"json": {"inputs": [tensor(["AAAA"], "BYTES")]}}, 415, "item 0"),
+    "no image": ({"json": {"inputs": [tensor(["AAAA"], "BYTES")]}}, 415, "item 0"),
     "both": (
         binary({"inputs": [{**tensor([1]), "parameters": {"binary_data_size": 1}}]}, b"x"), 400, "binary_data_size"
     ),

@@ -157,7 +157,7 @@ def test_a_text_on_which_the_tokenizer_fails_does_not_affect_the_others(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("model", "body", "expected", "words"),
+    ("model", "body", "expected", "fact"),
     [
         ("reviews", {"content": b""}, (400, "invalid_request"), "curl"),
         ("reviews", {"content": b" "}, (422, "unreadable"), "word"),
@@ -174,12 +174,12 @@ def test_a_text_on_which_the_tokenizer_fails_does_not_affect_the_others(tmp_path
     ],
 )  # fmt: skip
 def test_a_wrong_text_or_image_alone_is_an_error(
-    call: Call, model: str, body: dict[str, Any], expected: tuple[int, str], words: str
+    call: Call, model: str, body: dict[str, Any], expected: tuple[int, str], fact: str
 ) -> None:
     """A body that cannot be read, or is of the other kind, is answered 4xx with a message that helps."""
     response = call("POST", f"/classify/{model}", **body)
     assert code(response) == expected
-    assert words in message_of(response)
+    assert fact in message_of(response)
 
 
 def test_json_sent_as_text_is_a_text(call: Call) -> None:
@@ -190,7 +190,7 @@ def test_json_sent_as_text_is_a_text(call: Call) -> None:
 
 @pytest.mark.parametrize("model", ["digits", "reviews"])
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "fact"),
     [
         ("{", "JSON"),
         ('{"KEY": ["a"]} x', "JSON"),
@@ -209,13 +209,13 @@ def test_json_sent_as_text_is_a_text(call: Call) -> None:
         ('{"KEY": [' + "9" * 5000 + "]}", "JSON"),
     ],
 )
-def test_json_of_another_form_is_malformed(call: Call, model: str, content: str, words: str) -> None:
+def test_json_of_another_form_is_malformed(call: Call, model: str, content: str, fact: str) -> None:
     """Invalid JSON, and JSON that is nested too deep or of another form, is answered 400 with the expected form."""
     key = "images" if model == "digits" else "texts"
     response = call("POST", f"/classify/{model}", content=content.replace("KEY", key), headers=JSON)
     assert code(response) == (400, "invalid_request")
     message = message_of(response)
-    assert words.replace("KEY", key).replace("\\\\", "\\") in message
+    assert fact.replace("KEY", key).replace("\\\\", "\\") in message
     assert f'{{"{key}": [' in message or "expected a string" in message
 
 

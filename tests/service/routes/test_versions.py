@@ -1,4 +1,4 @@
-"""One version answers a request: the one that was served when the request came."""
+"""A request is answered by the version that was served when it arrived."""
 
 import asyncio
 import json
