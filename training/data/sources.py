@@ -126,7 +126,7 @@ def _address(name: str, file: File) -> str:
 
 def _counts(labels: Iterable[int], names: tuple[str, ...]) -> str:
     counts = Counter(labels)
-    return f"{counts.total():,} ({', '.join(f'{name} {counts[index]:,}' for index, name in enumerate(names))})"
+    return f"{counts.total():,} ({', '.join(f'{name}: {counts[index]:,}' for index, name in enumerate(names))})"
 
 
 TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {

@@ -115,8 +115,8 @@ def test_plain_files_are_downloaded_and_counted(data: Path, mirror: Path, monkey
     expect_texts("sst2", monkeypatch, (2, 2), (1, 1))
     lines = list(sources.report("sst2"))
     assert sum("downloading http://127.0.0.1" in line for line in lines) == 3
-    assert "  train: 4 (negative 2, positive 2)" in lines
-    assert "  test: 2 (negative 1, positive 1)" in lines
+    assert "  train: 4 (negative: 2, positive: 2)" in lines
+    assert "  test: 2 (negative: 1, positive: 1)" in lines
     assert sorted(path.name for path in (data / "sst2").iterdir()) == sorted(SST2)
     assert not any("downloading" in line for line in sources.report("sst2"))
 
@@ -204,7 +204,7 @@ def test_cats_and_dogs_are_unpacked_from_microsofts_archive(
         archive.writestr("PetImages/Dog/Thumbs.db", b"")
     offer(mirror, "cats-vs-dogs", {"kagglecatsanddogs_5340.zip": packed.getvalue()}, monkeypatch)
     text = "\n".join(sources.report("cats-vs-dogs"))
-    assert "train: 3 (cat 2, dog 1)" in text
+    assert "train: 3 (cat: 2, dog: 1)" in text
     assert "cannot be decoded and will be skipped: 1" in text
     assert str(data / "cats-vs-dogs" / "PetImages" / "Cat" / "666.jpg") in text
     assert [path.name for path in (data / "cats-vs-dogs").iterdir()] == ["PetImages"]
