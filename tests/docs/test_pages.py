@@ -59,6 +59,17 @@ def test_paths_exist(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_modules_and_names_exist(page: Path) -> None:
+    """`python -m NAME` names a program of the repository, and "`NAME` in `FILE.py`" a name that occurs in the file."""
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"-m ((?:benchmarks|service|tests|training)[\w.]*)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    for name, path in re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", text):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} in {path}"
+
+
 def test_the_map_is_complete() -> None:
     """The map in CONTRIBUTING names every top-level folder and every package, and nothing that does not exist."""
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
