@@ -1,6 +1,6 @@
-"""Batches: which examples they hold, and how these are loaded, scaled and augmented on the device.
+"""Batches: their examples are chosen, then loaded, scaled and augmented on the device.
 
-What is random is drawn for the whole batch, so that the processes that share it see what a single one would.
+Random numbers are drawn for the whole batch, so that the processes that share it see what a single process would.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ class TextLoader:
         self._machine = machine
 
     def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids int32 (N, L) of the whole batch, whose longest text decides what is drawn; labels int64 (n)."""
+        """Token ids int32 (N, L) of all texts, since augmentation depends on the longest; labels int64 (n)."""
         share = chosen[self._machine.world.rows(len(chosen))]
         return self._split.texts(chosen), self._split.labels[share].to(self._machine.device)
 

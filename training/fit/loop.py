@@ -138,7 +138,7 @@ class Trainer:
         return loss_sum / seen, total_correct / seen, rate
 
     def step(self, loader: Loader, chosen: Tensor, rate: float) -> tuple[float, Tensor, Tensor]:
-        """One update of the weights from the `chosen` examples of a batch, (N).
+        """Load, augment, forward, loss, backward, step and average, for the `chosen` examples (N) of a batch.
 
         Returns:
             The mean loss, the logits (n, classes) and the labels (n) of the n examples that this process computes: all

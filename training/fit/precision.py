@@ -23,7 +23,7 @@ _MIN_SIMILARITY = 0.9  # the cosine between the two gradients
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The precision that a recipe names, or, for "auto", the better one on `device`: bfloat16 if fast and accurate.
+    """The precision of a recipe; "auto" becomes bfloat16 if that is fast and accurate on `device`, else float32.
 
     Raises:
         RecipeError: a stack that cannot be built.

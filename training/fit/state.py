@@ -25,7 +25,7 @@ from training.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """The figures of one epoch; validation measures the network that would be published, None without a split."""
+    """The metrics of one epoch; validation measures the network that would be published, None without a split."""
 
     epoch: int
     loss: float

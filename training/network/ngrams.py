@@ -27,7 +27,7 @@ _STEPS, _HISTORY = 60, 10  # of L-BFGS
 class NGramTable(nn.Module):
     """Token ids int64 (N, L) -> logits float32 (N, 2): the sum of a text's weights over the root of their number.
 
-    The weights are in a hash table, each in one of two slots (cuckoo hashing; Pagh & Rodler, 2004), beside a
+    The weights are in a hash table, each in one of two slots (cuckoo hashing; Pagh & Rodler, 2004), with a
     fingerprint of its n-gram. An n-gram that was not learned is mistaken for one that was with a probability of 1e-7.
     """
 
@@ -65,7 +65,7 @@ class NGramTable(nn.Module):
         return keys, F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True) & (keys > 0)
 
     def fill(self, keys: Tensor, weights: Tensor, bias: Tensor) -> None:
-        """Store the weights (K) of n-grams: each in one of its slots, from which another moves to its other slot.
+        """Store the weights (K) of n-grams, each in one of its two slots; an n-gram that is there moves to its other.
 
         Raises:
             RecipeError: the table is too small.
@@ -99,7 +99,7 @@ class NGramTable(nn.Module):
         self.get_buffer("bias").div_(temperature)
 
     def _slots_of(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The two slots of each n-gram and its fingerprint, a whole float32 from 1."""
+        """The two slots of each n-gram and its fingerprint, an integer from 1 as float32."""
         first, second = (keys % _PRIME * factor % _OTHER_PRIME % self.slots for factor in _FACTORS)
         return first, second, (keys % _FINGERPRINTS + 1).to(torch.float32)
 

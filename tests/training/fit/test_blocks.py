@@ -1,4 +1,4 @@
-"""Layers in blocks, as residual networks have them, are trained as layers in a row."""
+"""Layers nested in blocks, as in residual networks, are trained like layers in a row."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ LAYERS: list[dict[str, Any]] = [
 
 
 def in_blocks(network: nn.Sequential) -> nn.Sequential:
-    """All layers but the last in a block inside of a block."""
+    """The same layers, all but the last in nested blocks."""
     *body, last = network
     return nn.Sequential(nn.Sequential(*body[:2], nn.Sequential(*body[2:])), last)
 
@@ -37,7 +37,7 @@ def networks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """A network of every kind of layer after the same training, its layers in a row and in blocks."""
+    """Two networks after the same training: with their layers in a row, and in blocks."""
     grey = stripes(100)
     split = Split(grey.inputs.repeat(1, 1, 1, 3), grey.labels)
     recipe = recipe_with(layers=LAYERS, input=COLOUR, average_decay=0.5, initialise={"name": "he"})
@@ -46,8 +46,8 @@ def networks(
     return in_a_row, fit(recipe, split, split.first(30), tmp_path / "blocks.pt")
 
 
-def test_layers_in_blocks_end_in_the_weights_of_layers_in_a_row(networks: tuple[nn.Sequential, nn.Sequential]) -> None:
-    """Bit for bit: initial weights, steps, averages, running statistics and bounded rows, which reach their bound."""
+def test_layers_in_blocks_get_the_weights_of_layers_in_a_row(networks: tuple[nn.Sequential, nn.Sequential]) -> None:
+    """Initial weights, steps, averages, running statistics and max-norm, which takes effect, are equal bit for bit."""
     in_a_row, blocks = (list(network.state_dict().values()) for network in networks)
     assert len(in_a_row) == len(blocks)
     for expected, actual in zip(in_a_row, blocks, strict=True):
@@ -57,10 +57,10 @@ def test_layers_in_blocks_end_in_the_weights_of_layers_in_a_row(networks: tuple[
         assert float(bounded.weight.detach().norm(dim=1).max()) == pytest.approx(0.3, abs=0.05)
 
 
-def test_a_network_in_blocks_is_served_as_one_in_a_row(
+def test_blocks_do_not_change_the_exported_graph(
     networks: tuple[nn.Sequential, nn.Sequential], recipe_with: Callable[..., Recipe]
 ) -> None:
-    """The exported module folds the temperature into the last layer, wherever the others stand."""
+    """The temperature is folded into the last layer, wherever the other layers are."""
     images = torch.randint(0, 256, (4, 6, 9, 3), dtype=torch.uint8)
     recipe = recipe_with(layers=LAYERS, input=COLOUR)
     with torch.inference_mode():

@@ -40,13 +40,13 @@ def padded(*texts: list[int]) -> Tensor:
 
 def toy(count: int, seed: int = 0) -> Split:
     """Texts of 3 to 12 tokens; those with token 7 have label 1."""
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     texts, labels = [], []
     for index in range(count):
-        length = int(torch.randint(3, 13, (1,), generator=draw))
-        text = torch.randint(8, 20, (length,), generator=draw).tolist()
+        length = int(torch.randint(3, 13, (1,), generator=generator))
+        text = torch.randint(8, 20, (length,), generator=generator).tolist()
         if index % 2:
-            text[int(torch.randint(0, length, (1,), generator=draw))] = 7
+            text[int(torch.randint(0, length, (1,), generator=generator))] = 7
         texts.append(text)
         labels.append(index % 2)
     return Split(padded(*texts), torch.tensor(labels))
@@ -78,13 +78,13 @@ def test_windows_are_brute_force_convolutions_over_the_text(over_time: Any) -> N
     expected: list[float] = []
     for conv in module.convs:
         assert isinstance(conv, nn.Conv1d)
-        wide = torch.cat([values[0], torch.zeros(2, conv.kernel_size[0] - 1, dtype=torch.float64)], dim=1)
+        extended = torch.cat([values[0], torch.zeros(2, conv.kernel_size[0] - 1, dtype=torch.float64)], dim=1)
         bias = conv.bias
         assert bias is not None
         maps = torch.stack(
             [
-                torch.relu((conv.weight * wide[:, at : at + conv.kernel_size[0]]).sum(dim=(1, 2)) + bias)
-                for at in range(length)
+                torch.relu((conv.weight * extended[:, start : start + conv.kernel_size[0]]).sum(dim=(1, 2)) + bias)
+                for start in range(length)
             ]
         )
         expected += [*(maps.amax(0).tolist() if over_time != "average" else [])]
@@ -166,7 +166,7 @@ def test_cuts_reach_both_ends_and_all_lengths() -> None:
 
 
 def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """A toy problem is learnt; a run that is interrupted and resumed ends with the same weights; max-norm holds."""
+    """A toy problem is learned; a run that is interrupted and resumed ends with the same weights; max-norm holds."""
     recipe = recipe_with(
         **TEXT,
         epochs=6,
@@ -175,10 +175,10 @@ def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[...
         augment={"word_dropout": 0.1, "span": 10},
     )
     train, validation = toy(300), toy(100, seed=1)
-    whole = fit.fit(recipe, train, validation, tmp_path / "whole.pt")
-    outputs = evaluate.logits(whole, normalise(recipe), validation)
+    uninterrupted = fit.fit(recipe, train, validation, tmp_path / "whole.pt")
+    outputs = evaluate.logits(uninterrupted, normalise(recipe), validation)
     assert float((outputs.argmax(dim=1) == validation.labels).float().mean()) > 0.95
-    (last,) = [module for module in whole if isinstance(module, BoundedLinear)]
+    (last,) = [module for module in uninterrupted.modules() if isinstance(module, BoundedLinear)]
     assert float(last.weight.detach().norm(dim=1).max()) <= 2.0 + 1e-5
 
     def stop(history: list[state.Epoch]) -> None:
@@ -188,7 +188,7 @@ def test_a_text_network_learns_and_resumes_bit_for_bit(recipe_with: Callable[...
     with pytest.raises(KeyboardInterrupt):
         fit.fit(recipe, train, validation, tmp_path / "stopped.pt", watch=stop)
     continued = fit.fit(recipe, train, validation, tmp_path / "stopped.pt")
-    for name, value in whole.state_dict().items():
+    for name, value in uninterrupted.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
 
 
