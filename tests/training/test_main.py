@@ -160,7 +160,7 @@ def test_the_published_digits_have_the_accuracy_of_their_manifest(capsys: pytest
     folder = ROOT / "models" / "digits" / "1"
     assert main(["evaluate", str(folder)]) == 0
     output = capsys.readouterr().out
-    match = re.search(r"([\d,]+) parameters\n\n.* n = 10,000\n +accuracy +[\d.]+% \((\d+) mistakes\)", output)
+    match = re.search(r"([\d,]+) parameters\n\n.* n = 10,000\n +accuracy +[\d.]+% \((\d+) of 10,000 wrong\)", output)
     assert match is not None
     parameters, mistakes = match.groups()
     assert int(parameters.replace(",", "")) <= 70_000

@@ -1,5 +1,6 @@
 """A finished run -> a version in `models/`.
 
-In: a run's weights and calibration. Out: an exported graph, checked against the network and the version it replaces,
-with its manifest and card; or a smaller variant of a published graph. Start with `publish.py`.
+In: the weights and the calibration of a run. Out: an exported graph, compared with the network and with the version in
+service, with its manifest and card; or the next version of a model, with a variant in fewer bits. Start with
+`publish.py`.
 """

@@ -45,12 +45,12 @@ def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str
     metrics = evaluate.metrics(probabilities, split.labels)
     mistakes = evaluate.mistakes(probabilities, split.labels)
     usual, highest = evaluate.chance_calibration_error(probabilities.max(axis=1))
-    yield f"accuracy                    {metrics.accuracy:.2%} ({len(mistakes):,} mistakes)"
+    yield f"accuracy                    {metrics.accuracy:.2%} ({len(mistakes):,} of {metrics.n:,} wrong)"
     yield f"negative log-likelihood     {metrics.nll:.4f} nats"
     chance = f"with perfect calibration {usual:.4f}, in 95 % of cases up to {highest:.4f}"
     yield f"expected calibration error  {metrics.ece:.4f} ({chance})"
     if mistakes:
-        yield f"the {min(len(mistakes), _MAX_MISTAKES)} most confident mistakes:"
+        yield "most confident mistakes:"
         rows = [["example", "label", "prediction", "probability"]]
         for mistake in mistakes[:_MAX_MISTAKES]:
             label, prediction = manifest.labels[mistake.label], manifest.labels[mistake.prediction]

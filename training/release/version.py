@@ -58,7 +58,7 @@ def building(home: Path) -> Iterator[Path]:
 
 
 def provenance(partial: Path, home: Path) -> dict[str, Any]:
-    """What a manifest says of the publication: the next version, its files so far, the commit and the time."""
+    """The fields of a manifest about the publication: the next version, the files so far, the commit and the time."""
     return {
         "version": max(numbers(home), default=0) + 1,
         "files": hashes(partial),

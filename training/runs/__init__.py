@@ -1,4 +1,4 @@
-"""What a training run leaves behind, and how runs are looked at: log, plots, comparison, inspection.
+"""Training runs: what a run leaves behind, and how runs are compared and described.
 
-In: a recipe. Out: a folder `runs/NAME` with weights, metrics and plots. Start with `run.py`.
+In: a recipe. Out: a folder `runs/RECIPE/TIME` with weights, metrics and plots. Start with `run.py`.
 """

@@ -41,7 +41,7 @@ class _Writer(Protocol):
 class Log:
     """The log of one training, in the run's folder: call `update` with the history at the start and after each epoch.
 
-    An epoch is a mapping of plain values that holds its number, from 1, as `epoch`. Points for TensorBoard go to
+    An epoch is a mapping of plain values, with its number, from 1, as `epoch`. Points for TensorBoard go to
     events/STAGE if `tensorboard` is installed: `tensorboard --logdir runs` shows them.
 
     Args:
@@ -85,7 +85,7 @@ class Log:
 
 
 def _replace(path: Path, content: str) -> None:
-    """Make a file hold `content`, in one step; a file that does already stays as it is."""
+    """Replace the content of a file in one step, unless it is equal to `content`."""
     if path.exists() and path.read_bytes() == content.encode():
         return
     partial = path.with_suffix(".partial")

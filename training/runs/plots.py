@@ -25,6 +25,8 @@ Pixels = npt.NDArray[np.uint8]
 History = Sequence[Mapping[str, Any]]
 
 DPI: Final = 120
+LINE: Final = (0.80, 0.87, 0.96)
+"""The colour between filters, RGB in [0, 1]: a colour that no grey filter contains."""
 
 _BINS: Final = 15  # as in training.evaluation.metrics, after Guo et al. (2017), section 2
 _TRAINING, _VALIDATION, _MARK = "#4878a8", "#d1661f", "#555555"
@@ -271,14 +273,15 @@ def filter_tiles(weights: Floats) -> Floats:
 
 
 def _mosaic(tiles: Floats, columns: int) -> Floats:
-    """Tiles (n, h, w, 3) in rows of `columns`, white lines of one pixel around them: (H, W, 3)."""
-    rows = math.ceil(len(tiles) / columns)
-    missing = rows * columns - len(tiles)
-    framed = np.pad(tiles, ((0, missing), (1, 0), (1, 0), (0, 0)), constant_values=1)  # (rows*columns, h+1, w+1, 3)
-    _, height, width, _ = framed.shape
-    grid = framed.reshape(rows, columns, height, width, 3).swapaxes(1, 2)  # (rows, h+1, columns, w+1, 3)
-    image = grid.reshape(rows * height, columns * width, 3)
-    return np.pad(image, ((0, 1), (0, 1), (0, 0)), constant_values=1)
+    """Tiles (n, h, w, 3) in rows of `columns`, with lines of one pixel around them: (H, W, 3)."""
+    count, height, width, _ = tiles.shape
+    rows = math.ceil(count / columns)
+    framed = np.full((rows * columns, height + 1, width + 1, 3), LINE)
+    framed[:count, 1:, 1:] = tiles
+    grid = framed.reshape(rows, columns, height + 1, width + 1, 3).swapaxes(1, 2)  # (rows, h+1, columns, w+1, 3)
+    image = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), LINE)
+    image[:-1, :-1] = grid.reshape(rows * (height + 1), columns * (width + 1), 3)
+    return image
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,7 @@ RECIPE, RESULT, METRICS = "recipe.json", "result.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """What the files in a run's folder hold."""
+    """The content of the files in a run's folder."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -31,7 +31,7 @@ class Record:
 
     @property
     def epochs_planned(self) -> int | None:
-        """The epochs of all trainings of the run, without early stopping; None if the recipe does not say."""
+        """The epochs of all trainings without early stopping; None if the recipe has no number of epochs."""
         epochs, data = self.recipe.get("epochs"), self.recipe.get("data", {})
         if not isinstance(epochs, int) or not isinstance(data, dict):
             return None
@@ -52,7 +52,7 @@ class Record:
 
 
 def metrics_file(folder: Path, stage: str = "fit") -> Path:
-    """The file that holds the epochs of one training of a run."""
+    """The file with the epochs of one training of a run."""
     return folder / (METRICS if stage == "fit" else f"metrics-{stage}.jsonl")
 
 

@@ -48,7 +48,7 @@ class Published:
 def published(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
-    """One export, which takes seconds, for all tests here."""
+    """One export, which takes seconds, for all tests of this file."""
     place = tmp_path_factory.mktemp("published")
     data = Dataset(stripes(120), stripes(45, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     recipe = recipe_with(data={"name": "mnist", "validation": 100, "refit": True}, average_decay=0.9)
@@ -123,8 +123,8 @@ def test_the_golden_file_replays_and_holds_no_example(published: Published) -> N
         inputs = golden["inputs"]
     assert inputs.shape[1:] == (6, 9, 1)
     data = published.data
-    whole = data.train + data.validation + data.tests["stripes"]
-    examples = {image.numpy().tobytes() for image in whole.inputs}
+    every = data.train + data.validation + data.tests["stripes"]
+    examples = {image.numpy().tobytes() for image in every.inputs}
     assert not examples & {image.tobytes() for image in inputs}
 
 

@@ -186,8 +186,8 @@ def test_weights_of_any_precision_have_statistics(kind: int) -> None:
     model = graph()
     del model.graph.initializer[:]
     model.graph.initializer.append(helper.make_tensor("half", kind, WEIGHTS.shape, WEIGHTS.flatten().tolist()))
-    (found,) = inspection.weights(model)
-    assert (found.minimum, found.maximum, found.zeros) == pytest.approx((-2, 2, 7 / 12))
+    (half,) = inspection.weights(model)
+    assert (half.minimum, half.maximum, half.zeros) == pytest.approx((-2, 2, 7 / 12))
 
 
 def test_hashes_are_checked(tmp_path: Path) -> None:

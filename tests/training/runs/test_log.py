@@ -99,8 +99,8 @@ def test_each_epoch_is_a_line_at_once(tmp_path: Path) -> None:
 def test_a_resumed_log_has_each_epoch_once(left: str | None, tmp_path: Path) -> None:
     """Whatever a killed run left, the file holds the epochs of the checkpoint and then the new ones."""
     if left is not None:
-        whole = "".join(json.dumps(epoch(int(number))) + "\n" for number in left.removesuffix("half"))
-        (tmp_path / record.METRICS).write_text(whole + ('{"epoch": 3, "lo' if left.endswith("half") else ""))
+        complete = "".join(json.dumps(epoch(int(number))) + "\n" for number in left.removesuffix("half"))
+        (tmp_path / record.METRICS).write_text(complete + ('{"epoch": 3, "lo' if left.endswith("half") else ""))
     updated = Log(tmp_path)
     updated.update(epochs(2))
     assert lines(tmp_path) == epochs(2)

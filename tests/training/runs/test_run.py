@@ -96,8 +96,8 @@ def test_a_finished_run_has_its_network_and_its_metrics(
     assert result.fingerprint == data.fingerprint
     network, read = run.finished(folder)
     assert read == result
-    whole = data.train + data.validation
-    expected = fit.fit(recipe, whole, None, tmp_path / "again.pt") if refit else first
+    both = data.train + data.validation
+    expected = fit.fit(recipe, both, None, tmp_path / "again.pt") if refit else first
     for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
         np.testing.assert_array_equal(ours.detach(), theirs.detach())
 
@@ -128,7 +128,7 @@ def test_a_run_that_is_not_finished_has_the_command_that_continues_it(
 def test_a_recipe_that_does_not_fit_its_data_is_refused(
     recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures of another size are found before any training; `test_labels.py` has other labels."""
+    """Images of another size are refused before any training; `test_labels.py` has other labels."""
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:0")
     monkeypatch.setattr("training.data.catalogue.load", lambda *_: data)
     spec = {"height": 9, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
@@ -157,12 +157,12 @@ def test_a_training_holds_the_lock_until_its_end(
     recipe_with: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that starts while another is in an epoch is refused; a training that fails releases the lock."""
-    folder, whole_fit = run.start(recipe_with(epochs=1), tmp_path), fit.fit
+    folder, original_fit = run.start(recipe_with(epochs=1), tmp_path), fit.fit
 
     def meanwhile(*arguments: Any, **more: Any) -> Any:
         with pytest.raises(RunError, match="another process trains this run"):
             run.train(folder)
-        whole_fit(*arguments, **more)
+        original_fit(*arguments, **more)
         raise Stop
 
     with monkeypatch.context() as patch:
@@ -315,10 +315,10 @@ def test_a_cross_validation_continues_with_the_fold_it_was_killed_in(
     moment: str, folds: list[int], in_folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before fold 2 or after its first epoch: fold 1 is not trained again, and the result is the same."""
-    shutil.copytree(in_folds, tmp_path / "whole")
-    whole = run.train(tmp_path / "whole")
+    shutil.copytree(in_folds, tmp_path / "uninterrupted")
+    uninterrupted = run.train(tmp_path / "uninterrupted")
     folds.clear()
-    whole_fit, whole_fold = fit.fit, catalogue.fold
+    original_fit, original_fold = fit.fit, catalogue.fold
 
     def killed(*arguments: Any, **more: Any) -> Any:
         def watch(history: list[state.Epoch]) -> None:
@@ -326,12 +326,12 @@ def test_a_cross_validation_continues_with_the_fold_it_was_killed_in(
             if len(history) == 1 and arguments[3].stem == "fold-02":
                 raise Stop
 
-        return whole_fit(*arguments, **{**more, "watch": watch})
+        return original_fit(*arguments, **{**more, "watch": watch})
 
     def none(data: Any, spec: Any, labels: Any, number: int) -> Dataset:
         if number == 1:
             raise Stop
-        dataset: Dataset = whole_fold(data, spec, labels, number)
+        dataset: Dataset = original_fold(data, spec, labels, number)
         return dataset
 
     with monkeypatch.context() as patch:
@@ -345,8 +345,8 @@ def test_a_cross_validation_continues_with_the_fold_it_was_killed_in(
     result = run.train(in_folds)
     assert folds == ([0, 1, 1, 2] if moment == "within" else [0, 1, 2])
     assert (in_folds / "fold-01.json").read_bytes() == before
-    assert result.folds == whole.folds
-    assert result.validation == whole.validation
+    assert result.folds == uninterrupted.folds
+    assert result.validation == uninterrupted.validation
 
 
 @pytest.mark.usefixtures("folds")
