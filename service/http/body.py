@@ -4,6 +4,8 @@ import asyncio
 import re
 import zlib
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
@@ -14,9 +16,9 @@ from service.http import pending
 from service.settings import Settings
 from service.telemetry.facts import of
 
-QUICK_BYTES = pending.SMALL_BYTES
-"""Longer bodies are decompressed and parsed in another thread."""
+Result = TypeVar("Result")
 
+_QUICK_BYTES = pending.SMALL_BYTES  # longer bodies are decompressed and parsed in another thread
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
 
 
@@ -50,13 +52,17 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
         pending.hold(facts, len(body), settings.max_pending_bytes)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding != "identity" and body:
-        is_quick = len(body) <= QUICK_BYTES
-        body = _unpack(body, encoding, limit) if is_quick else await asyncio.to_thread(_unpack, body, encoding, limit)
+        body = await run(partial(_unpack, body, encoding, limit), len(body))
         if len(body) > pending.SMALL_BYTES:
             pending.hold(facts, len(body), settings.max_pending_bytes)
     if not body and not may_be_empty:
         raise InvalidRequest("the body is empty; send an image or a text, for example with curl --data-binary @FILE")
     return bytes(body)
+
+
+async def run(work: Callable[[], Result], size_bytes: int) -> Result:
+    """Do work on a body of this size: here if it is quick, else in another thread, so that the event loop goes on."""
+    return work() if size_bytes <= _QUICK_BYTES else await asyncio.to_thread(work)
 
 
 def gone(request: Request) -> Callable[[], bool]:

@@ -1,6 +1,5 @@
 """Splits a request body into encoded items: one image or text, the parts of a multipart body, or a list in JSON."""
 
-import asyncio
 import base64
 from collections.abc import Collection
 from functools import lru_cache, partial
@@ -46,7 +45,7 @@ async def read(request: Request, spec: InputSpec, settings: Settings) -> list[It
             if spec.is_text:
                 _check_is_text(content, content_type, options.get(b"charset", b""))
             return [content]
-    return split() if len(content) <= body.QUICK_BYTES else await asyncio.to_thread(split)
+    return await body.run(split, len(content))
 
 
 def from_strings(values: list[str], spec: InputSpec) -> list[Item]:

@@ -5,10 +5,10 @@ BentoML would answer the calls itself, but it reads bodies of any size and of ot
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from python_multipart.multipart import parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -55,7 +55,7 @@ async def call(
     version = predictor.resolve(model)
     spec = version.manifest.input
     if key == spec.json_key:
-        encoded = await run_in_threadpool(items.from_strings, values, spec)
+        encoded = await body.run(partial(items.from_strings, values, spec), sum(map(len, values)))
     else:
         encoded = [UnsupportedMediaType(f"model {version.name!r} takes {spec.json_key}, not {key}")] * len(values)
     values.clear()
@@ -75,7 +75,8 @@ async def _read(request: Request, key: Key, settings: Settings) -> tuple[str, li
             f"unsupported Content-Type {content_type[:60].decode('latin-1')!r}; expected application/json"
         )
     form = f'{{"model": "...", "{key}": ["...", ...]}}'
-    content = await run_in_threadpool(limited.loads, await body.read(request, settings), settings, form=form)
+    data = await body.read(request, settings)
+    content = await body.run(partial(limited.loads, data, settings, form=form), len(data))
     values = items.check_list(content, key, form, beside=["model"])
     if not isinstance(content.get("model"), str):
         raise InvalidRequest(f"model is not a string; expected {form}")

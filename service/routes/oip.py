@@ -8,6 +8,7 @@ Its clients work unchanged, among them tritonclient and KServe's. A model takes 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, RootModel
@@ -99,7 +100,9 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         facts, started = of(request.scope), time.perf_counter()
         version = _version(predictor, request)
         json_length = request.headers.get(_JSON_LENGTH)
-        inference = tensors.parse(await body.read(request, settings), json_length, version.manifest, settings)
+        content = await body.read(request, settings)
+        parse = partial(tensors.parse, content, json_length, version.manifest, settings)
+        inference = await body.run(parse, len(content))
         read_s = time.perf_counter() - started
         facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
         result = await predictor.infer(version, inference.items, is_gone=body.gone(request))
@@ -161,7 +164,8 @@ async def _options(request: Request, settings: Settings) -> dict[str, Any]:
     Raises:
         ConvokeError: the body is something else, or beyond a limit.
     """
-    options = limited.loads(await body.read(request, settings, may_be_empty=True) or b"{}", settings)
+    content = await body.read(request, settings, may_be_empty=True)
+    options = await body.run(partial(limited.loads, content or b"{}", settings), len(content))
     if not isinstance(options, dict):
         raise InvalidRequest("the body is not a JSON object")
     return options

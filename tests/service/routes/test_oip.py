@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from service import __version__
+from service.http import limited
 from tests import reviews
 from tests.drawing import encode, mnist_like
 from tests.service.inference.test_repository import add_version
@@ -165,6 +167,24 @@ def test_outputs_have_the_requested_order_and_form(call: Call) -> None:
     rows = np.frombuffer(everything.content[size : size + 80], "<f4").reshape(2, 10)
     assert rows.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     assert everything.content[size + 80 :] == packed(b"0", b"1")
+
+
+@pytest.mark.parametrize(("count", "in_main_thread"), [(1, True), (30, False)])
+def test_a_large_body_is_parsed_off_the_event_loop(
+    call: Call, monkeypatch: pytest.MonkeyPatch, count: int, in_main_thread: bool
+) -> None:
+    """A body of up to 64 KiB is parsed in the event loop's thread, a larger one in another thread."""
+    threads = []
+    loads = limited.loads
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread())
+        return loads(*args, **kwargs)
+
+    monkeypatch.setattr(limited, "loads", spy)
+    response = call("POST", INFER, json={"inputs": [tensor(images(count).tolist())]})
+    assert response.status_code == 200
+    assert [thread is threading.main_thread() for thread in threads] == [in_main_thread]
 
 
 def test_texts_are_strings_or_token_ids(tmp_path: Path) -> None:
