@@ -1,4 +1,4 @@
-"""The precision that a version runs in here: float32, or a variant that is measured to be faster on this machine."""
+"""The precision in which a version runs: float32, or a variant that is measurably faster on this machine."""
 
 import logging
 from pathlib import Path
@@ -11,44 +11,44 @@ from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
 
-WORTH = 1.1
-"""How many times faster a variant must be: what it gives is a little off, and a close race may end otherwise."""
-SEVERAL = 8
-"""Items of a batch in the race: enough to be like any larger one, and a start that waits for it is short."""
+MIN_SPEEDUP = 1.1
+"""A variant is a little less accurate, and a close race may have another winner next time."""
+RACE_BATCH = 8
+"""Large enough to be like any larger batch, and small enough not to delay the start."""
 
 
 def open_session(folder: Path, manifest: Manifest, settings: Settings) -> Session:
-    """A session that replays the golden outputs of its precision, in the precision that the settings mean here.
+    """Open a session in the precision that the settings select, and replay the golden inputs.
 
-    `auto` takes the variant that is made for the provider if it is faster, alone and in a batch of several. `int8` and
-    `float16` take that variant of every model that has one; a model without it runs in float32.
+    `auto` selects the variant that is made for the provider if it is faster, both alone and in a batch. `int8` and
+    `float16` select that variant of every model that has it; other models run in float32.
 
     Raises:
-        ModelRefused: what would be served cannot be loaded, or computes something else than at publication.
-        ProviderError: the execution provider that was asked for cannot be had.
+        ModelRefused: the graph cannot be loaded, or its outputs differ from those at publication.
+        ProviderError: this machine does not have the configured execution provider.
     """
     if settings.precision != "auto":
-        has_it = manifest.variant(settings.precision) is not None
-        return _open(folder, manifest, settings, settings.precision if has_it else "float32")
-    plain = _open(folder, manifest, settings, "float32")
+        has_variant = manifest.variant(settings.precision) is not None
+        return _open(folder, manifest, settings, settings.precision if has_variant else "float32")
+    float32 = _open(folder, manifest, settings, "float32")
     for variant in manifest.variants:
-        if providers.suits(variant.precision, plain.provider):
-            return _faster(plain, folder, manifest, settings, variant.precision)
-    return plain
+        if providers.suits(variant.precision, float32.provider):
+            return _faster(float32, folder, manifest, settings, variant.precision)
+    return float32
 
 
-def _faster(plain: Session, folder: Path, manifest: Manifest, settings: Settings, precision: Precision) -> Session:
-    """The session in float32 or that of a variant, whichever this machine is better off with."""
+def _faster(float32: Session, folder: Path, manifest: Manifest, settings: Settings, precision: Precision) -> Session:
+    """The session in float32 or that of a variant, whichever is better on this machine."""
     try:
         variant = _open(folder, manifest, settings, precision)
     except ModelRefused as error:
-        logger.warning("model %s runs in float32, since %s is refused: %s", manifest.model, precision, error)
-        return plain
-    sizes = (1, min(SEVERAL, manifest.max_batch))
-    gains = [plain_s / variant_s for plain_s, variant_s in (race([plain, variant], size) for size in sizes)]
-    told = ", ".join(f"{gain:.2f}x at batch {size}" for gain, size in zip(gains, sizes, strict=True))
-    logger.info("model %s version %s: %s beside float32: %s", manifest.model, manifest.version, precision, told)
-    return variant if min(gains) >= WORTH else plain
+        logger.warning("model %s runs in float32 because %s is refused: %s", manifest.model, precision, error)
+        return float32
+    sizes = (1, min(RACE_BATCH, manifest.max_batch))
+    speedups = [float32_s / variant_s for float32_s, variant_s in (race([float32, variant], size) for size in sizes)]
+    results = ", ".join(f"{speedup:.2f}x at batch {size}" for speedup, size in zip(speedups, sizes, strict=True))
+    logger.info("model %s version %s: %s against float32: %s", manifest.model, manifest.version, precision, results)
+    return variant if min(speedups) >= MIN_SPEEDUP else float32
 
 
 def _open(folder: Path, manifest: Manifest, settings: Settings, precision: Precision) -> Session:

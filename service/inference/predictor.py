@@ -1,4 +1,4 @@
-"""Model name + items -> predictions: the one door behind every front end."""
+"""Items -> probabilities: every front end calls the predictor."""
 
 import asyncio
 import logging
@@ -15,24 +15,25 @@ import numpy.typing as npt
 from contract.errors import ConvokeError, TooLarge
 from contract.inputs import Array, Items, Preprocessor
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import PATIENCE_S, Batcher, Observer
+from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer
 from service.inference.decoding import Decoders
-from service.inference.repository import Repository, Version
+from service.inference.repository import Repository
+from service.inference.version import Version
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
 Item = bytes | str | Array | ConvokeError
-"""An encoded item, a decoded one, or the reason why a front end could not read it."""
+"""An encoded item, a decoded item, or the reason why a front end could not read it."""
 Row = npt.NDArray[np.float32]
 
-_PART = 1 << 15  # bytes or characters that take far longer to decode than to hand to another thread
+_PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one request: a row (classes,) or an error an item, in order, and where the seconds went."""
+    """The result of a request: a row (classes,) or an error for each item, in order, and the seconds of each step."""
 
     version: Version
     rows: Sequence[Row | ConvokeError]
@@ -40,19 +41,22 @@ class Answer:
     queue_s: float
     infer_s: float
 
+    def probabilities(self) -> list[Row]:
+        """The row (classes,) of each item.
 
-@dataclass(frozen=True)
-class Probabilities:
-    """A row (classes,) an item, in order, and where the seconds went."""
-
-    rows: list[Row]
-    decode_s: float
-    queue_s: float
-    infer_s: float
+        Raises:
+            ConvokeError: the error of the first item that failed, with its position.
+        """
+        rows: list[Row] = []
+        for place, row in enumerate(self.rows):
+            if isinstance(row, ConvokeError):
+                raise type(row)(f"item {place}: {row}") from row
+            rows.append(row)
+        return rows
 
 
 class Predictor:
-    """Predicts with whatever versions its repository serves."""
+    """Predicts with the versions that a repository has loaded."""
 
     def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
         self._repository = repository
@@ -61,65 +65,40 @@ class Predictor:
         self._batchers: dict[Version, Batcher] = {}
         self._decoders = Decoders(settings.decode_threads)
         self.answered = 0
-        """Requests so far."""
+        """How many requests were answered."""
 
     def resolve(self, model: str, version: str | None = None) -> Version:
         """The version that answers a request: resolved once, before the body is read, and then passed on.
 
         Args:
             model: the model's name.
-            version: the number of a loaded version; the one that is served where it is None.
+            version: the number of a loaded version; None for the version that is served.
 
         Raises:
             ModelNotFound, NotReady: no such version can answer.
         """
         return self._repository.get(model, version)
 
-    async def classify(
-        self,
-        version: Version,
-        items: list[Item],
-        *,
-        is_gone: Callable[[], bool] = lambda: False,
+    async def predict(
+        self, version: Version, items: list[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
     ) -> Answer:
-        """Classify encoded pictures or texts, whichever the model takes.
+        """The probabilities of each item, or its error.
 
         Args:
-            version: the one that answers, from `resolve`.
-            items: one picture or text each; an error stays in its place. Emptied once they are decoded, so that what
-                waits for its turn holds no body.
-            is_gone: whether the caller has gone away; asked where it had to wait.
+            version: the version that answers, from `resolve`.
+            items: encoded or decoded items; decoded items of a fixed shape may come as one array. Errors stay in their
+                places. A list of encoded items is emptied once they are decoded, so that waiting requests hold no body.
+            is_gone: whether the client has closed its connection; called if the request had to wait.
 
         Raises:
             TooLarge: more items than a request may hold.
-            Overloaded, DeadlineExceeded, ClientGone: the queue is full, the answer came too late, nobody waits for it.
+            Overloaded, DeadlineExceeded, ClientGone: the queue is full, the request took too long, or its client left.
         """
-        return await self._predict(version, items, is_gone)
-
-    async def infer(
-        self, version: Version, items: list[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
-    ) -> Probabilities:
-        """Probabilities (classes,) of each item: encoded, or what the graph takes, (H, W, C) or (L).
-
-        Pictures that are what the graph takes may come as one array, (N, H, W, C).
-
-        Raises:
-            ConvokeError: as `classify`; or that of the first item that failed, since none can have it in its place.
-        """
-        found = await self._predict(version, items, is_gone)
-        rows: list[Row] = []
-        for place, row in enumerate(found.rows):
-            if isinstance(row, ConvokeError):
-                raise type(row)(f"item {place}: {row}") from row
-            rows.append(row)
-        return Probabilities(rows, found.decode_s, found.queue_s, found.infer_s)
-
-    async def _predict(self, version: Version, items: list[Item] | Array, is_gone: Callable[[], bool]) -> Answer:
-        if len(items) > self._settings.max_items:
-            raise TooLarge(f"the request holds {len(items)} items; at most {self._settings.max_items} are taken")
-        timeout_s = self._settings.request_timeout_s
-        began = time.perf_counter()
         count = len(items)
+        if count > self._settings.max_items:
+            raise TooLarge(f"too many items: {count} (maximum {self._settings.max_items})")
+        timeout_s = self._settings.request_timeout_s
+        start = time.perf_counter()
         decoded: Items | Sequence[Array | ConvokeError]
         if _are_decoded(items):
             decoded = items
@@ -127,26 +106,26 @@ class Predictor:
             assert isinstance(items, list)
             decoded = await self._decode(version, items, timeout_s, is_gone)
             items.clear()
-        readable = decoded if isinstance(decoded, np.ndarray) else [item for item in decoded if _is_array(item)]
-        decode_s = time.perf_counter() - began
-        if len(readable) == 0:
+        arrays = decoded if isinstance(decoded, np.ndarray) else [item for item in decoded if _is_array(item)]
+        decode_s = time.perf_counter() - start
+        if len(arrays) == 0:
             errors = [item for item in decoded if isinstance(item, ConvokeError)]
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         left_s = max(timeout_s - decode_s, 0.0)
-        outcome = await self._batcher(version).submit(readable, timeout_s=left_s, is_gone=is_gone)
-        if len(readable) == count:
-            return self._count(Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s))
-        remaining = iter(outcome.rows)
-        rows = [item if isinstance(item, ConvokeError) else next(remaining) for item in decoded]
+        outcome = await self._batcher(version).submit(arrays, timeout_s=left_s, is_gone=is_gone)
+        rows: Sequence[Row | ConvokeError] = outcome.rows
+        if len(arrays) < count:
+            remaining = iter(outcome.rows)
+            rows = [item if isinstance(item, ConvokeError) else next(remaining) for item in decoded]
         return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is decoded, runs or waits."""
+        """Whether no item is decoded, waits or runs."""
         return all(batcher.is_idle for batcher in self._batchers.values())
 
     def close(self) -> None:
-        """Start no more batches."""
+        """Let running work finish, and start no more."""
         self._decoders.close()
         for batcher in self._batchers.values():
             batcher.close()
@@ -154,52 +133,52 @@ class Predictor:
     async def _decode(
         self, version: Version, items: Sequence[Item], timeout_s: float, is_gone: Callable[[], bool]
     ) -> list[Array | ConvokeError]:
-        """Pixels, token ids or an error an item. It leaves the event loop, but for one short text or tiny picture.
+        """Decode items: a single quick item on the event loop, others in threads.
 
         Raises:
-            Overloaded, DeadlineExceeded, ClientGone: as `classify`.
+            Overloaded, DeadlineExceeded, ClientGone: as `predict`.
         """
         if len(items) == 1 and (not isinstance(items[0], bytes | str) or version.preprocessor.is_quick(items[0])):
             return [_decode(version.preprocessor, items[0], math.inf)]
-        until = time.perf_counter() + timeout_s
+        deadline = time.perf_counter() + timeout_s
         try:
-            with self._batcher(version).room(len(items)):
+            with self._batcher(version).reserve(len(items)):
                 async with asyncio.timeout(timeout_s):
                     parts = await asyncio.gather(
-                        *(self._decode_in_turn(version, part, until, is_gone) for part in _parts(items))
+                        *(self._decode_part(version, part, deadline, is_gone) for part in _parts(items))
                     )
         except TimeoutError as error:
-            raise DeadlineExceeded(f"not decoded within {timeout_s:g} s; the service is overloaded") from error
+            raise DeadlineExceeded(f"decoding timed out after {timeout_s:g} s; the service is overloaded") from error
         return [item for part in parts for item in part]
 
-    async def _decode_in_turn(
-        self, version: Version, items: Sequence[Item], until: float, is_gone: Callable[[], bool]
+    async def _decode_part(
+        self, version: Version, items: Sequence[Item], deadline: float, is_gone: Callable[[], bool]
     ) -> list[Array | ConvokeError]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         async with self._decoders.turn(version.name):
-            if time.perf_counter() - began > PATIENCE_S and is_gone():
-                raise ClientGone("the client went away before its turn came")
-            return await self._decoders.run(partial(_decode_each, version.preprocessor, items, until))
+            if time.perf_counter() - start > CLIENT_CHECK_S and is_gone():
+                raise ClientGone("the client closed its connection while its request waited")
+            return await self._decoders.run(partial(_decode_each, version.preprocessor, items, deadline))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
         if batcher is None:
-            self._retire()
+            self._remove_unloaded()
             preprocessor, session = version.preprocessor, version.session
             batcher = self._batchers[version] = Batcher(
                 partial(preprocessor.run, session.run),
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
                 max_tokens=version.manifest.input.max_batch_tokens,
-                lanes=session.lanes,
+                parallel_runs=session.parallel_runs,
                 is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
                 runs_alone=lambda batch: session.runs_alone(preprocessor.extent(batch)),
                 observer=self._observer(version),
             )
         return batcher
 
-    def _retire(self) -> None:
-        """Let go of versions that are not loaded any more, once nobody waits for them."""
+    def _remove_unloaded(self) -> None:
+        """Remove the idle queues of versions that are not loaded any more."""
         loaded = set(self._repository.loaded())
         for version, batcher in list(self._batchers.items()):
             if version not in loaded and batcher.is_idle:
@@ -213,27 +192,27 @@ class Predictor:
         queue_seconds = self._metrics.queue_seconds.labels(*labels)
         busy_seconds = self._metrics.busy_seconds.labels(*labels)
 
-        def batch(items: int, seconds: float) -> None:
+        def on_batch(items: int, seconds: float) -> None:
             batch_items.observe(items)
             compute_seconds.observe(seconds, items)
             busy_seconds.inc(seconds)
 
-        def waited(items: int, seconds: float) -> None:
+        def on_start(items: int, seconds: float) -> None:
             queue_seconds.observe(seconds, items)
 
-        return Observer(self._metrics.queue_items.labels(*labels).set, batch, waited)
+        return Observer(self._metrics.queue_items.labels(*labels).set, on_batch, on_start)
 
-    def _count(self, found: Answer) -> Answer:
-        """Enter what became of the items into the metrics, and failures of ours into the log."""
+    def _count(self, answer: Answer) -> Answer:
+        """Record the results of the items in the metrics, and errors of the service in the log."""
         self.answered += 1
-        version = found.version
-        errors = [row for row in found.rows if isinstance(row, ConvokeError)]
+        version = answer.version
+        errors = [row for row in answer.rows if isinstance(row, ConvokeError)]
         for error in errors:
             self._metrics.item_errors.labels(version.name, version.number, error.code).inc()
-            if error.status >= 500:  # noqa: PLR2004 -- ours, not the caller's
+            if error.status >= 500:  # noqa: PLR2004 -- not an error of the client
                 logger.error("model %s version %s: %s", version.name, version.number, error, exc_info=error)
-        self._metrics.items.labels(version.name, version.number).inc(len(found.rows) - len(errors))
-        return found
+        self._metrics.items.labels(version.name, version.number).inc(len(answer.rows) - len(errors))
+        return answer
 
 
 def _are_decoded(items: list[Item] | Array) -> TypeGuard[Items]:
@@ -245,7 +224,7 @@ def _is_array(item: Item) -> TypeGuard[Array]:
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Items in parts that are each worth a thread's while: one large picture, or many small ones."""
+    """Split items into parts that are each worth a thread: one large image, or many small items."""
     start = size = 0
     for stop, item in enumerate(items, start=1):
         size += len(item) if isinstance(item, bytes | str) else 0
@@ -254,21 +233,21 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
             start, size = stop, 0
 
 
-def _decode_each(preprocessor: Preprocessor, items: Sequence[Item], until: float) -> list[Array | ConvokeError]:
-    """Decode items as long as a client can still be waiting for them: up to `until`, in `time.perf_counter()`."""
-    return [_decode(preprocessor, item, until) for item in items]
+def _decode_each(preprocessor: Preprocessor, items: Sequence[Item], deadline: float) -> list[Array | ConvokeError]:
+    return [_decode(preprocessor, item, deadline) for item in items]
 
 
-def _decode(preprocessor: Preprocessor, item: Item, until: float) -> Array | ConvokeError:
+def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | ConvokeError:
+    """Decode an item, unless the `deadline` in `time.perf_counter()` has passed."""
     if not isinstance(item, bytes | str):
         return item
-    if time.perf_counter() > until:
-        return DeadlineExceeded("not decoded in time")
+    if time.perf_counter() > deadline:
+        return DeadlineExceeded("decoding timed out")
     try:
         return preprocessor.decode(item)
     except ConvokeError as error:
         return error
-    except Exception as error:  # noqa: BLE001 -- whatever a decoder raises, the neighbours of this item get their answers
+    except Exception as error:  # noqa: BLE001 -- whatever a decoder raises, the other items get their results
         failure = InferenceFailed(f"preprocessing failed on this item: {error}")
         failure.__cause__ = error
         return failure

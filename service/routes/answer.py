@@ -25,7 +25,7 @@ def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) ->
             for row in answer.rows
         ]
     )
-    return f'{answer.version.head}"predictions":[{predictions}]}}'.encode()
+    return f'{answer.version.json_prefix}"predictions":[{predictions}]}}'.encode()
 
 
 def _render_error(error: ConvokeError) -> str:

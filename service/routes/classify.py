@@ -29,7 +29,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         version = predictor.resolve(request.path_params["model"])
         encoded = await items.read(request, version.manifest.input, settings)
         read_s = time.perf_counter() - started
-        answer = await predictor.classify(version, encoded, is_gone=body.gone(request))
+        answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
         facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
         _raise_if_alone(answer)
         facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}

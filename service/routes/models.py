@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, Response
 from contract.manifest import Metrics, Precision, Sha256, Variant
 from contract.spec import FileName, Input
 from service.http.route import Route
-from service.inference.repository import Repository, Version
+from service.inference.repository import Repository
+from service.inference.version import Version
 
 
 class ModelSummary(BaseModel):

@@ -50,7 +50,7 @@ async def call(
     """Classify texts, or images in base64. The list is emptied, so that a call that waits does not hold its body.
 
     Raises:
-        ConvokeError: as `Predictor.classify`.
+        ConvokeError: as `Predictor.predict`.
     """
     version = predictor.resolve(model)
     spec = version.manifest.input
@@ -59,7 +59,7 @@ async def call(
     else:
         encoded = [UnsupportedMediaType(f"model {version.name!r} takes {spec.json_key}, not {key}")] * len(values)
     values.clear()
-    return await predictor.classify(version, encoded, is_gone=is_gone)
+    return await predictor.predict(version, encoded, is_gone=is_gone)
 
 
 async def _read(request: Request, key: Key, settings: Settings) -> tuple[str, list[str]]:

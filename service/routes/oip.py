@@ -20,7 +20,8 @@ from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
 from service.http.route import Endpoint, Need, Route, message_alone
 from service.inference.predictor import Predictor
-from service.inference.repository import Repository, Version
+from service.inference.repository import Repository
+from service.inference.version import Version
 from service.routes import tensors
 from service.routes.schemas import TensorMetadata
 from service.settings import Settings
@@ -105,9 +106,10 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         inference = await body.run(parse, len(content))
         read_s = time.perf_counter() - started
         facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
-        result = await predictor.infer(version, inference.items, is_gone=body.gone(request))
-        facts.timings_s = {"read": read_s + result.decode_s, "queue": result.queue_s, "infer": result.infer_s}
-        return _tensor_response(*tensors.answer(inference, version.manifest, result.rows))
+        answer = await predictor.predict(version, inference.items, is_gone=body.gone(request))
+        probabilities = answer.probabilities()
+        facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
+        return _tensor_response(*tensors.answer(inference, version.manifest, probabilities))
 
     return [
         route

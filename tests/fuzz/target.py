@@ -11,7 +11,7 @@ from typing import Literal, Self
 import httpx
 
 from contract.errors import ConvokeError
-from service.inference.repository import Version
+from service.inference.version import Version
 from tests import reviews
 from tests.fuzz.measure import measured
 from tests.serving import ROOT, parts

@@ -1,4 +1,4 @@
-"""Threads that decode, shared by all models."""
+"""Decoding threads, shared by all models."""
 
 import asyncio
 import threading
@@ -9,83 +9,83 @@ import pytest
 from service.inference.decoding import Decoders
 
 
-class Desk:
-    """One decoding thread whose work waits to be let through, and the order in which callers had it."""
+class OneThread:
+    """One decoding thread whose work waits until it is opened, and the order of the requests that had it."""
 
     def __init__(self) -> None:
         self.decoders = Decoders(1)
-        self.served: list[str] = []
+        self.order: list[str] = []
         self.open = threading.Event()
 
-    async def ask(self, model: str, name: str) -> None:
+    async def decode(self, model: str, name: str) -> None:
         async with self.decoders.turn(model):
-            self.served.append(name)
+            self.order.append(name)
             assert await self.decoders.run(lambda: self.open.wait(10))
 
-    async def queue(self, *callers: tuple[str, str]) -> list[asyncio.Task[None]]:
-        """Callers that wait one after the other, (model, name) each."""
+    async def queue(self, *requests: tuple[str, str]) -> list[asyncio.Task[None]]:
+        """Requests that wait in this order, (model, name) each."""
         tasks = []
-        for caller in callers:
-            tasks.append(asyncio.create_task(self.ask(*caller)))
+        for request in requests:
+            tasks.append(asyncio.create_task(self.decode(*request)))
             await asyncio.sleep(0)
         return tasks
 
 
-def run(scenario: Callable[[Desk], object]) -> None:
+def run(scenario: Callable[[OneThread], object]) -> None:
     async def play() -> None:
-        desk = Desk()
-        await scenario(desk)  # type: ignore[misc]
-        desk.decoders.close()
+        thread = OneThread()
+        await scenario(thread)  # type: ignore[misc]
+        thread.decoders.close()
 
     asyncio.run(play())
 
 
-def test_a_flood_for_one_model_does_not_keep_another_waiting() -> None:
-    """Models that wait have their turns in rotation, the callers of each in order."""
+def test_a_flood_for_a_model_does_not_delay_another() -> None:
+    """Models take turns, and the requests of each keep their order."""
 
-    async def scenario(desk: Desk) -> None:
+    async def scenario(thread: OneThread) -> None:
         flood = [("photos", f"photo {number}") for number in range(50)]
-        tasks = await desk.queue(*flood, ("digits", "digit 0"), ("digits", "digit 1"))
-        desk.open.set()
+        tasks = await thread.queue(*flood, ("digits", "digit 0"), ("digits", "digit 1"))
+        thread.open.set()
         await asyncio.gather(*tasks)
-        assert desk.served[:5] == ["photo 0", "photo 1", "digit 0", "photo 2", "digit 1"]
-        assert desk.served[5:] == [f"photo {number}" for number in range(3, 50)]
+        assert thread.order[:5] == ["photo 0", "photo 1", "digit 0", "photo 2", "digit 1"]
+        assert thread.order[5:] == [f"photo {number}" for number in range(3, 50)]
 
     run(scenario)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["while waiting", "when its turn has come"])
-def test_who_gives_up_leaves_its_turn_to_the_next(late: bool) -> None:
-    """A cancelled caller, whether its turn has come or not, costs nobody a thread."""
+@pytest.mark.parametrize("late", [False, True], ids=["while it waits", "after its turn has come"])
+def test_a_cancelled_request_passes_its_turn_on(late: bool) -> None:
+    """No thread is lost, whether the turn has come or not."""
 
-    async def scenario(desk: Desk) -> None:
-        first, second, third = await desk.queue(("a", "first"), ("a", "second"), ("a", "third"))
+    async def scenario(thread: OneThread) -> None:
+        first, second, third = await thread.queue(("a", "first"), ("a", "second"), ("a", "third"))
         if late:
-            desk.open.set()
-            await first  # the second has its turn now, and has not run since
+            thread.open.set()
+            await first  # now the second has its turn, but has not run
         second.cancel()
-        desk.open.set()
+        thread.open.set()
         await asyncio.gather(first, third)
-        assert second.cancelled() or "second" in desk.served
-        assert [name for name in desk.served if name != "second"] == ["first", "third"]
-        async with asyncio.timeout(10), desk.decoders.turn("b"):  # the thread is free again
+        assert second.cancelled() or "second" in thread.order
+        assert [name for name in thread.order if name != "second"] == ["first", "third"]
+        async with asyncio.timeout(10), thread.decoders.turn("b"):  # the thread is free again
             pass
 
     run(scenario)
 
 
 def test_work_that_fails_frees_its_thread() -> None:
-    """What decoding raises reaches its caller, and the next has the thread."""
+    """The exception reaches the request, and the next request has the thread."""
 
-    async def scenario(desk: Desk) -> None:
+    async def scenario(thread: OneThread) -> None:
         async def fail() -> None:
-            async with desk.decoders.turn("a"):
-                await desk.decoders.run(lambda: 1 // 0)
+            async with thread.decoders.turn("a"):
+                await thread.decoders.run(lambda: 1 // 0)
 
         with pytest.raises(ZeroDivisionError):
             await fail()
-        desk.open.set()
-        await desk.ask("a", "next")
-        assert desk.served == ["next"]
+        thread.open.set()
+        await thread.decode("a", "next")
+        assert thread.order == ["next"]
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""models/ to served versions."""
+"""models/ -> served versions."""
 
 import json
 import shutil
@@ -13,20 +13,21 @@ from contract.errors import ProviderError
 from contract.spec import TOKENIZER
 from service.errors import ModelNotFound, NotReady
 from service.inference import repository as module
-from service.inference.repository import Repository, Version
+from service.inference.repository import Repository
+from service.inference.version import Version, open_version
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests import reviews
 from tests.drawing import encode, mnist_like
 
 
-def repository(models: Path) -> Repository:
-    """A repository over a folder, not loaded yet."""
-    return Repository(Settings(models=models, provider="cpu"), Metrics())
+def repository(folder: Path) -> Repository:
+    """A repository of a folder, not loaded yet."""
+    return Repository(Settings(models=folder, provider="cpu"), Metrics())
 
 
 def add_version(version: Path, number: int) -> Path:
-    """A copy of a version under another number."""
+    """A copy of a version with another number."""
     copy = Path(shutil.copytree(version, version.parent / str(number)))
     content = json.loads((copy / contract.MANIFEST).read_text())
     (copy / contract.MANIFEST).write_text(json.dumps({**content, "version": number}))
@@ -34,199 +35,198 @@ def add_version(version: Path, number: int) -> Path:
 
 
 def test_nothing_is_served_before_it_is_loaded(version: Path) -> None:
-    """Until the models are loaded, every question is answered 'not yet'."""
-    shelf = repository(version.parents[1])
-    assert not shelf.ready
+    """No model is ready until the models are loaded."""
+    models = repository(version.parents[1])
+    assert not models.ready
     with pytest.raises(NotReady):
-        shelf.get("digits")
-    shelf.load()
-    assert shelf.get("digits").number == "1"
+        models.get("digits")
+    models.load()
+    assert models.get("digits").number == "1"
 
 
 def test_the_highest_version_is_served(version: Path) -> None:
-    """Versions are numbers: 10 is above 9, and above 2."""
+    """Versions are compared as numbers: 10 is above 9 and 2."""
     for number in (2, 10, 9):
         add_version(version, number)
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert shelf.get("digits").number == "10"
+    models = repository(version.parents[1])
+    models.load()
+    assert models.get("digits").number == "10"
 
 
-def test_who_is_served_is_ready_before_the_versions_below(version: Path) -> None:
-    """The start waits for the highest good version of each model; the others come right after."""
+def test_the_served_versions_are_ready_before_the_versions_below(version: Path) -> None:
+    """The start waits for the highest good version of each model only; the others are loaded right after."""
     for number in (2, 3):
         add_version(version, number)
     (version.parent / "3" / contract.GRAPH).write_bytes(b"garbage")
-    shelf = repository(version.parents[1])
-    seen: list[tuple[bool, list[str]]] = []
-    shelf.load(lambda: seen.append((shelf.ready, shelf.numbers("digits"))))
-    assert seen == [(True, ["2"])]
-    assert shelf.numbers("digits") == ["1", "2"]
-    assert list(shelf.refused["digits"]) == ["3"]
+    models = repository(version.parents[1])
+    states: list[tuple[bool, list[str]]] = []
+    models.load(lambda: states.append((models.ready, models.numbers("digits"))))
+    assert states == [(True, ["2"])]
+    assert models.numbers("digits") == ["1", "2"]
+    assert list(models.refused["digits"]) == ["3"]
 
 
-def test_a_version_below_that_is_still_loading_is_not_ready(version: Path) -> None:
-    """Who asks for it meanwhile is told to come back, not that it does not exist."""
+def test_a_version_that_is_still_loading_is_not_ready(version: Path) -> None:
+    """A request for it is answered 'not ready' rather than 'not found'."""
     add_version(version, 2)
-    shelf = repository(version.parents[1])
+    models = repository(version.parents[1])
 
-    def ask() -> None:
-        with pytest.raises(NotReady, match="other versions of model 'digits' than 2 are still being loaded"):
-            shelf.get("digits", "1")
+    def request() -> None:
+        with pytest.raises(NotReady, match="'digits' other than 2"):
+            models.get("digits", "1")
 
-    shelf.load(ask)
-    assert shelf.get("digits", "1").number == "1"
-    with pytest.raises(ModelNotFound, match="loaded are: 1, 2"):
-        shelf.get("digits", "3")
+    models.load(request)
+    assert models.get("digits", "1").number == "1"
+    with pytest.raises(ModelNotFound, match="loaded versions: 1, 2"):
+        models.get("digits", "3")
 
 
-def test_a_version_that_becomes_whole_while_it_is_loaded_is_tried_again(
+def test_a_version_that_is_completed_while_it_is_loaded_is_tried_again(
     version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a file is refused; once it is whole the next look finds it, whenever its last byte came."""
+    """Half a file is refused; the next scan finds the complete file, whenever its last byte was written."""
     graph = version / contract.GRAPH
-    whole = graph.read_bytes()
-    graph.write_bytes(whole[:1000])
-    opened = module.open_version
+    content = graph.read_bytes()
+    graph.write_bytes(content[:1000])
 
     def slow(folder: Path, settings: Settings) -> Version:
         try:
-            return opened(folder, settings)
+            return open_version(folder, settings)
         finally:
-            graph.write_bytes(whole)
+            graph.write_bytes(content)
 
     monkeypatch.setattr(module, "open_version", slow)
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert shelf.ready
-    assert shelf.get("digits").number == "1"
+    models = repository(version.parents[1])
+    models.load()
+    assert models.ready
+    assert models.get("digits").number == "1"
 
 
 def test_a_failure_of_the_machine_is_not_remembered(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider that is busy for a moment does not fail what is loaded later."""
-    opened, calls = module.open_version, []
+    """A provider that fails once does not prevent later loading."""
+    calls = []
 
-    def busy_at_first(folder: Path, settings: Settings) -> Version:
+    def fail_first(folder: Path, settings: Settings) -> Version:
         calls.append(folder)
         if len(calls) == 1:
             raise ProviderError("busy")
-        return opened(folder, settings)
+        return open_version(folder, settings)
 
-    monkeypatch.setattr(module, "open_version", busy_at_first)
-    shelf = repository(version.parents[1])
+    monkeypatch.setattr(module, "open_version", fail_first)
+    models = repository(version.parents[1])
     with pytest.raises(ProviderError):
-        shelf.load()
-    shelf.scan()
-    assert shelf.get("digits").number == "1"
+        models.load()
+    models.scan()
+    assert models.get("digits").number == "1"
 
 
-def test_a_failure_below_what_is_served_is_made_up_for(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start ends without the versions below; the next look loads them, and who asks is no longer put off."""
+def test_a_failure_below_the_served_version_is_repaired(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start ends without the versions below; the next scan loads them, and they are ready."""
     add_version(version, 2)
-    opened, fails = module.open_version, [True]
+    fails = [True]
 
-    def busy(folder: Path, settings: Settings) -> Version:
+    def fail(folder: Path, settings: Settings) -> Version:
         if folder.name == "1" and fails:
             raise ProviderError("busy")
-        return opened(folder, settings)
+        return open_version(folder, settings)
 
-    monkeypatch.setattr(module, "open_version", busy)
-    shelf = repository(version.parents[1])
+    monkeypatch.setattr(module, "open_version", fail)
+    models = repository(version.parents[1])
     with pytest.raises(ProviderError):
-        shelf.load()
-    assert shelf.ready
+        models.load()
+    assert models.ready
     fails.clear()
-    shelf.scan()
-    assert shelf.get("digits", "1").number == "1"
+    models.scan()
+    assert models.get("digits", "1").number == "1"
     with pytest.raises(ModelNotFound):
-        shelf.get("digits", "3")
+        models.get("digits", "3")
 
 
-def test_a_broken_version_leaves_the_one_below_it_in_service(version: Path) -> None:
-    """The reason is kept; the highest version that passes its checks is served."""
+def test_a_broken_version_leaves_the_version_below_in_service(version: Path) -> None:
+    """The reason is kept, and the highest version that passes its checks is served."""
     (add_version(version, 3) / contract.GRAPH).write_bytes(b"garbage")
     add_version(version, 2)
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert shelf.ready
-    assert shelf.get("digits").number == "2"
-    assert list(shelf.refused) == ["digits"]
-    assert "SHA-256" in shelf.refused["digits"]["3"]
+    models = repository(version.parents[1])
+    models.load()
+    assert models.ready
+    assert models.get("digits").number == "2"
+    assert list(models.refused) == ["digits"]
+    assert "SHA-256" in models.refused["digits"]["3"]
 
 
 def test_a_folder_that_is_not_the_manifests_is_refused(version: Path) -> None:
-    """A version moved to another name or number would lie about what it is."""
+    """A version in a folder with another name or number is refused."""
     version.rename(version.parent / "2")
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert "the folder names must agree" in shelf.refused["digits"]["2"]
+    models = repository(version.parents[1])
+    models.load()
+    assert "version 1" in models.refused["digits"]["2"]
 
 
-def test_a_model_without_a_good_version_keeps_the_service_unready(version: Path) -> None:
-    """A model that nobody can ask is told apart from one that does not exist."""
+def test_a_model_without_a_good_version_is_not_ready(version: Path) -> None:
+    """The service is not ready either; a model that does not exist is 'not found'."""
     (version / contract.GRAPH).write_bytes(b"garbage")
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert not shelf.ready
+    models = repository(version.parents[1])
+    models.load()
+    assert not models.ready
     with pytest.raises(NotReady, match="no version of model 'digits' passed"):
-        shelf.get("digits")
-    with pytest.raises(ModelNotFound, match="there is no model 'dogs'"):
-        shelf.get("dogs")
+        models.get("digits")
+    with pytest.raises(ModelNotFound, match="unknown model 'dogs'"):
+        models.get("dogs")
 
 
 @pytest.mark.parametrize("name", ["0", "01", "-1", "one", ".publishing-x", "1.bak", "\u0661"])
 def test_only_positive_integers_are_versions(version: Path, name: str) -> None:
-    """Half-made and foreign folders are not looked at."""
+    """Unfinished and other folders are ignored."""
     shutil.copytree(version, version.parent / name)
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert shelf.get("digits").number == "1"
-    assert shelf.refused == {}
+    models = repository(version.parents[1])
+    models.load()
+    assert models.get("digits").number == "1"
+    assert models.refused == {}
 
 
 def test_an_empty_or_missing_folder_is_not_ready(tmp_path: Path) -> None:
-    """No models: not ready, and an answer that says that nothing is served."""
-    for models in (tmp_path, tmp_path / "none"):
-        shelf = repository(models)
-        shelf.load()
-        assert not shelf.ready
-        with pytest.raises(ModelNotFound, match="served are: none"):
-            shelf.get("digits")
+    """Without models the service is not ready, and every model is unknown."""
+    for folder in (tmp_path, tmp_path / "none"):
+        models = repository(folder)
+        models.load()
+        assert not models.ready
+        with pytest.raises(ModelNotFound, match="available models: none"):
+            models.get("digits")
 
 
-def test_a_model_of_texts_comes_with_its_tokenizer(version: Path) -> None:
-    """Both kinds are served side by side, each with its own preprocessing: texts with the tokenizer of the folder."""
+def test_models_of_images_and_texts_are_served_side_by_side(version: Path) -> None:
+    """Each has its own preprocessing: images their size and framing, texts the tokenizer of their folder."""
     reviews.publish(version.parents[1])
-    shelf = repository(version.parents[1])
-    shelf.load()
-    assert shelf.ready
-    assert shelf.get("digits").preprocessor.decode(encode(mnist_like(1))).shape == (28, 28, 1)
-    assert shelf.get("reviews").preprocessor.decode("Good film").tolist() == [3, 2]
+    models = repository(version.parents[1])
+    models.load()
+    assert models.ready
+    assert models.get("digits").preprocessor.decode(encode(mnist_like(1))).shape == (28, 28, 1)
+    assert models.get("reviews").preprocessor.decode("Good film").tolist() == [3, 2]
 
 
 def padding() -> str:
-    """A tokenizer that pads by itself."""
+    """A tokenizer that pads."""
     tokenizer = reviews.tokenizer()
     tokenizer.enable_padding()
     return tokenizer.to_str()
 
 
 def truncating() -> str:
-    """A tokenizer that cuts by itself."""
+    """A tokenizer that truncates."""
     tokenizer = reviews.tokenizer()
     tokenizer.enable_truncation(5)
     return tokenizer.to_str()
 
 
 def added() -> str:
-    """A tokenizer with one word more than the graph has embeddings for."""
+    """A tokenizer with one word more than the graph has embeddings."""
     tokenizer: Tokenizer = reviews.tokenizer()
     tokenizer.add_tokens(["more"])
     return tokenizer.to_str()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("tokenizer_json", "fact"),
     [
         (lambda: "{}", "cannot be read as a tokenizer"),
         (lambda: "", "cannot be read as a tokenizer"),
@@ -235,23 +235,23 @@ def added() -> str:
         (added, "id 7, but the graph only takes ids below 7"),
     ],
 )
-def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, words: Callable[[], str], said: str) -> None:
-    """One that cannot be read, knows more ids than the graph, or pads and cuts by itself, is refused by name."""
-    reviews.publish(tmp_path, tokenizer_json=words())
-    shelf = repository(tmp_path)
-    shelf.load()
-    assert not shelf.ready
-    assert said in shelf.refused["reviews"]["1"]
-    assert TOKENIZER in shelf.refused["reviews"]["1"]
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, tokenizer_json: Callable[[], str], fact: str) -> None:
+    """A tokenizer that cannot be read, has more ids than the graph, pads or truncates; the message names the file."""
+    reviews.publish(tmp_path, tokenizer_json=tokenizer_json())
+    models = repository(tmp_path)
+    models.load()
+    assert not models.ready
+    assert fact in models.refused["reviews"]["1"]
+    assert TOKENIZER in models.refused["reviews"]["1"]
 
 
-def test_a_tokenizer_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
-    """Bytes that are no text give a refusal, never another exception."""
+def test_a_tokenizer_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """Bytes that are not text raise no other exception."""
     version = reviews.publish(tmp_path)
     (version / TOKENIZER).write_bytes(b"\xff\xfe")
     content = json.loads((version / contract.MANIFEST).read_text())
     content["files"][TOKENIZER] = contract.sha256(version / TOKENIZER)
     (version / contract.MANIFEST).write_text(json.dumps(content))
-    shelf = repository(tmp_path)
-    shelf.load()
-    assert "cannot be read as a tokenizer" in shelf.refused["reviews"]["1"]
+    models = repository(tmp_path)
+    models.load()
+    assert "cannot be read as a tokenizer" in models.refused["reviews"]["1"]

@@ -9,7 +9,7 @@ import pytest
 
 from contract.errors import Unreadable
 from service.inference.predictor import Answer
-from service.inference.repository import Version
+from service.inference.version import Version
 from service.routes.answer import render
 
 LABELS = ['say "a"', "b\\", "c\n", "d\u00e9"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contract import manifest as contract
-from service.inference.repository import open_version
+from service.inference.version import open_version
 from service.settings import Settings
 from tests.serving import ROOT
 

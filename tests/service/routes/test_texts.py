@@ -291,7 +291,7 @@ def test_a_queued_request_keeps_no_body(models: Path, monkeypatch: pytest.Monkey
         return submit(self, *args, **kwargs)
 
     monkeypatch.setattr(Batcher, "submit", spy)
-    answer = asyncio.run(served.classify(served.resolve("reviews"), items))
+    answer = asyncio.run(served.predict(served.resolve("reviews"), items))
     assert len(answer.rows) == 2
     assert lengths == [0]
 
