@@ -15,12 +15,12 @@ _SENTENCE, _PARAGRAPH = 32, 64  # tokens
 
 
 def example(spec: InputSpec, items: int, length: int = _SENTENCE) -> Batch:
-    """A batch of ones; `length` is that of each item, where the input has one, up to the longest it allows."""
+    """A batch of ones; `length` is the length of each item, up to the longest, if the items have a length."""
     return np.ones(spec.shape(items, length), spec.dtype)
 
 
 def random(spec: InputSpec, items: int) -> Batch:
-    """A batch of random values, always the same; items of several lengths, where the input has a length."""
+    """A batch of random values, the same each time; the items have several lengths, if they have a length."""
     batch = np.random.default_rng(0).integers(
         spec.values.start, spec.values.stop, spec.shape(items, _PARAGRAPH), dtype=spec.dtype
     )
@@ -31,7 +31,7 @@ def random(spec: InputSpec, items: int) -> Batch:
 
 
 def warm_up(spec: InputSpec, max_items: int) -> list[Batch]:
-    """One item and `max_items` at once; where items have a length, also the longest item and the largest batches."""
+    """One item, and `max_items` at once; if items have a length, also the longest item and the largest batches."""
     sizes = [(1, 1), (1, spec.max_length)]
     if spec.max_batch_tokens is None:
         sizes.append((max_items, spec.max_length))
@@ -43,7 +43,7 @@ def warm_up(spec: InputSpec, max_items: int) -> list[Batch]:
 
 
 def growing(spec: InputSpec, max_items: int) -> Iterator[tuple[int, Batch]]:
-    """Batches of extent 1, 2, 4, ...: so many items, or one item of that length, where items have one."""
+    """Batches of extent 1, 2, 4, ...: this many items, or one item of this length, if items have a length."""
     largest = max_items if spec.has_fixed_shape else spec.max_length
     for power in range(largest.bit_length()):
         extent = 1 << power

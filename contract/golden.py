@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from contract.errors import ModelRefused
 from contract.manifest import Manifest, Precision
-from contract.spec import Axes, shown
+from contract.spec import Axes, format_axes
 
 MAX_BYTES = 256 << 20
 """Of the unpacked arrays: an archive of a few kilobytes can hold gigabytes of zeros."""
@@ -33,7 +33,7 @@ def read(path: Path, manifest: Manifest, precision: Precision = "float32") -> tu
     spec = manifest.input
     if inputs.dtype != spec.dtype or not inputs.size or not _fits(inputs.shape, spec.axes):
         raise ModelRefused(
-            f"{path}: expected inputs {spec.dtype} of shape {shown(spec.axes)}, "
+            f"{path}: expected inputs {spec.dtype} of shape {format_axes(spec.axes)}, "
             f"found {inputs.dtype} of shape {list(inputs.shape)}"
         )
     shape = (len(inputs), len(manifest.labels))

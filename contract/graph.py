@@ -1,9 +1,9 @@
 """Screens an ONNX file before ONNX Runtime reads it, so that a harmful file costs nothing.
 
-Such a file can name weights in other files, which no hash covers; use operators that load code, loop forever or call
-back; or ask in a few bytes for a tensor of any size. So a graph may have the operators of networks from `training` and
-what can stand between them, all in ONNX's own domain, without graphs inside of nodes; its weights are inside the file,
-and as large as it says. What a graph computes from its inputs is not bounded here.
+Such a file can refer to weights in other files, which no hash covers; use operators that load code, loop forever or
+call back; or request a tensor of any size in a few bytes. So only the operators of networks from `training`, and those
+that can connect them, are allowed, all in ONNX's own domain and without graphs inside of nodes. Weights must be inside
+the file, and no larger than it. What a graph computes from its inputs is not limited here.
 """
 
 import mmap
@@ -17,7 +17,7 @@ MAX_BYTES = (1 << 31) - 1
 """The largest message of protobuf."""
 MAX_NODES = 20_000
 MAX_CONSTANT_VALUES = 1 << 26
-"""The largest tensor that a constant shape may ask for: 256 MiB of float32."""
+"""The largest tensor that a constant shape may request: 256 MiB of float32."""
 
 _NAMES = """
     Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv
@@ -30,10 +30,10 @@ _NAMES = """
     Transpose Unsqueeze Where
 """
 OPERATORS = frozenset(_NAMES.split())
-_ARITHMETIC = {"Mul", "Mod"}  # of hashes, whose factors are large; they make no tensor of that size
+_ARITHMETIC = {"Mul", "Mod"}  # hashes have large factors, which do not become the size of a tensor
 _DOMAINS = {"", "ai.onnx"}
 
-# The fields that are read of each message (onnx.proto of ONNX 1.19; field numbers never change).
+# The fields that are read from each message (onnx.proto of ONNX 1.19; field numbers never change).
 _MODEL = {7: "graph", 8: "opset_import", 20: "training_info", 25: "functions"}
 _OPSET = {1: "domain"}
 _GRAPH = {1: "node", 5: "initializer", 15: "sparse_initializer"}
@@ -45,16 +45,16 @@ _TENSOR = {
 _ONCE = {"graph", "domain", "op_type", "i", "t", "data_type", "name", "raw_data"}
 
 _INT64 = 7  # of data_type
-_MAX_RANK = 6  # of whole numbers that are taken for a shape
+_MAX_RANK = 6  # more numbers than these do not count as a shape
 _MAX_DIMS = 16
 _MAX_NAME_BYTES = 1024
 
 
 def inspect(path: Path) -> None:
-    """Refuse an ONNX file that asks for more than networks of `training` do. Takes milliseconds and no memory.
+    """Refuse an ONNX file that is harmful. Takes milliseconds and no memory.
 
     Raises:
-        ModelRefused: what it asks for, or that it is not an ONNX file.
+        ModelRefused: the file is harmful, cannot be read, or is not an ONNX file.
     """
     try:
         size = path.stat().st_size
@@ -73,7 +73,7 @@ def inspect(path: Path) -> None:
 
 
 def _fault(model: memoryview) -> str | None:
-    """What is wrong with a model. No exception leaves this function: its traceback would keep the file open."""
+    """What is wrong with a model. No exception leaves this function, since its traceback would keep the file open."""
     try:
         _check_model(model)
     except Malformed as error:
@@ -84,7 +84,7 @@ def _fault(model: memoryview) -> str | None:
 
 
 def _check_model(model: memoryview) -> None:
-    """Check a whole file. Like the functions below, it raises a ValueError that says what is wrong."""
+    """Check a file. Like the functions below, it raises a ValueError that says what is wrong."""
     for name, value in fields(model, _MODEL, _ONCE):
         match name, value:
             case "graph", memoryview():
@@ -92,9 +92,9 @@ def _check_model(model: memoryview) -> None:
             case "opset_import", memoryview():
                 domain = _text(value, _OPSET, "domain")
                 if domain not in _DOMAINS:
-                    raise ValueError(f"uses operators of the domain {domain!r}; only ONNX's own are run")
+                    raise ValueError(f"uses operators of the domain {domain!r}; only ONNX's own are supported")
             case (("training_info" | "functions"), _):
-                raise ValueError("holds functions or a training graph; only a plain graph is run")
+                raise ValueError("contains functions or a training graph, which are not supported")
 
 
 def _check_graph(graph: memoryview, file_bytes: int) -> None:
@@ -110,7 +110,7 @@ def _check_graph(graph: memoryview, file_bytes: int) -> None:
                 if (label := _large_number(value, file_bytes)) is not None:
                     large.add(label)
             case "sparse_initializer", _:
-                raise ValueError("holds sparse weights; only dense weights are read")
+                raise ValueError("contains sparse weights, which are not supported")
     for name, value in fields(graph, _GRAPH):
         if name == "node" and isinstance(value, memoryview):
             _check_node(value, file_bytes, large)
@@ -139,7 +139,7 @@ def _check_attribute(attribute: memoryview, operator: str, file_bytes: int) -> N
                 if (label := _large_number(value, file_bytes)) is not None:
                     raise _too_large(label)
             case (("g" | "graphs" | "sparse"), memoryview()):
-                raise ValueError(f"has a node of the operator {operator!r} with a graph or a sparse tensor inside")
+                raise ValueError(f"has a node {operator!r} with a graph or a sparse tensor inside")
             case (("i" | "ints"), _) if operator == "Constant" and len(sizes) <= _MAX_RANK:
                 sizes += numbers(value, _MAX_RANK + 1)
     if _is_large(sizes):
@@ -147,7 +147,7 @@ def _check_attribute(attribute: memoryview, operator: str, file_bytes: int) -> N
 
 
 def _large_number(tensor: memoryview, file_bytes: int) -> str | None:
-    """Check a tensor. If it is a single large number, which is harmful only as a size, its name is returned."""
+    """Check a tensor. Returns its name if it is a single large number, which is harmful only as a size."""
     label = ""
     data_type: Value = 0
     raw: list[int] = []
@@ -155,7 +155,7 @@ def _large_number(tensor: memoryview, file_bytes: int) -> str | None:
     for name, value in fields(tensor, _TENSOR, _ONCE):
         match name, value:
             case (("external_data" | "data_location"), _) if value != 0:
-                raise ValueError("keeps weights in another file, which the manifest's hash does not cover")
+                raise ValueError("has weights in another file, which the manifest's hash does not cover")
             case (("dims" | "int64_data"), _) if len(read[name]) <= _MAX_DIMS:
                 read[name] += numbers(value, _MAX_DIMS + 1)
             case "data_type", _:
@@ -175,12 +175,12 @@ def _large_number(tensor: memoryview, file_bytes: int) -> str | None:
 
 
 def _is_large(sizes: list[int]) -> bool:
-    """Whether whole numbers, taken for a shape, ask for too large a tensor; huge ones stand for 'to the end'."""
+    """Whether numbers, as a shape, request too large a tensor; huge numbers mean 'to the end' and do not count."""
     return len(sizes) <= _MAX_RANK and prod(size for size in sizes if 0 < size < 1 << 62) > MAX_CONSTANT_VALUES
 
 
 def _too_large(label: str) -> ValueError:
-    return ValueError(f"asks by the constant {label[:60]!r} for a tensor of more than {MAX_CONSTANT_VALUES} values")
+    return ValueError(f"requests by the constant {label[:60]!r} a tensor of more than {MAX_CONSTANT_VALUES} values")
 
 
 def _text(message: memoryview, names: dict[int, str], wanted: str) -> str:
@@ -194,5 +194,5 @@ def _text(message: memoryview, names: dict[int, str], wanted: str) -> str:
 
 def _decoded(value: memoryview) -> str:
     if len(value) > _MAX_NAME_BYTES:
-        raise ValueError(f"holds a name of {len(value)} bytes (maximum {_MAX_NAME_BYTES})")
+        raise ValueError(f"contains a name of {len(value)} bytes (maximum {_MAX_NAME_BYTES})")
     return bytes(value).decode("utf-8", "replace")

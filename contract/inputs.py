@@ -1,7 +1,7 @@
-"""Bytes -> the array that a graph takes: the one door for a client's file and for a training file.
+"""Bytes -> the array that a graph takes, both for the files of clients and for those of training.
 
-A change here, or in `picture`, `digit` or `text`, that turns the same bytes into other values raises
-`PREPROCESSING_VERSION` in `contract.manifest`.
+Raise `PREPROCESSING_VERSION` in `contract.manifest` with each change here, or in `picture`, `digit` or `text`, that
+turns the same bytes into other values.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from contract.text import Tokens, check_length, group_by_length, pad, read_token
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.float32]
 Items = Sequence[Array] | Array
-"""Decoded items, one by one or along the first axis of one array, which saves splitting and joining it."""
+"""Decoded items, in a list or along the first axis of an array, which saves splitting and joining it."""
 
 _TINY_BYTES, _TINY_SIDE, _TINY_CHARACTERS = 4096, 64, 2000
 _PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order

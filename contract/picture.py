@@ -78,7 +78,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the image has too many pixels: {width} x {height} (maximum {max_pixels:,})")
-    if image.format == "TIFF":  # a tile is decoded whole, even if it is larger than the image
+    if image.format == "TIFF":  # a tile is decoded completely, even if it is larger than the image
         tags = getattr(image, "tag_v2", {})
         width, height = (int(tags.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
         if width * height > max_pixels:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 Value = int | memoryview
 
 MAX_FIELDS = 1 << 20
-"""Of one message: a second of reading."""
+"""Of a message; reading them takes a second."""
 
 
 class Malformed(ValueError):
@@ -16,13 +16,14 @@ class Malformed(ValueError):
 
 
 def fields(message: memoryview, names: Mapping[int, str], once: Collection[str] = ()) -> Iterator[tuple[str, Value]]:
-    """The fields of a message whose numbers have a name: its name, and a whole number or bytes.
+    """The fields of a message, of those numbers that have a name: the name, and a number or bytes.
 
-    A parser merges or overwrites a field that is repeated and should not be, so that no single entry shows its value.
+    Parsers merge or overwrite repeated fields; the fields in `once` must not be repeated, since no single value would
+    show the result.
 
     Raises:
-        Malformed: it is not a message.
-        ValueError: a field is repeated that is named in `once`.
+        Malformed: the bytes are not a message.
+        ValueError: a field in `once` is repeated.
     """
     seen: set[str] = set()
     place = count = 0
@@ -46,7 +47,7 @@ def fields(message: memoryview, names: Mapping[int, str], once: Collection[str] 
             case wire_type:
                 raise Malformed(f"unknown wire type {wire_type}")
         if place > len(message):
-            raise Malformed("a field ends behind its message")
+            raise Malformed("a field is longer than its message")
         name = names.get(tag >> 3)
         if name is None or value is None:
             continue
@@ -57,7 +58,7 @@ def fields(message: memoryview, names: Mapping[int, str], once: Collection[str] 
 
 
 def numbers(value: Value, limit: int) -> list[int]:
-    """The first `limit` numbers of an entry of a repeated field: it is a single number, or many that are packed."""
+    """The first `limit` numbers of a value of a repeated field, which is a single number or packed numbers."""
     if isinstance(value, int):
         return [value]
     unpacked: list[int] = []
@@ -69,7 +70,7 @@ def numbers(value: Value, limit: int) -> list[int]:
 
 
 def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the place behind it."""
+    """A number in groups of seven bits, the lowest first, and the position after it."""
     value = 0
     for shift, byte in enumerate(content[place : place + 10]):  # ten bytes hold 64 bits
         value |= (byte & 0x7F) << 7 * shift

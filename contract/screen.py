@@ -74,7 +74,7 @@ def _screen_bmp(data: bytes) -> None:
 
 
 def _screen_tiff(data: bytes) -> None:
-    """Count the numbers of the tags in the first directory, which is the one that Pillow reads."""
+    """Count the numbers of the tags in the first directory, which Pillow reads."""
     order = "<" if data[:2] == b"II" else ">"
     is_big = _BIG_TIFF in data[2:4]  # BigTIFF: 8 bytes for offsets and counts
     offset, entry, count = (8, "HHQ8x", "Q") if is_big else (4, "HHI4x", "H")

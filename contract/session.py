@@ -20,7 +20,7 @@ from contract.errors import ModelRefused
 from contract.manifest import GOLDEN, Manifest, Precision
 from contract.padding import PaddedRuns, padded_sizes
 from contract.providers import ENGINE_CACHE, Provider
-from contract.spec import Axes, shown
+from contract.spec import Axes, format_axes
 
 QUICK_S = 0.0005
 """A run up to this long costs less on the event loop than handing it to a thread and back."""
@@ -210,7 +210,7 @@ def _check_ends(session: ort.InferenceSession, graph: Path, manifest: Manifest) 
     for actual, name, dtype, axes in ends:
         if [(end.name, end.type, _named(end.shape, axes)) for end in actual] != [(name, dtype, axes)]:
             raise ModelRefused(
-                f"{graph}: expected {name} {dtype} of shape {shown(axes)}, "
+                f"{graph}: expected {name} {dtype} of shape {format_axes(axes)}, "
                 f"found {[(end.name, end.type, end.shape) for end in actual]}"
             )
 

@@ -1,7 +1,8 @@
 """What a model takes: the `input` section of a manifest, one class for each kind of input.
 
-All that others must know about a kind stands here: the tensor of the graph, the form of encoded items, and how large a
-batch may be. `contract.inputs` has what needs decoding libraries. A new kind of input is a class here and one there.
+Each class says what the rest of the code must know about a kind of input: the tensor of the graph, the form of encoded
+items, and how large a batch may be. `contract.inputs` has the code that needs decoding libraries. To add a kind of
+input, add a class here and a preprocessor there.
 """
 
 from abc import abstractmethod
@@ -17,7 +18,7 @@ TOKENIZER = "tokenizer.json"
 DIGIT_WORKING_SIDE = 112
 """Pixels of the longer side at which a digit is searched for: four for each pixel of MNIST's 28."""
 MAX_PIXELS, MAX_CHARACTERS = 50_000_000, 100_000
-"""Of an encoded image or a text, where nothing else is set."""
+"""The default limits of an encoded image and of a text."""
 
 _MAX_RUN_IMAGES, _MAX_RUN_VALUES = 32, 1 << 18
 
@@ -26,8 +27,8 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Axes = tuple[int | str, ...]
 
 
-def shown(axes: Axes) -> str:
-    """Axes as messages show them, like `[N, 28, 28, 1]`."""
+def format_axes(axes: Axes) -> str:
+    """Axes for messages, like `[N, 28, 28, 1]`."""
     return f"[{', '.join(map(str, axes))}]"
 
 
@@ -38,33 +39,33 @@ class Section(BaseModel):
 
 
 class InputSpec(Section):
-    """What the code that runs, batches and transports items asks about any kind of input."""
+    """A kind of input, as the code sees it that runs, batches and transports items."""
 
     tensor: ClassVar[str]
     """The name of the graph's input."""
     dtype: ClassVar[str]
-    """NumPy's name of the type of its values."""
+    """The type of its values, as NumPy names it."""
     json_key: ClassVar[str]
-    """The key of a list of items in JSON."""
+    """The key of the list of items in JSON."""
     is_text: ClassVar[bool]
-    """Whether an encoded item is a text: UTF-8 in a body, a string in JSON. Any other is bytes, in JSON as base64."""
+    """Whether encoded items are texts: UTF-8 in a body, strings in JSON. Other items are bytes, in base64 in JSON."""
     max_batch_tokens: ClassVar[int | None] = None
-    """The largest batch of items with a length: the product of both, padding included; one item may be longer."""
+    """The largest product of items and length of a batch, padding included; a single item may be longer."""
 
     @property
     @abstractmethod
     def axes(self) -> Axes:
-        """The axes of the graph's input: a size, or a letter where it is open: `N` items, `L` the length of an item."""
+        """The axes of the graph's input: sizes, and letters for open axes (`N` items, `L` the length of an item)."""
 
     @property
     @abstractmethod
     def values(self) -> range:
-        """The values that an item may hold, without padding."""
+        """The values of an item, without padding."""
 
     @property
     @abstractmethod
     def max_run_items(self) -> int:
-        """How many items a processor computes at once. More would not be faster, and memory grows with them."""
+        """How many items a CPU runs at once. More would not be faster, but would take more memory."""
 
     @property
     def max_length(self) -> int:
@@ -73,7 +74,7 @@ class InputSpec(Section):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of the files that decoding needs, in the version's folder."""
+        """The files in the version's folder that decoding needs."""
         return ()
 
     @property
@@ -120,7 +121,7 @@ class ImageInput(InputSpec):
 
     @property
     def working_side(self) -> int:
-        """The side in pixels at which an image is decoded at least: a digit is searched for at a larger one."""
+        """The smallest side in pixels at which an image is decoded; a digit is searched for at a larger side."""
         return DIGIT_WORKING_SIDE if self.framing == "mnist" else max(self.height, self.width)
 
     @property
@@ -133,13 +134,13 @@ class ImageInput(InputSpec):
 
     @property
     def max_run_items(self) -> int:
-        """32 digits, 9 photos of 96 x 96: what passes between layers fits the cache. CONTRIBUTING has measurements."""
+        """32 digits, or 9 photos of 96 x 96, so that activations fit the cache. CONTRIBUTING has the measurements."""
         return min(_MAX_RUN_IMAGES, max(_MAX_RUN_VALUES // (self.height * self.width * self.channels), 1))
 
     def split(self, tensor: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.uint8]":
         """(N, H, W, C) as it is."""
         if tensor.shape[1:] != self.axes[1:]:
-            raise ValueError(f"has shape {list(tensor.shape)}; expected {shown(self.axes)}")
+            raise ValueError(f"has shape {list(tensor.shape)}; expected {format_axes(self.axes)}")
         return tensor
 
     def __str__(self) -> str:
@@ -165,8 +166,8 @@ class TextInput(InputSpec):
     json_key: ClassVar[str] = "texts"
     is_text: ClassVar[bool] = True
     max_batch_tokens: ClassVar[int] = 1 << 11
-    """Beyond, a text gets no cheaper, and dearer once what passes between layers no longer fits the cache. CONTRIBUTING
-    has the measurements."""
+    """Larger batches are not faster, and slower once activations no longer fit the cache. CONTRIBUTING has the
+    measurements."""
 
     kind: Literal["text"] = "text"
     length: Annotated[int, Field(ge=1, le=1 << 20)]
@@ -183,7 +184,7 @@ class TextInput(InputSpec):
 
     @property
     def max_run_items(self) -> int:
-        """As many as `max_batch_tokens` allows of texts of one token."""
+        """`max_batch_tokens` texts of one token."""
         return self.max_batch_tokens
 
     @property
@@ -197,7 +198,9 @@ class TextInput(InputSpec):
     def split(self, tensor: "npt.NDArray[np.int64]") -> "list[Any]":
         """(N, L) -> N rows of token ids, without the padding at their ends."""
         if tensor.ndim != len(self.axes) or not 1 <= tensor.shape[1] <= self.length:
-            raise ValueError(f"has shape {list(tensor.shape)}; expected {shown(self.axes)}, L from 1 to {self.length}")
+            raise ValueError(
+                f"has shape {list(tensor.shape)}; expected {format_axes(self.axes)}, L from 1 to {self.length}"
+            )
         if tensor.min() < 0 or tensor.max() >= self.vocabulary:
             raise ValueError(f"holds ids outside of 0 to {self.vocabulary - 1}, the model's vocabulary")
         is_token = tensor != 0

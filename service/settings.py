@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contract.spec import MAX_CHARACTERS, MAX_PIXELS
+
 PREFIX = "CONVOKE_"
 
 _OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR"}  # training's
@@ -80,10 +82,10 @@ class Settings(BaseModel):
     )
     max_items: Annotated[int, Field(ge=1, le=65536)] = Field(default=1024, description="items in one request")
     max_pixels: Annotated[int, Field(ge=784, le=178_000_000)] = Field(
-        default=50_000_000, description="pixels of one image, checked before it is decoded"
+        default=MAX_PIXELS, description="pixels of one image, checked before it is decoded"
     )
     max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
-        default=100_000, description="characters of one text"
+        default=MAX_CHARACTERS, description="characters of one text"
     )
     max_json_values: Annotated[int, Field(ge=16, le=1 << 30)] = Field(
         default=1_000_000, description="values in the JSON of one request: numbers, strings, lists and objects"

@@ -66,9 +66,9 @@ def jpeg(side: int, scans: int) -> bytes:
     """A progressive JPEG with `scans` more scans than it needs."""
     file = io.BytesIO()
     Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    last = whole[whole.rfind(b"\xff\xda") : -2]
-    return whole[:-2] + last * scans + b"\xff\xd9"
+    data = file.getvalue()
+    last = data[data.rfind(b"\xff\xda") : -2]
+    return data[:-2] + last * scans + b"\xff\xd9"
 
 
 ROW = bytes(29 * 28)
@@ -143,12 +143,10 @@ def test_each_limit_is_exact() -> None:
     with pytest.raises(TooLarge, match=r"tag 282 .*100,001"):
         screen(tiff(28, (282, 5, MAX_TAG_VALUES + 1, bytes(8 * MAX_TAG_VALUES + 8))))
     screen(tiff(28, (34675, 7, 5_000_000, bytes(5_000_000))))  # a colour profile is bytes, not numbers
-    whole = png(28, 28, b"", ROW)
     chunks = MAX_SEGMENTS - 4  # beside the signature and the three chunks of any PNG
     screen(png(28, 28, chunk(b"abCd", b"") * chunks, ROW))
     with pytest.raises(TooLarge, match="chunks"):
         screen(png(28, 28, chunk(b"abCd", b"") * (chunks + 1), ROW))
-    assert len(whole) < 12 * MAX_SEGMENTS
     screen(bmp(28, bytes(MAX_RUN_LENGTH_BYTES - 54 - 1024)))
     with pytest.raises(TooLarge, match="run lengths"):
         screen(bmp(28, bytes(MAX_RUN_LENGTH_BYTES)))
