@@ -186,10 +186,5 @@ def _count(table: NGramTable, train: Split, min_count: int) -> tuple[Tensor, Ten
     keys, columns, texts = torch.unique(torch.cat(parts), return_inverse=True, return_counts=True)
     kept = texts >= min_count
     owner = torch.arange(len(chosen)).repeat_interleave(torch.cat(counts))[kept[columns]]
-    renumbered = kept.cumsum(0) - 1
-    return (
-        keys[kept],
-        renumbered[columns[kept[columns]]],
-        torch.bincount(owner, minlength=len(chosen)),
-        train.labels[chosen],
-    )
+    places = (kept.cumsum(0) - 1)[columns[kept[columns]]]
+    return keys[kept], places, torch.bincount(owner, minlength=len(chosen)), train.labels[chosen]
