@@ -1,107 +1,122 @@
-"""Image of a digit -> light on black, 28 x 28, as MNIST has it (LeCun et al., 1998, section III.A)."""
+"""An image of a digit -> light on black, 28 x 28, as MNIST has it (LeCun et al., 1998, section III.A)."""
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
+from contract.errors import NoDigit
+from contract.ink import Found, find_digit
 from contract.picture import Pixels
-from contract.spec import DIGIT_WORKING_SIDE
+from contract.regions import dilate, opening
 
-Grey = npt.NDArray[np.float32]
-"""Grey levels from 0 to 255, (H, W)."""
+Levels = npt.NDArray[np.float32]
 
 SIDE = 28
-_BOX = 20  # pixels of the box inside the frame that MNIST's digits fill
-_MIDDLE = 127.5  # of 0 to 255
-_MIN_CONTRAST = 24  # grey levels between paper and ink; below, the image counts as blank
-_WEAK_INK = 0.6  # of the threshold between ink and paper: thin parts of a stroke are fainter by this much
-_MIN_NEIGHBOURS = 4.5  # ink pixels among the 81 around one: a stroke has more, a speck fewer
-_MIN_INK = 32  # an eighth of full ink; below, it is the grain of the paper
-_MIN_STROKE = 0.07  # of the digit's box: thinner strokes vanish when it shrinks to 20 pixels
+_BOX = 20  # MNIST's digits fill a box of 20 x 20 inside of their frame
+_OFF_CENTRE = 1.2  # pixels between the centre of mass and the middle of a framed digit, at most
+_THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
+_DETAIL = 224  # longer side at which the strokes of a digit are looked at
+_MIDDLE = (SIDE - 1) / 2
 
 
-def frame(image: Image.Image) -> Image.Image:
-    """Frame a grey image of a digit, in any ink on any paper, as MNIST's digits are framed.
+def frame(image: Image.Image) -> Pixels:
+    """An image of mode L or RGB -> uint8 (28, 28), light on black, as MNIST has it.
 
-    An image of 28 x 28 pixels counts as framed: it is only inverted if the ink is dark. In any other image the ink is
-    searched for, fitted into a box of 20 x 20 and centred by its mass. Without ink the result is black.
+    An image that is framed so already stays as it is, or is inverted. In any other the digit is searched for, fitted
+    into a 20 x 20 box and centred by its mass.
+
+    Raises:
+        NoDigit, SeveralDigits: as `find_digit`.
     """
     if image.size == (SIDE, SIDE):
-        return ImageOps.invert(image) if _paper_level(np.asarray(image, np.float32)) > _MIDDLE else image
-    ink = _find_ink(image)
-    if ink is None:
-        return Image.new("L", (SIDE, SIDE))
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    box = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    small = np.asarray(_thicken(box).resize(_fitted(box, _BOX), Image.Resampling.BILINEAR), np.float32)
-    return _centre(small * (255 / max(float(small.max()), 1)))
+        framed = as_framed(np.asarray(image.convert("L")))
+        if framed is not None:
+            return framed
+    return _place(_strokes(find_digit(image)))
 
 
-def _fitted(image: Image.Image, side: int) -> tuple[int, int]:
-    """The size (width, height) of an image once its longer side is scaled to `side`."""
-    scale = side / max(image.size)
-    return max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+def as_framed(pixels: Pixels) -> Pixels | None:
+    """Pixels (28, 28) that are framed as MNIST's are, as they are or inverted; None for any other.
 
-
-def _border(grey: Grey) -> Grey:
-    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-
-
-def _paper_level(grey: Grey) -> float:
-    """The grey level of the paper: the median along the border."""
-    return float(np.median(_border(grey)))
-
-
-def _find_ink(image: Image.Image) -> Pixels | None:
-    """The ink of a grey image, uint8 (H, W) at working size: 255 in a stroke, 0 on the paper; None for blank paper.
-
-    Shade and vignettes are smoother than strokes: if the border is uneven, an estimate of the paper alone is
-    subtracted first.
+    Framed is what has black paper and white ink, inside 20 x 20 pixels, with its centre of mass in the middle.
     """
-    if max(image.size) > DIGIT_WORKING_SIDE:
-        image = image.resize(_fitted(image, DIGIT_WORKING_SIDE), Image.Resampling.BOX, reducing_gap=2)
-    grey = np.asarray(image, np.float32)
-    paper = _paper_level(grey)
-    if paper > np.median([grey.min(), grey.max()]):
-        grey, paper = 255 - grey, 255 - paper
-    ink = np.maximum(grey - _estimate_paper(grey, paper), 0)
-    if ink.max() < _MIN_CONTRAST:
+    corner = int(pixels[0, 0])
+    if corner == 255:  # noqa: PLR2004 -- white
+        pixels = 255 - pixels
+    elif corner:
         return None
-    threshold = _otsu(ink)
-    mask = Image.fromarray((ink > threshold * _WEAK_INK).astype(np.uint8) * 255)
-    # A stroke fills a row of the 9 x 9 pixels around each of its own; a speck, or the grain of paper, fills a few.
-    neighbours = np.asarray(mask.filter(ImageFilter.BoxBlur(4)), np.float32) * 81 / 255
-    mask = Image.fromarray(np.where(neighbours >= _MIN_NEIGHBOURS, np.asarray(mask), 0))
-    near = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) > 0
-    strength = float(np.median(ink[ink > threshold]))
-    stroke = np.where(near, np.clip(ink / strength, 0, 1) * 255, 0)
-    stroke[stroke < _MIN_INK] = 0
-    return stroke.astype(np.uint8) if stroke.any() else None
+    mass = pixels.sum(axis=1, dtype=np.int64), pixels.sum(axis=0, dtype=np.int64)
+    if pixels.max() < 200:  # noqa: PLR2004 -- the faintest of MNIST has 227
+        return None
+    for sums in mass:
+        (used,) = sums.nonzero()
+        if used[-1] - used[0] >= _BOX or abs(float(sums @ np.arange(SIDE)) / float(sums.sum()) - _MIDDLE) > _OFF_CENTRE:
+            return None
+    return pixels
 
 
-def _estimate_paper(grey: Grey, paper: float) -> Grey | float:
-    """The level of the (dark) paper: one number if the border is even, else (H, W).
+def _strokes(found: Found) -> Pixels:
+    """The ink of a digit, uint8 (h, w): 255 in a stroke, 0 on the paper, at full resolution up to `_DETAIL`."""
+    digit, scale = found.region, found.scale
+    if scale >= 1:
+        ink, shape = found.ink[digit.box], np.pad(digit.mask, 1).astype(np.uint8)
+        allowed = dilate(shape, 3)[1:-1, 1:-1] > 0
+    else:
+        margin = max(0.35 * digit.size, 3)
+        left, top = max((digit.left - margin) / scale, 0), max((digit.top - margin) / scale, 0)
+        right, bottom = (digit.right + margin) / scale + 1, (digit.bottom + margin) / scale + 1
+        closer = found.grey[int(top) : int(bottom), int(left) : int(right)]
+        zoom = min(_DETAIL / max(closer.shape), 1.0)
+        size = max(round(closer.shape[1] * zoom), 1), max(round(closer.shape[0] * zoom), 1)
+        plane = np.asarray(Image.fromarray(closer).resize(size, Image.Resampling.BOX))
+        plane = np.clip(plane + 0.5, 0, 255).astype(np.uint8)
+        ink = (plane - opening(plane, (max(plane.shape) // 2) | 1)).astype(np.float32)
+        ink = np.maximum(ink - np.median(ink), 0)
+        shape = np.zeros(found.ink.shape, np.uint8)
+        shape[digit.box] = digit.mask * np.uint8(255)
+        box = tuple(round(edge * scale) for edge in (int(left), int(top)))
+        ends = tuple(start + max(round(side / zoom * scale), 1) for start, side in zip(box, size, strict=True))
+        mask = Image.fromarray(dilate(shape, 3)).crop((*box, *ends)).resize(size, Image.Resampling.BILINEAR)
+        allowed = np.asarray(mask) > 50  # noqa: PLR2004 -- a fifth of 255
+    if not allowed.any():
+        raise NoDigit("no digit was found; send a larger image of it")
+    strong = ink[allowed]
+    full = float(np.median(strong[strong > _otsu(strong)]))
+    stroke = np.where(allowed, np.clip(ink / max(full, 1e-6), 0, 1), 0) * 255
+    stroke[stroke < 40] = 0  # noqa: PLR2004 -- a sixth of full ink is paper's grain
+    return stroke.astype(np.uint8)
 
-    A morphological opening on 16 x 16 cells: whatever is lighter than all of its surroundings is ink.
-    """
-    low, high = np.percentile(_border(grey), [10, 90])
-    if high - low < _MIN_CONTRAST:
-        return paper
-    cells = Image.fromarray(grey.astype(np.uint8)).resize((16, 16), Image.Resampling.BOX)
-    opened = cells.filter(ImageFilter.MinFilter(7)).filter(ImageFilter.MaxFilter(7))
-    smooth = opened.filter(ImageFilter.BoxBlur(2))
-    return np.asarray(smooth.resize((grey.shape[1], grey.shape[0]), Image.Resampling.BILINEAR), np.float32)
 
-
-def _otsu(values: Grey) -> float:
-    """The threshold that best separates ink from paper (Otsu, 1979): the largest variance between the two."""
+def _otsu(values: Levels) -> float:
+    """The threshold that best parts ink from paper (Otsu, 1979): the largest variance between the two."""
     counts, edges = np.histogram(values, bins=64)
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
     above = values.size - below
     mass = np.cumsum(counts * centres)
     between = below * above * (mass[:-1] / np.maximum(below, 1) - (mass[-1] - mass[:-1]) / np.maximum(above, 1)) ** 2
-    return float(edges[1 + int(between.argmax())])
+    return float(edges[int(between.argmax())])
+
+
+def _place(strokes: Pixels) -> Pixels:
+    """Strokes (h, w) -> uint8 (28, 28): fitted into 20 x 20, the centre of mass in the middle of the frame."""
+    is_ink = strokes > 60  # noqa: PLR2004 -- a quarter of full ink
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
+    if not rows.size:
+        raise NoDigit("no digit was found; send a larger image of it")
+    box = _thicken(Image.fromarray(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
+    scale = _BOX / max(box.size)
+    size = max(round(box.width * scale), 1), max(round(box.height * scale), 1)
+    digit = np.asarray(box.resize(size, Image.Resampling.BILINEAR), np.float32)
+    digit = digit * (255 / max(float(digit.max()), 1))
+    height, width = digit.shape
+    row = float(digit.sum(axis=1) @ np.arange(height)) / float(digit.sum())
+    column = float(digit.sum(axis=0) @ np.arange(width)) / float(digit.sum())
+    top = int(np.clip(round(_MIDDLE - row), 0, SIDE - height))
+    left = int(np.clip(round(_MIDDLE - column), 0, SIDE - width))
+    framed = np.zeros((SIDE, SIDE), np.uint8)
+    framed[top : top + height, left : left + width] = (digit + 0.5).astype(np.uint8)
+    return framed
 
 
 def _thicken(box: Image.Image) -> Image.Image:
@@ -109,25 +124,11 @@ def _thicken(box: Image.Image) -> Image.Image:
 
     A stroke of width w and length l has area w*l and about 2*l of outline, so w is about 2 * area / outline.
     """
-    mask = np.pad(np.asarray(box) > _MIDDLE, 1)
+    mask = np.pad(np.asarray(box) > 127, 1)  # noqa: PLR2004 -- the middle of 0 to 255
     outline = int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
     width = 2 * int(mask.sum()) / max(outline, 1)
-    missing = _MIN_STROKE * max(box.size) - width
+    missing = _THIN * max(box.size) - width
     if missing <= 0:
         return box
-    margin = max(round(missing / 2), 1)
-    return ImageOps.expand(box, margin).filter(ImageFilter.MaxFilter(2 * margin + 1))
-
-
-def _centre(digit: Grey) -> Image.Image:
-    """Place a digit, (h, w) up to 20 x 20, so that its centre of mass is the middle of 28 x 28."""
-    height, width = digit.shape
-    mass = digit.sum()
-    row = float((digit.sum(axis=1) * np.arange(height)).sum() / mass)
-    column = float((digit.sum(axis=0) * np.arange(width)).sum() / mass)
-    middle = (SIDE - 1) / 2
-    top = int(np.clip(round(middle - row), 0, SIDE - height))
-    left = int(np.clip(round(middle - column), 0, SIDE - width))
-    framed = np.zeros((SIDE, SIDE), np.uint8)
-    framed[top : top + height, left : left + width] = (digit + 0.5).astype(np.uint8)
-    return Image.fromarray(framed)
+    grow = max(round(missing / 2), 1)
+    return ImageOps.expand(box, grow).filter(ImageFilter.MaxFilter(2 * grow + 1))

@@ -4,6 +4,8 @@ ConvokeError
 ├── TooLarge              413  too_large
 ├── UnsupportedMediaType  415  unsupported_kind
 ├── Unreadable            422  unreadable
+├── NoDigit               422  no_digit          the image of a digit shows none
+├── SeveralDigits         422  several_digits    the image of a digit shows more than one
 ├── ProviderError         500  internal
 └── ModelRefused          422  model_refused
     └── ManifestError
@@ -45,6 +47,18 @@ class Unreadable(ConvokeError):
     """The content is of the right kind, but damaged."""
 
     status, code = 422, "unreadable"
+
+
+class NoDigit(ConvokeError):
+    """The image of a digit shows none."""
+
+    status, code = 422, "no_digit"
+
+
+class SeveralDigits(ConvokeError):
+    """The image of a digit shows more than one."""
+
+    status, code = 422, "several_digits"
 
 
 class ProviderError(ConvokeError):

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.screen import screen
-from contract.spec import MAX_PIXELS, ImageInput
+from contract.spec import DIGIT_SIDES, MAX_PIXELS, ImageInput
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -20,6 +20,7 @@ _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"
 
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
+_GREY_MODES = ("1", "L", "F", "I")  # and "LA", "I;16", ..., but for "LAB"
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,7 +39,9 @@ def has_signature(data: bytes) -> bool:
 
 
 def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image in the mode of `spec`. A JPEG far larger than `spec` is decoded at a fraction of its size.
+    """Decode an image in the mode of `spec`; one in which a digit is searched for keeps its colours.
+
+    A JPEG far larger than `spec` is decoded at a fraction of its size.
 
     Raises:
         UnsupportedMediaType, TooLarge, Unreadable: as `contract.inputs.image_to_pixels`.
@@ -49,9 +52,10 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image, max_pixels)
-            image.draft(spec.mode, (spec.working_side, spec.working_side))
+            mode = _mode(image, spec)
+            image.draft(mode, (spec.working_side, spec.working_side))
             image.load()
-            return _flatten(_upright(image), spec)
+            return _flatten(_upright(image), mode, spec)
     except ConvokeError:
         raise
     except UnidentifiedImageError as error:
@@ -91,17 +95,31 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
-def _flatten(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Any mode -> `spec.mode`: transparency on a plain background, more than 8 bits scaled to 8."""
+def _mode(image: Image.Image, spec: ImageInput) -> str:
+    """The mode to decode to. Ink and paper of a digit may differ in nothing but colour."""
+    return (
+        "RGB"
+        if spec.framing == "mnist" and (image.mode == "LAB" or not image.mode.startswith(_GREY_MODES))
+        else spec.mode
+    )
+
+
+def _flatten(image: Image.Image, mode: str, spec: ImageInput) -> Image.Image:
+    """Any mode -> `mode`: transparency on a plain background, more than 8 bits scaled to 8.
+
+    An image in which a digit is searched for is reduced to `DIGIT_SIDES` on the way, which bounds the memory.
+    """
+    reduction = -(-max(image.size) // DIGIT_SIDES[1]) if spec.framing == "mnist" else 1
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
     is_transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
-    if image.mode == spec.mode and not is_transparent:
+    if image.mode == mode and not is_transparent and reduction == 1:
         return image
     background = _background(image, spec) if is_transparent else None
-    flat = Image.new(spec.mode, image.size)
-    for box in _bands(image):
-        flat.paste(_flatten_band(image.crop(box), background, spec.mode), box)
+    flat = Image.new(mode, (-(-image.width // reduction), -(-image.height // reduction)))
+    for box in _bands(image, reduction):
+        band = _flatten_band(image.crop(box), background, mode)
+        flat.paste(band.reduce(reduction) if reduction > 1 else band, (0, box[1] // reduction))
     return flat
 
 
@@ -112,9 +130,9 @@ def _flatten_band(band: Image.Image, background: str | None, mode: str) -> Image
     return band if band.mode == mode else band.convert("RGB").convert(mode)
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) as wide as the image that together cover it."""
-    rows = max(_BAND_PIXELS // max(image.width, 1), 1)
+def _bands(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) as wide as the image that together cover it; `multiple` divides their tops."""
+    rows = max(_BAND_PIXELS // max(image.width, 1) // multiple, 1) * multiple
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TOKENIZER = "tokenizer.json"
-DIGIT_WORKING_SIDE = 112
-"""Pixels of the longer side at which a digit is searched for: four for each pixel of MNIST's 28."""
+DIGIT_SIDES = 896, 2048
+"""Pixels of the longer side, at least and at most, at which an image is decoded in which a digit is searched for: one
+of 30 pixels on a page of 1,754 still has 15."""
 MAX_PIXELS, MAX_CHARACTERS = 50_000_000, 100_000
 """The default limits of an encoded image and of a text."""
 
@@ -122,7 +123,7 @@ class ImageInput(InputSpec):
     @property
     def working_side(self) -> int:
         """The smallest side in pixels at which an image is decoded; a digit is searched for at a larger side."""
-        return DIGIT_WORKING_SIDE if self.framing == "mnist" else max(self.height, self.width)
+        return DIGIT_SIDES[0] if self.framing == "mnist" else max(self.height, self.width)
 
     @property
     def axes(self) -> Axes:

@@ -83,9 +83,14 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> byt
 
 
 def mnist_like(digit: int) -> Image.Image:
-    """A digit framed as in MNIST: 28 x 28, light on black."""
-    sheet = draw(digit, size=(280, 280), box=(80, 50, 200, 230), width=26, ink=255, paper=0)
-    return sheet.resize((28, 28), Image.Resampling.BOX)
+    """A digit framed as in MNIST: 28 x 28, light on black, within 20 x 20, its centre of mass in the middle."""
+    sheet = draw(digit, size=(280, 280), box=(85, 55, 195, 225), width=24, ink=255, paper=0)
+    pixels = np.asarray(sheet.resize((28, 28), Image.Resampling.BOX), np.float32)
+    pixels = np.where(pixels < 16, 0, pixels)
+    for axis in (0, 1):
+        mass = pixels.sum(axis=1 - axis)
+        pixels = np.roll(pixels, round(13.5 - float(mass @ np.arange(28) / mass.sum())), axis)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def cat(size: tuple[int, int] = (480, 360)) -> Image.Image:

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -138,8 +137,8 @@ class Predictor:
         Raises:
             Overloaded, DeadlineExceeded, ClientGone: as `predict`.
         """
-        if len(items) == 1 and (not isinstance(items[0], bytes | str) or version.preprocessor.is_quick(items[0])):
-            return [_decode(version.preprocessor, items[0], math.inf)]
+        if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
+            return [quick]
         deadline = time.perf_counter() + timeout_s
         try:
             with self._batcher(version).reserve(len(items)):
@@ -233,6 +232,11 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
             start, size = stop, 0
 
 
+def _decode_quickly(preprocessor: Preprocessor, item: Item) -> Array | ConvokeError | None:
+    """An item that needs no decoding, or one that is decoded at once; None if that would take longer."""
+    return _attempt(preprocessor.decode_quickly, item) if isinstance(item, bytes | str) else item
+
+
 def _decode_each(preprocessor: Preprocessor, items: Sequence[Item], deadline: float) -> list[Array | ConvokeError]:
     return [_decode(preprocessor, item, deadline) for item in items]
 
@@ -243,11 +247,19 @@ def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | 
         return item
     if time.perf_counter() > deadline:
         return DeadlineExceeded("decoding timed out")
+    return _attempt(preprocessor.decode, item)
+
+
+Result = TypeVar("Result")
+
+
+def _attempt(decode: Callable[[bytes | str], Result], item: bytes | str) -> Result | ConvokeError:
+    """What decoding gives, or why it failed: the neighbours of an item get their answers whatever a decoder raises."""
     try:
-        return preprocessor.decode(item)
+        return decode(item)
     except ConvokeError as error:
         return error
-    except Exception as error:  # noqa: BLE001 -- whatever a decoder raises, the other items get their results
+    except Exception as error:  # noqa: BLE001
         failure = InferenceFailed(f"preprocessing failed on this item: {error}")
         failure.__cause__ = error
         return failure

@@ -83,12 +83,16 @@ def test_texts_that_cannot_be_decoded_are_refused(
 
 
 def test_what_is_quick_is_decided_by_size(texts: inputs.Preprocessor, tmp_path: Path) -> None:
-    """Short texts and tiny PNGs are decoded on the event loop."""
-    assert texts.is_quick("a" * 2000)
-    assert not texts.is_quick("a" * 2001)
+    """Short texts and tiny PNGs are decoded on the event loop, but for digits that must be searched for."""
+    longer = inputs.TextPreprocessor(texts._spec, texts._tokenizer, 10_000)  # type: ignore[attr-defined]  # noqa: SLF001
+    assert longer.decode_quickly("good " * 400) is not None
+    assert longer.decode_quickly("good " * 400 + ".") is None
     images = load_preprocessor(tmp_path, PHOTO)
-    assert images.is_quick(encode(mnist_like(1)))
-    assert not images.is_quick(encode(draw(1)))
+    assert images.decode_quickly(encode(mnist_like(1))) is not None
+    assert images.decode_quickly(encode(draw(1))) is None
+    digits = load_preprocessor(tmp_path, DIGIT)
+    assert digits.decode_quickly(encode(mnist_like(1))) is not None
+    assert digits.decode_quickly(encode(draw(1, size=(28, 28), box=(2, 2, 9, 12), width=2))) is None
 
 
 def test_a_model_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -106,26 +110,34 @@ def test_only_small_pngs_count_as_tiny() -> None:
     assert not is_tiny(b"")
 
 
+def outcome(data: bytes) -> bytes | str:
+    """The pixels of a digit, or the code of the error."""
+    try:
+        return image_to_pixels(data, DIGIT).tobytes()
+    except ConvokeError as error:
+        return error.code
+
+
 @pytest.mark.parametrize("paper", [0, 100, 127, 128, 255])
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"dpi": (72, 72)}], ids=["plain", "optimised", "dpi"])
 def test_the_fast_path_gives_the_same_pixels(
     paper: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plain 28 x 28 PNG, on paper of any grey and with any ink, has the same pixels as by the general code."""
-    rng = np.random.default_rng(paper)
-    for ink in (0, 90, 255):
-        grey = np.full((28, 28), paper, np.uint8)
-        grey[rng.random((28, 28)) < 0.5] = ink
-        data = encode(Image.fromarray(grey), **options)
-        pixels = image_to_pixels(data, DIGIT)
-        with monkeypatch.context() as context:
-            context.setattr(inputs, "decode_plain_digit", lambda *_: None)
-            assert np.array_equal(pixels, image_to_pixels(data, DIGIT))
+    """A plain 28 x 28 PNG, framed or not, on paper of any grey, has the same pixels as by the general code."""
+    for digit in range(10):
+        ink = np.asarray(mnist_like(digit), np.float32) / 255
+        light, dark = paper + (255 - paper) * ink, paper - paper * ink
+        for levels in (light, dark, np.roll(light, 4, axis=0)):
+            data = encode(Image.fromarray(levels.astype(np.uint8)), **options)
+            pixels = outcome(data)
+            with monkeypatch.context() as context:
+                context.setattr(inputs, "decode_plain_digit", lambda *_: None)
+                assert outcome(data) == pixels
 
 
 def test_only_plain_pngs_take_the_fast_path() -> None:
     """Damaged, rotated, transparent and larger files are left to the general code, and so is another framing."""
-    plain = encode(draw(3, size=(28, 28)))
+    plain = encode(mnist_like(3))
     assert inputs.decode_plain_digit(plain, DIGIT) is not None
     exif = Image.Exif()
     exif[0x0112] = 6

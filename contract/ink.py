@@ -1,0 +1,345 @@
+"""An image -> where its digit is: what differs from the paper around it, and is shaped as a stroke.
+
+Light strokes and dark ones are looked for alike. Ink is what an opening (Serra, 1982) by a square wider than any stroke
+takes away: shade, tables, fingers and bars along an edge are wider and stay. Lines across the whole image are taken
+out. Of the connected regions that are left, rings and boxes around others go, then blobs, soft shade, texture, and what
+touches the border where anything else is left. What remains is one digit, several, or none.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from contract.errors import NoDigit, SeveralDigits
+from contract.regions import Mask, Plane, Region, dilate, find_regions, opening
+
+Levels = npt.NDArray[np.float32]
+
+_SEARCH_SIDE, _SMALL_SIDE, _ENLARGED_SIDE = 448, 64, 112
+"""Longer side at which a digit is searched for; smaller images than the second are enlarged to the third."""
+_FAINT = 12.0  # grey levels of 255 between ink and paper, under which nothing is taken for ink
+_STROKE = 0.34  # of the longer side: no stroke is wider
+_LINE, _LINE_EDGE = 0.72, 0.35  # of a row that a line across the image covers, in its middle and at its edges
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode L
+_MIN_PIXELS = 8  # of a digit's height; fewer cannot be read
+_MAX_ASPECT = 1.7  # width to height; digits that touch each other are wider
+_MAX_REGIONS, _MAX_LARGE = 10, 6  # large regions of a texture, and of the surroundings of a digit
+_MAX_HOLES, _MAX_PIECES = 3, 3  # an 8 has two holes; a 5 has a second piece
+_LUMINANCE_STEP = 12.0  # between channels, under which an image is grey
+
+
+@dataclass(frozen=True)
+class Found:
+    """The one digit of an image."""
+
+    region: Region
+    ink: Levels
+    """Levels between ink and paper at the size at which the digit was found, (H, W)."""
+    grey: Levels
+    """The whole image along the axis of most contrast, 0 to 255 (H, W), at its own size; ink is high."""
+    scale: float
+    """Pixels of `ink` for each of `grey`."""
+
+
+def find_digit(image: Image.Image) -> Found:
+    """Find the digit in an image of mode L or RGB.
+
+    Raises:
+        NoDigit: nothing in the image is shaped as a digit is.
+        SeveralDigits: more than one thing is.
+    """
+    values = np.asarray(image, np.float32)
+    grey = _most_contrast(values) if values.ndim > 2 else values  # noqa: PLR2004 -- (H, W, 3) -> (H, W)
+    low, high = float(grey.min()), float(grey.max())
+    if low == high:
+        raise NoDigit("the image has one colour throughout; send an image of a digit")
+    faint = 0.0 if _has_two_levels(grey, low, high) else _FAINT * 255 / (high - low)
+    grey = (grey - low) * (255 / (high - low))
+    small, scale = _to_search_size(grey)
+    sides = _look(small, faint)
+    closer = _ink_box(sides, scale) if scale < 1 else None
+    if closer is not None:
+        grey = grey[closer]
+        small, scale = _to_search_size(grey)
+        sides = _look(small, faint)
+    is_light, regions, ink = _locate(sides)
+    tallest = max(region.height for region in regions)
+    tall = [region for region in regions if region.height >= 0.45 * tallest]
+    if len(tall) > 1:
+        raise SeveralDigits(f"the image shows {len(tall)} digits or more; send an image of each")
+    digit = tall[0]
+    if digit.width > _MAX_ASPECT * digit.height:
+        raise SeveralDigits("the ink is wider than one digit is; send an image of each digit")
+    if digit.height < _MIN_PIXELS * scale:
+        raise NoDigit(f"what looks like ink is less than {_MIN_PIXELS} pixels high; send a larger image of the digit")
+    if digit.holes > _MAX_HOLES or digit.pieces > _MAX_PIECES:
+        raise NoDigit("the image shows a texture, not a digit")
+    return Found(digit, ink, grey if is_light else 255 - grey, scale)
+
+
+def _most_contrast(colours: Levels) -> Levels:
+    """Colours (H, W, 3) -> levels (H, W) along the axis on which they differ most: red on green of the same grey."""
+    sample = colours.reshape(-1, 3)[:: max(colours.shape[0] * colours.shape[1] // 20_000, 1)]
+    if np.ptp(sample, axis=1).max() < _LUMINANCE_STEP:
+        return colours @ _LUMINANCE
+    centred = sample - np.median(sample, axis=0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1].astype(np.float32)
+    return colours @ axis
+
+
+def _has_two_levels(grey: Levels, low: float, high: float) -> bool:
+    """Whether the image is a mask, whose levels say nothing of its contrast."""
+    return bool(((grey == low) | (grey == high)).all())
+
+
+def _to_search_size(grey: Levels) -> tuple[Levels, float]:
+    """Levels (H, W) at the size at which a digit is searched for, and the factor between the sizes."""
+    longest = max(grey.shape)
+    if longest > _SEARCH_SIDE:
+        return _resize(grey, _SEARCH_SIDE / longest, Image.Resampling.BOX), _SEARCH_SIDE / longest
+    if longest < _SMALL_SIDE:
+        factor = -(-_ENLARGED_SIDE // longest)
+        return np.clip(_resize(grey, factor, Image.Resampling.BICUBIC), 0, 255), factor
+    return grey, 1.0
+
+
+def _resize(grey: Levels, factor: float, resample: Image.Resampling) -> Levels:
+    height, width = grey.shape
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    return np.asarray(Image.fromarray(grey).resize(size, resample), np.float32)
+
+
+def _look(grey: Levels, faint: float) -> "list[_Side]":
+    """What is lighter than its surroundings in levels (H, W), and what is darker."""
+    plane = (grey + 0.5).astype(np.uint8)
+    noise = float(np.median(np.abs(np.diff(plane.astype(np.int16), axis=1)))) if plane.shape[1] > 1 else 0.0
+    return [_Side.of(plane, noise, faint), _Side.of(255 - plane, noise, faint)]
+
+
+def _ink_box(sides: "list[_Side]", scale: float) -> tuple[slice, slice] | None:
+    """Where all ink of a large image is, with a margin, if that is a small part: an index into the full resolution."""
+    height, width = sides[0].ink.shape
+    regions = [region for side in sides for region in side.regions if not region.border]
+    strongest = max((region.contrast for region in regions), default=0.0)
+    strong = [region for region in regions if region.contrast >= 0.4 * strongest]
+    if not strong:
+        return None
+    top, bottom = min(region.top for region in strong), max(region.bottom for region in strong)
+    left, right = min(region.left for region in strong), max(region.right for region in strong)
+    longest = max(bottom - top, right - left)
+    if 3 * longest > max(height, width):
+        return None
+    rows = slice(int(max(top - longest, 0) / scale), int((bottom + longest) / scale) + 1)
+    return rows, slice(int(max(left - longest, 0) / scale), int((right + longest) / scale) + 1)
+
+
+def _locate(sides: "list[_Side]") -> tuple[bool, list[Region], Levels]:
+    """Whether the ink is lighter than the paper, the regions that may be digits, and the ink's levels (H, W).
+
+    Raises:
+        NoDigit: none may be.
+    """
+    # What reaches the border is a frame or a neighbour rather than a digit; unless nothing else is there.
+    for most, least_contrast in ((0.0, 0), (0.2, 0), (0.6, 100)):
+        allowed = [
+            [region for region in side.candidates if region.border <= most and region.contrast >= least_contrast]
+            for side in sides
+        ]
+        strongest = max((region.contrast for regions in allowed for region in regions), default=0.0)
+        groups = [
+            side.digits([region for region in regions if region.contrast >= 0.3 * strongest])
+            for side, regions in zip(sides, allowed, strict=True)
+        ]
+        if not any(groups):
+            continue
+        best = max((0, 1), key=lambda place: max((one.height * one.width for one in groups[place]), default=0))
+        if most == 0.0 and sides[1 - best].surrounds(groups[best], 0.3 * strongest):
+            continue  # the digit is cut off at the border, and these are its counters
+        return best == 0, groups[best], sides[best].ink
+    raise NoDigit("no digit was found; send an image of one digit whose ink differs clearly from the paper around it")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is lighter than its surroundings, or what is darker, as ink."""
+
+    ink: Levels
+    regions: list[Region]
+    candidates: list[Region]
+
+    @staticmethod
+    def of(plane: Plane, noise: float, faint: float) -> "_Side":
+        """The ink of a plane (H, W) in which ink is high, and its regions that may be digits or parts of one."""
+        ink = _ink(plane)
+        strongest = max(float(np.percentile(ink, 99.9)), 0.5 * float(ink.max()))
+        mask = ink > max(0.22 * strongest, 3.5 * noise, 0.4 * faint)
+        if strongest < max(faint, 7 * noise, 1.0) or mask.mean() > 0.6:  # noqa: PLR2004 -- more ink than paper
+            return _Side(ink, [], [])
+        mask = _without_lines(_without_lines(mask).T).T
+        regions = find_regions(mask, min_size=5)
+        for region in regions:
+            region.contrast = float(np.percentile(ink[region.box][region.mask], 85))
+        large = [region for region in regions if region.size >= 0.25 * regions[0].size]
+        if len(large) > _MAX_REGIONS:
+            return _Side(ink, regions, [])
+        candidates = [
+            region
+            for region in _without_rings(regions)
+            if not region.is_blob and not _is_soft(ink, region) and _is_on_paper(plane, ink, region, regions)
+        ]
+        return _Side(ink, regions, candidates)
+
+    def digits(self, candidates: list[Region]) -> list[Region]:
+        """Candidates with the pieces of a digit put together; none where there is much else."""
+        groups = _put_together(candidates)
+        if not groups:
+            return []
+        largest = max(region.size for region in groups)
+        if sum(region.size >= 0.25 * largest for region in self.regions) > _MAX_LARGE:
+            return []
+        return [region for region in groups if region.size >= 0.35 * largest and region.height >= 0.3 * largest]
+
+    def surrounds(self, regions: list[Region], contrast: float) -> bool:
+        """Whether a candidate that touches the border has one of these regions in it."""
+        return any(
+            outer.contains_box(inner)
+            for outer in self.candidates
+            if 0 < outer.border <= 0.2 and outer.contrast >= contrast  # noqa: PLR2004 -- a frame covers more
+            for inner in regions
+        )
+
+
+def _ink(plane: Plane) -> Levels:
+    """How much lighter than the paper around it each pixel is: (H, W) -> float32 (H, W)."""
+    ink: Levels = (plane - opening(plane, int(_STROKE * max(plane.shape)) | 1)).astype(np.float32)
+    above_grain: Levels = np.maximum(ink - np.median(ink), 0)
+    return above_grain
+
+
+def _without_lines(mask: Mask) -> Mask:
+    """The mask without lines that run across the image from left to right; strokes that cross them stay."""
+    height, width = mask.shape
+    slope = _line_slope(mask)
+    if slope is None:
+        return mask
+    rows = np.arange(height)[:, None] + np.round((np.arange(width) + 0.5 - width / 2) * slope).astype(int)[None]
+    columns = np.broadcast_to(np.arange(width)[None], rows.shape)
+    inside = (rows >= 0) & (rows < height)
+    level = mask[np.clip(rows, 0, height - 1), columns] & inside  # the lines are level in it
+    cover = level.mean(axis=1)
+    line = cover > _LINE
+    for _ in range(2):
+        line |= (np.roll(line, 1) | np.roll(line, -1)) & (cover > _LINE_EDGE)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]]).astype(np.int8)))
+    margin = max(width // 16, 2)
+    for top, bottom in zip(edges[::2], edges[1::2], strict=True):
+        band = level[top:bottom]
+        if bottom - top > 0.12 * height + 2 or not (band[:, :margin].any() and band[:, -margin:].any()):
+            continue  # a bar, which the border takes care of; or a stroke that ends inside of the image
+        above, below = level[max(top - 2, 0) : top].any(axis=0), level[bottom : bottom + 2].any(axis=0)
+        reach = 2 * int(bottom - top) + 1
+        level[top:bottom] &= (above & _near(below, reach)) | (below & _near(above, reach))
+    cleaned = np.zeros_like(mask)
+    cleaned[rows[inside], columns[inside]] = level[inside]
+    return cleaned
+
+
+def _near(line: Mask, reach: int) -> Mask:
+    """The pixels of one row within half of `reach` of a set one."""
+    return np.convolve(line, np.ones(reach), "same") > 0.5  # noqa: PLR2004 -- sums are whole numbers
+
+
+def _line_slope(mask: Mask, blocks: int = 16) -> float | None:
+    """Rows for each column by which lines across the image climb; None where there are none.
+
+    Ink is counted in each row of each block of columns, and the counts are added along lines of some slopes.
+    """
+    height, width = mask.shape
+    if width < blocks or not mask.any(axis=0).mean() > _LINE:
+        return None
+    edges = np.linspace(0, width, blocks + 1).astype(int)
+    counts = np.add.reduceat(mask, edges[:-1], axis=1, dtype=np.int32).T  # (blocks, H)
+    if (counts.max(axis=1) >= 0.4 * np.diff(edges)).mean() < 0.6:  # noqa: PLR2004 -- of the blocks hold no line
+        return None
+    middles = (edges[:-1] + edges[1:] - width) / 2
+    best, best_score = None, 0.0
+    for slope in np.linspace(-0.12, 0.12, 25) if width >= _SMALL_SIDE else (0.0,):
+        cover = np.zeros(height)
+        for count, shift in zip(counts, np.round(middles * slope).astype(int), strict=True):
+            if shift >= 0:
+                cover[: height - shift] += count[shift:]
+            else:
+                cover[-shift:] += count[:shift]
+        cover /= width
+        score = float((cover[cover > _LINE] ** 2).sum())
+        if score > best_score:
+            best, best_score = float(slope), score
+    return best
+
+
+def _without_rings(regions: list[Region]) -> list[Region]:
+    """Regions without those that encircle another of some size: rings, boxes and frames around a digit."""
+    return [
+        outer
+        for outer in regions
+        if not any(
+            inner is not outer and inner.size >= 0.22 * outer.size and not inner.is_blob and outer.encircles(inner)
+            for inner in regions
+        )
+    ]
+
+
+def _is_soft(ink: Levels, region: Region) -> bool:
+    """Whether a region fades over a large share of its size, as shade does and ink does not."""
+    strong = int(((ink[region.box] > 0.6 * region.contrast) & region.mask).sum())
+    return (region.area - strong) > max(0.1 * region.size, 2) * region.outline
+
+
+def _is_on_paper(plane: Plane, ink: Levels, region: Region, regions: Iterable[Region]) -> bool:
+    """Whether what is around a region, other ink left out, is even and of another level than the region."""
+    margin = max(region.size // 2, 3)
+    top, left = max(region.top - margin, 0), max(region.left - margin, 0)
+    around = slice(top, region.bottom + margin), slice(left, region.right + margin)
+    levels = plane[around]
+    own, all_ink = np.zeros(levels.shape, np.uint8), np.zeros(levels.shape, np.uint8)
+    _draw(own, region, top, left)
+    for other in regions:
+        _draw(all_ink, other, top, left)
+    beyond = levels[(all_ink | dilate(own, 3)) == 0]
+    if not beyond.size:
+        return True
+    close = (dilate(own, 2 * max(int(0.12 * region.size), 4) + 1) > 0) & (dilate(all_ink, 5) == 0)
+    if close.sum() > 10 and np.percentile(ink[around][close], 80) > 0.3 * region.contrast:  # noqa: PLR2004
+        return False
+    level = float(np.median(levels[own > 0]))
+    return bool((beyond > level - 0.3 * region.contrast).mean() < 0.35)  # noqa: PLR2004 -- a third looks the same
+
+
+def _draw(plane: Plane, region: Region, top: int, left: int) -> None:
+    """Set the pixels of a region, as far as they lie in a plane whose corner is at (top, left) of the image."""
+    rows = slice(max(region.top, top), min(region.bottom, top + plane.shape[0]))
+    columns = slice(max(region.left, left), min(region.right, left + plane.shape[1]))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        part = region.mask[
+            rows.start - region.top : rows.stop - region.top, columns.start - region.left : columns.stop - region.left
+        ]
+        plane[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] |= part
+
+
+def _put_together(regions: list[Region]) -> list[Region]:
+    """Regions with small pieces joined to the digit that they belong to, such as the bar of a 5."""
+    groups: list[Region] = []
+    for piece in sorted(regions, key=lambda region: -region.size):
+        for place, group in enumerate(groups):
+            overlap = min(piece.right, group.right) - max(piece.left, group.left)
+            gap, is_small = piece.gap(group), piece.size < 0.6 * group.size
+            reach = 0.22 if overlap > 0.3 * min(piece.width, group.width) else 0.12
+            if gap <= (reach if is_small else 0.05) * group.size:
+                groups[place] = group.joined(piece)
+                break
+        else:
+            groups.append(piece)
+    return groups
