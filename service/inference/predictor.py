@@ -23,6 +23,8 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
 
+Decoded = TypeVar("Decoded")
+
 Item = bytes | str | Array | ConvokeError
 """An encoded item, a decoded item, or the reason why a front end could not read it."""
 Row = npt.NDArray[np.float32]
@@ -250,10 +252,7 @@ def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | 
     return _attempt(preprocessor.decode, item)
 
 
-Result = TypeVar("Result")
-
-
-def _attempt(decode: Callable[[bytes | str], Result], item: bytes | str) -> Result | ConvokeError:
+def _attempt(decode: Callable[[bytes | str], Decoded], item: bytes | str) -> Decoded | ConvokeError:
     """What decoding gives, or why it failed: the neighbours of an item get their answers whatever a decoder raises."""
     try:
         return decode(item)
