@@ -17,7 +17,7 @@ from contract.spec import FileName, Input, Section
 
 SCHEMA_VERSION: Final = 2
 PREPROCESSING_VERSION = 1
-"""Raised whenever `contract.inputs` turns the same bytes into other values: models trained before are refused."""
+"""Raised whenever `contract.inputs` turns training examples into other values: models trained before are refused."""
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
