@@ -129,7 +129,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
         history = state.history(folder / FIT)
         report.write(folder / PICTURES, recipe.labels, network, data, logits, calibration, history)
     if recipe.data.refit:
-        if machine.world.leads:
+        if machine.world.leads and not (folder / REFIT).exists():
             say(f"validation accuracy {validation.accuracy:.2%}; training again, on training and validation split")
         _fit(folder / REFIT, recipe, data.train + data.validation, None, machine)
     return Result(
