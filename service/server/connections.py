@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contract.errors import ConvokeError
@@ -73,13 +74,43 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         self._read_bytes, bodies = len(data), self._bodies
-        super().data_received(data)
+        self._parse(data)
         if self._in_header or (self._in_body and self._bodies == bodies):
             self._header_bytes += len(data)
             if self._header_bytes > self._limits.header_bytes:
                 self._refuse(self._too_large())
             elif self._in_header and self._timer is None:
                 self._expect_header()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse data as uvicorn does, but ignore each offer to upgrade the connection.
+
+        The parser takes what follows such an offer for another protocol and stops, also if it is the request's body.
+        So a new parser gets the header without the offer, and then what follows (RFC 9110, section 7.8).
+        """
+        self._unset_keepalive_if_required()
+        while data and not self._is_refused:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(InvalidRequest("unsupported method CONNECT: this server is not a proxy"))
+                    return
+                data = self._header_without_upgrade() + rest
+                self.parser = _parser(self)
+            except httptools.HttpParserError as error:
+                self.send_400_response(str(error))
+                return
+            else:
+                return
+
+    def _header_without_upgrade(self) -> bytes:
+        """The header that the parser has read, without its Upgrade headers."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         """A header starts. It is an error if too many requests before it wait for their responses."""
@@ -96,6 +127,8 @@ class Connection(HttpToolsProtocol):
         if self._header_bytes + self._read_bytes > limit and self._exact_header_bytes() > limit:
             self._error = self._too_large()
             raise self._error
+        if self.parser.should_upgrade():  # `_parse` repeats the header without the offer
+            return
         self._stop_timer()
         self._header_bytes = 0
         super().on_headers_complete()
@@ -107,6 +140,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A body is complete. If it was discarded, the next header may follow."""
+        if self.parser.should_upgrade():
+            return
         if self._timer is not None:
             self._stop_timer()
             self._expect_header()
@@ -177,6 +212,13 @@ class Connection(HttpToolsProtocol):
         if now - Connection._warned_at > _WARNING_INTERVAL_S:
             Connection._warned_at = now
             logger.warning("new connections are refused: %d are open", self._limits.connections)
+
+
+def _parser(protocol: Connection) -> httptools.HttpRequestParser:
+    """A parser with the leniency that uvicorn gives its own."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 def _response(error: ConvokeError) -> bytes:

@@ -225,6 +225,68 @@ def test_the_rest_of_a_refused_body_is_discarded(monkeypatch: pytest.MonkeyPatch
         assert read_response(short)[::2] == (200, b"1")
 
 
+UPGRADE = {
+    "h2c, as curl sends it": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "h2c, after the length": b"X: y\r\nupgrade:h2c\r\nCONNECTION:  keep-alive,upgrade \r\n",
+    "websocket": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n",
+    "any word": b"Upgrade: TLS/1.0, IRC/6.9\r\nConnection: upgrade\r\n",
+    "two lines": b"Upgrade: x\r\nUpgrade: h2c\r\nConnection: close-not\r\nConnection: upgrade\r\n",
+}
+SMUGGLED = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", UPGRADE.values(), ids=UPGRADE)
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("split", ["one packet", "two packets", "byte by byte"])
+def test_an_offer_to_upgrade_is_ignored(offer: bytes, split: str, *, chunked: bool) -> None:
+    """The body is read as the body of its request, never as another request (RFC 9110, section 7.8)."""
+    size = len(SMUGGLED)
+    length = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % size
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (size, SMUGGLED) if chunked else SMUGGLED
+    header = START + offer + length + b"\r\n"
+    with listening() as dial:
+        connection = dial()
+        for _ in range(2):
+            if split == "byte by byte":
+                pieces = [bytes([byte]) for byte in header + body]
+            else:
+                pieces = [header + body] if split == "one packet" else [header, body]
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.1 if len(pieces) == 2 else 0)
+            assert read_response(connection)[::2] == (200, b"%d" % size)
+        connection.sendall(COMPLETE)
+        assert read_response(connection)[::2] == (200, b"1")
+
+
+def test_requests_that_offer_upgrades_may_be_sent_ahead() -> None:
+    """Several such requests in one packet, with and without a body, are each answered once."""
+    offer = UPGRADE["any word"]
+    sized = START + offer + b"Content-Length: 2\r\n\r\nab"
+    without = b"GET / HTTP/1.1\r\nHost: x\r\n" + offer + b"\r\n"
+    with listening() as dial:
+        connection = dial()
+        connection.sendall(
+            sized + without + sized + COMPLETE + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.count(b"HTTP/1.1 200") == 5
+
+
+def test_the_header_of_an_offer_is_limited() -> None:
+    """A large header with an offer is a 431, and a body after CONNECT is not taken for a request."""
+    with listening() as dial:
+        connection = dial()
+        connection.sendall(START + UPGRADE["any word"] + b"X: " + b"x" * 5000 + b"\r\n\r\n")
+        assert read_error(connection) == (431, "head_too_large")
+        tunnel = dial()
+        tunnel.sendall(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED)
+        assert read_error(tunnel) == (400, "invalid_request")
+        assert tunnel.recv(1) == b""
+
+
 def test_another_server_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """A server that is not uvicorn with httptools is not changed; a warning says so."""
 
