@@ -15,7 +15,8 @@ ARGS   ?=
 
 ENVS := .venv
 UV   := $(ENVS)/uv/bin/uv
-export BENTOML_DO_NOT_TRACK := True
+export BENTOML_DO_NOT_TRACK ?= True
+export ORT_DISABLE_TELEMETRY ?= 1
 export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 

@@ -5,4 +5,6 @@ folders `server`, `http`, `routes` and `inference`; `telemetry` reports on all o
 `training`.
 """
 
+import contract  # noqa: F401 -- turns off the telemetry of dependencies before they are imported
+
 __version__ = "0.1.0"
