@@ -84,7 +84,7 @@ def read(path: Path) -> tuple[Key, ...]:
         SettingsError: it cannot be read, or has an invalid line; the message never repeats the line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
             lines = file.read(_MAX_BYTES).splitlines()
     except (OSError, ValueError) as error:
         raise SettingsError(f"{VARIABLE}={str(path)!r}: cannot be read: {error}") from error

@@ -329,3 +329,28 @@ def test_the_page_has_restrictive_headers() -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize("form", ["{}  ", "{}\t", "  {}"])
+def test_blanks_around_a_key_are_not_part_of_it(file: Path, form: str) -> None:
+    """In X-API-Key as in Authorization; blanks alone are no key."""
+    (token,) = make_keys(file, "predict")
+    call = client(load=False, api_keys_file=file)
+    for name, scheme in (("X-API-Key", ""), ("Authorization", "Bearer ")):
+        headers = {name: scheme + form.format(token)}
+        assert call("POST", "/classify/digits", content=DIGIT, headers=headers).status_code != 401, name
+        assert (
+            call("POST", "/classify/digits", content=DIGIT, headers={name: scheme + form.format("")}).status_code == 401
+        )
+
+
+def test_a_byte_order_mark_in_the_file_is_ignored(file: Path) -> None:
+    """The first line is read, whether it is a comment or a key; a line can be added."""
+    (token,) = make_keys(file, "predict")
+    text = file.read_text()
+    for content in (text, text.splitlines()[-1] + "\n"):
+        file.write_text(content, encoding="utf-8-sig")
+        assert keys.Keys(file).find(token)
+    added = keys.add(file, "another", "predict")
+    assert keys.Keys(file).find(token)
+    assert keys.Keys(file).find(added)
