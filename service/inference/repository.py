@@ -40,6 +40,10 @@ class Repository:
     """The state of a refused version's folder, and the reason; it is tried again when the state has changed."""
     _preloaded: dict[Path, tuple[int, Future[Version]]] = field(default_factory=dict)
     """Versions that are loaded in parallel at the start, and the state of each folder before."""
+    _withdrawn: dict[str, set[int]] = field(default_factory=dict)
+    """The withdrawn versions of each model, as its list was last read."""
+    _warnings: dict[Path, str] = field(default_factory=dict)
+    """What was logged about a file or folder; it is logged again when it changes."""
     _is_scanned: bool = False
     _is_complete: bool = False
     """Whether the versions below the served ones are loaded, too."""
@@ -77,7 +81,7 @@ class Repository:
         folders = _model_folders(self.settings.models)
         with self._lock, ThreadPoolExecutor(_load_threads(self.settings), thread_name_prefix="load") as pool:
             for folder in folders:
-                for path in _available(folder)[-1:]:
+                for path in self._available(folder)[-1:]:
                     self._preloaded[path] = _state(path), pool.submit(open_version, path, self.settings)
             try:
                 for folder in folders:
@@ -148,7 +152,9 @@ class Repository:
         version = self.get(name, number)
         folder = self.settings.models / version.name
         with withdrawn.lock(folder):
-            withdrawn.write(folder, withdrawn.read(folder) | {int(version.number)})
+            numbers = self._read_withdrawn(folder)
+            assert numbers is not None, "a version is only loaded after the list was read"
+            withdrawn.write(folder, numbers | {int(version.number)})
         logger.info("model %s version %s is withdrawn", version.name, version.number)
         self.scan()
 
@@ -157,7 +163,7 @@ class Repository:
 
         Raises:
             ModelNotFound: models/ has no such version.
-            ModelRefused: it failed its checks.
+            ModelRefused: it failed its checks, or withdrawn.json cannot be read.
             ReadOnly: withdrawn.json cannot be written.
         """
         root = self.settings.models
@@ -168,7 +174,9 @@ class Repository:
             wanted = name if number is None else f"{name}/{number[:20]}"
             raise ModelNotFound(f"{root} has no version {wanted!r}")
         with withdrawn.lock(folder):
-            numbers = withdrawn.read(folder)
+            numbers = self._read_withdrawn(folder)
+            if numbers is None:
+                raise ModelRefused(self._warnings[folder / withdrawn.FILE])
             if int(path.name) in numbers:
                 withdrawn.write(folder, numbers - {int(path.name)})
         with self._lock:
@@ -182,7 +190,7 @@ class Repository:
     def _scan(self, folder: Path, limit: int) -> None:
         """Load the highest good versions of a model, up to `limit`, and serve the highest of them."""
         name = folder.name
-        available, before = _available(folder), self._loaded.get(name, {})
+        available, before = self._available(folder), self._loaded.get(name, {})
         for path in [path for path in self._refused if path.parent == folder and path not in available]:
             del self._refused[path]
         loaded: dict[int, Version] = {}
@@ -193,12 +201,34 @@ class Repository:
             if version is not None:
                 loaded[int(path.name)] = version
         served = self._serving.get(name)
-        if served is not None and int(served.number) not in {*loaded, *withdrawn.read(folder)}:
+        if served is not None and int(served.number) not in {*loaded, *self._withdrawn.get(name, ())}:
             loaded[int(served.number)] = served  # its folder has disappeared
         self._loaded[name] = loaded
         self._record_loaded(before.values(), is_loaded=False)
         self._record_loaded(loaded.values(), is_loaded=True)
         self._serve(name, loaded[max(loaded)] if loaded else None)
+
+    def _available(self, folder: Path) -> list[Path]:
+        """The folders of a model's versions that are not withdrawn, the lowest first."""
+        numbers = self._read_withdrawn(folder)
+        return [path for path in _version_folders(folder) if numbers is not None and int(path.name) not in numbers]
+
+    def _read_withdrawn(self, folder: Path) -> set[int] | None:
+        """The withdrawn versions of a model as they were last read; None if they were never read."""
+        path = folder / withdrawn.FILE
+        try:
+            self._withdrawn[folder.name] = withdrawn.read(folder)
+            self._warnings.pop(path, None)
+        except ModelRefused as error:
+            kept = "the list read before stays valid" if folder.name in self._withdrawn else "no version is served"
+            self._warn(path, f"{error}; {kept}")
+        return self._withdrawn.get(folder.name)
+
+    def _warn(self, path: Path, message: str) -> None:
+        """Log a warning about a path, unless the last warning about it was the same."""
+        if self._warnings.get(path) != message:
+            self._warnings[path] = message
+            logger.warning("%s", message)
 
     def _open(self, path: Path) -> Version | None:
         """Open a version, unless it was refused before and its folder has not changed."""
@@ -253,12 +283,6 @@ class Repository:
 def _load_threads(settings: Settings) -> int:
     """How many versions are loaded at once; on a GPU only one, since others would disturb the capture of its graphs."""
     return min(os.cpu_count() or 1, 4) if providers.choose(settings.provider) == providers.CPU else 1
-
-
-def _available(folder: Path) -> list[Path]:
-    """The folders of a model's versions that are not withdrawn, the lowest first."""
-    numbers = withdrawn.read(folder)
-    return [path for path in _version_folders(folder) if int(path.name) not in numbers]
 
 
 def _version_folders(folder: Path) -> list[Path]:

@@ -2,32 +2,42 @@
 
 import fcntl
 import json
-import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from contract.errors import ModelRefused
 from service.errors import ReadOnly
-
-logger = logging.getLogger("bentoml.convoke")
 
 FILE = "withdrawn.json"
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
 
 def read(folder: Path) -> set[int]:
-    """The withdrawn versions of the model in a folder; none if the file cannot be read."""
+    """The withdrawn versions of the model in a folder; none without the file. Numbers may stand in quotes.
+
+    Raises:
+        ModelRefused: the file cannot be read, or is not a list of versions.
+    """
     path = folder / FILE
-    if not path.is_file():  # a pipe would never end
-        return set()
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        return {number for number in numbers if type(number) is int}
+        if not os.path.lexists(path):
+            return set()
+        if not path.is_file():  # a pipe would never end
+            raise ModelRefused(f"{path}: is not a regular file")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return set()
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s cannot be read, so no version counts as withdrawn: %s", path, error)
-        return set()
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelRefused(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, list) or not all(
+        type(number) is int or (isinstance(number, str) and _NUMBER.fullmatch(number)) for number in content
+    ):
+        raise ModelRefused(f"{path}: has another form; expected a list of versions, such as [1, 2]")
+    return {int(number) for number in content}
 
 
 def write(folder: Path, numbers: set[int]) -> None:

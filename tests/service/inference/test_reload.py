@@ -209,3 +209,80 @@ def test_no_request_fails_while_versions_come_and_go(
         for client in clients:
             client.join()
     assert failures == []
+
+
+UNREADABLE = [
+    "",
+    "[2",
+    "{}",
+    '{"2": true}',
+    "2",
+    "null",
+    "[null]",
+    "[true]",
+    "[2.0]",
+    '["two"]',
+    "[[2]]",
+    "\0",
+    "[" * 10**5,
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_a_damaged_list_withdraws_what_it_did_before(
+    version: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last list that was read stays valid, with one warning; at a start no version of the model is served."""
+    add_version(version, 2)
+    folder = version.parents[1]
+    path = version.parent / withdrawn.FILE
+    models = loaded(folder)
+    models.withdraw("digits", "2")
+    path.write_text(text)
+    caplog.clear()
+    for _ in range(3):
+        models.scan()
+    assert models.get("digits").number == "1"
+    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+    restarted = loaded(folder)
+    assert restarted.serving() == []
+    with pytest.raises(ModelRefused, match=withdrawn.FILE):
+        restarted.restore("digits")
+    path.write_text("[2]")
+    restarted.scan()
+    assert restarted.get("digits").number == "1"
+    path.unlink()
+    models.scan()
+    assert models.get("digits").number == "2"
+
+
+def test_a_list_that_cannot_be_read_is_not_an_empty_list(version: Path) -> None:
+    """A pipe, a folder and a link to nothing."""
+    path = version.parent / withdrawn.FILE
+    replacements: list[Callable[[], object]] = [
+        path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("nothing"),
+    ]  # fmt: skip
+    for replace in replacements:
+        replace()
+        assert loaded(version.parents[1]).serving() == []
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("text", ["[2]", '["2"]', "\ufeff[2]", "[2, 2, 7]"])
+def test_versions_may_stand_in_quotes(version: Path, text: str) -> None:
+    """A list of numbers in quotes withdraws these versions."""
+    add_version(version, 2)
+    (version.parent / withdrawn.FILE).write_text(text, encoding="utf-8")
+    assert loaded(version.parents[1]).get("digits").number == "1"
+
+
+def test_a_withdrawal_replaces_a_damaged_list(version: Path) -> None:
+    """A version can be withdrawn although the list is damaged; versions that were withdrawn before stay so."""
+    for number in (2, 3):
+        add_version(version, number)
+    models = loaded(version.parents[1])
+    models.withdraw("digits", "3")
+    (version.parent / withdrawn.FILE).write_text("[3")
+    models.withdraw("digits")
+    assert json.loads((version.parent / withdrawn.FILE).read_text()) == [2, 3]
+    assert models.get("digits").number == "1"
