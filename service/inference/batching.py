@@ -1,10 +1,9 @@
 """The queue between HTTP and a session.
 
 All requests that wait when the session becomes free leave in its next batch; no delay is added to fill a batch. If the
-session runs several batches in parallel, the waiting items are divided among them. A batch that takes less time than
-handing it to a thread runs on the event loop, after all requests that have arrived by then were read; any other batch
-runs in a thread of the batcher. Items that would gain too little from a larger batch run immediately if no other items
-wait. Everything except the runs happens on the event loop, so there are no locks.
+session runs several batches in parallel, the waiting items are divided among them. Quick batches run on the event loop,
+after all requests that have arrived by then were read; others run in a thread. Items that would gain too little from a
+larger batch run immediately if no other items wait. Everything else happens on the event loop, so there are no locks.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overlo
 
 Row = npt.NDArray[np.float32] | InferenceFailed
 
-CLIENT_CHECK_S = 0.05
-"""The client of a request that has waited longer is checked before the request runs: under load, clients give up."""
+CLIENT_CHECK_S = 0.05  # of waiting, after which a client may have given up and is checked
 
 
 @dataclass(eq=False)
@@ -36,10 +34,8 @@ class _Entry:
     enqueued_at: float
     rows: list[Row | None]
     is_gone: Callable[[], bool]
-    taken: int = 0
-    """How many items have left the queue."""
-    running: int = 0
-    """How many of them have no result yet."""
+    taken: int = 0  # items that have left the queue
+    running: int = 0  # those of them that have no result yet
     started_at: float = 0.0
     finished_at: float = 0.0
 
@@ -58,14 +54,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Observer:
-    """Callbacks for metrics."""
+    """Callbacks for metrics: items that wait; items and seconds of a batch; items that start, and their wait."""
 
-    on_waiting: Callable[[int], object] = field(default=lambda _items: None)
-    """The number of waiting items has changed."""
-    on_batch: Callable[[int, float], object] = field(default=lambda _items, _seconds: None)
-    """A batch has run: its items and seconds."""
-    on_start: Callable[[int, float], object] = field(default=lambda _items, _seconds: None)
-    """Items have left the queue: their number, and the seconds they waited."""
+    on_waiting: Callable[[int], object] = lambda _items: None
+    on_batch: Callable[[int, float], object] = lambda _items, _seconds: None
+    on_start: Callable[[int, float], object] = lambda _items, _seconds: None
 
 
 class Batcher:
@@ -171,10 +164,8 @@ class Batcher:
     def _check_capacity(self, items: int) -> None:
         waiting = self._waiting + self._reserved
         if waiting + items > self._max_items:
-            raise Overloaded(
-                f"the queue is full: {waiting} items wait, and {items} more would exceed the maximum of "
-                f"{self._max_items}; try again in a moment"
-            )
+            excess = f"{items} more would exceed the maximum of {self._max_items}"
+            raise Overloaded(f"the queue is full: {waiting} items wait, and {excess}; try again in a moment")
 
     def _run_alone(self, items: Items) -> Outcome:
         """Run the items of one request immediately, on the event loop, as one batch."""
@@ -236,8 +227,7 @@ class Batcher:
             stop, longest = self._fit(entry, count, longest, limit)
             if stop == start:
                 break
-            if start == 0:
-                entry.started_at = now
+            entry.started_at = entry.started_at or now
             shares.append((entry, start, stop))
             self._observer.on_start(stop - start, now - entry.enqueued_at)
             entry.taken, entry.running, count = stop, entry.running + stop - start, count + stop - start
@@ -276,11 +266,11 @@ class Batcher:
             return self._run(batch[:half]) + self._run(batch[half:])
 
     def _on_thread_done(self, shares: list[_Share], done: asyncio.Future[list[Row]], start: float) -> None:
-        if done.cancelled():  # the service shuts down
+        if not done.cancelled():
+            self._deliver(shares, done.result(), start)
+        else:  # the service shuts down
             for entry, _, _ in shares:
                 entry.is_done.cancel()
-            return
-        self._deliver(shares, done.result(), start)
 
     def _deliver(self, shares: list[_Share], rows: list[Row], start: float) -> None:
         """Give the rows of a batch to their entries, and schedule the next batch."""
