@@ -4,6 +4,7 @@ ConvokeError
 ├── TooLarge              413  too_large
 ├── UnsupportedMediaType  415  unsupported_kind
 ├── Unreadable            422  unreadable
+├── NoContent             422  no_content        the image shows nothing to classify
 ├── NoDigit               422  no_digit          the image of a digit shows none
 ├── SeveralDigits         422  several_digits    the image of a digit shows more than one
 ├── ProviderError         500  internal
@@ -47,6 +48,12 @@ class Unreadable(ConvokeError):
     """The content is of the right kind, but damaged."""
 
     status, code = 422, "unreadable"
+
+
+class NoContent(ConvokeError):
+    """The image shows nothing that a model could classify, such as one colour throughout."""
+
+    status, code = 422, "no_content"
 
 
 class NoDigit(ConvokeError):

@@ -46,6 +46,7 @@ class Preprocessor(Protocol):
 
         Raises:
             TooLarge, UnsupportedMediaType, Unreadable: it cannot be decoded within the limits.
+            NoContent, NoDigit, SeveralDigits: the image shows nothing to classify, or several digits.
         """
 
     def extent(self, items: Items) -> int:
@@ -138,13 +139,14 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
         UnsupportedMediaType: another format.
         TooLarge: more than `max_pixels`.
         Unreadable: one of these formats, but damaged.
+        NoContent: the image shows nothing to classify.
+        NoDigit, SeveralDigits: the image of a digit shows none, or more than one.
     """
     plain = decode_plain_digit(data, spec)
     if plain is not None:
         return plain
     image = picture.decode(data, spec, max_pixels=max_pixels)
-    framed = digit.frame(image) if spec.framing == "mnist" else picture.squash(image, spec)
-    return np.asarray(framed, np.uint8).reshape(spec.height, spec.width, spec.channels)
+    return digit.frame(image)[..., None] if spec.framing == "mnist" else picture.squash(image, spec)
 
 
 def is_tiny(data: bytes) -> bool:

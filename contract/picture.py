@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
+from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
 from contract.screen import screen
 from contract.spec import DIGIT_SIDES, MAX_PIXELS, ImageInput
 
@@ -20,6 +20,8 @@ _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"
 
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
+_MIN_SIDE = 8  # pixels; fewer show nothing
+_MIN_CONTRAST = 8  # grey levels of 255; what compression and noise leave of one colour stays below
 _GREY_MODES = ("1", "L", "F", "I")  # and "LA", "I;16", ..., but for "LAB"
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,9 +70,21 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         raise Unreadable(f"the image is damaged or cut off: {error}") from error
 
 
-def squash(image: Image.Image, spec: ImageInput) -> Image.Image:
-    """Resize both sides to those of the graph, antialiased. Pillow takes (width, height)."""
-    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+def squash(image: Image.Image, spec: ImageInput) -> Pixels:
+    """Resize both sides to those of the graph, antialiased: uint8 (height, width, channels).
+
+    Raises:
+        NoContent: the image is too small to show anything, or has one colour throughout.
+    """
+    width, height = image.size
+    if min(width, height) < _MIN_SIDE:
+        raise NoContent(f"the image has no content: {width} x {height} pixels (minimum {_MIN_SIDE} x {_MIN_SIDE})")
+    resized = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)  # Pillow takes (width, height)
+    pixels = np.asarray(resized, np.uint8).reshape(spec.height, spec.width, spec.channels)
+    sample = pixels[::8, ::8].reshape(-1, spec.channels)  # which is enough for nearly all
+    if np.ptp(sample, axis=0).max() < _MIN_CONTRAST and np.ptp(pixels, axis=(0, 1)).max() < _MIN_CONTRAST:
+        raise NoContent("the image has no content: it shows one colour throughout, or nothing that is opaque")
+    return pixels
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

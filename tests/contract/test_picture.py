@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from contract import picture
-from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
+from contract.errors import NoContent, TooLarge, Unreadable, UnsupportedMediaType
 from contract.inputs import image_to_pixels
 from contract.picture import FORMATS, decode
 from contract.spec import ImageInput
@@ -66,21 +66,22 @@ def test_colour_modes_come_out_as_a_person_sees_them(mode: str) -> None:
 
 def test_a_grey_image_becomes_three_equal_channels() -> None:
     """A colour network accepts grey images."""
-    pixels = image_to_pixels(encode(Image.new("L", (30, 50), 77)), PHOTO)
+    pixels = np.asarray(decode(encode(Image.new("L", (30, 50), 77)), PHOTO))
+    assert pixels.shape == (50, 30, 3)
     assert (pixels == 77).all()
 
 
 def test_transparency_shows_white() -> None:
     """Transparent pixels are white, whatever colour is stored below."""
     image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
-    assert (image_to_pixels(encode(image), PHOTO) == 255).all()
+    assert (np.asarray(decode(encode(image), PHOTO)) == 255).all()
 
 
 def test_a_palette_with_a_transparent_entry_shows_white() -> None:
     """The transparent entry of a palette counts as transparent, not as the colour stored for it."""
     image = Image.new("P", (40, 40), 0)
     image.putpalette([0, 0, 0] * 256)
-    assert (image_to_pixels(encode(image, transparency=0), PHOTO) == 255).all()
+    assert (np.asarray(decode(encode(image, transparency=0), PHOTO)) == 255).all()
 
 
 @pytest.mark.parametrize("spec", [DIGIT, PHOTO], ids=["digit", "photo"])
@@ -128,10 +129,43 @@ def test_large_jpegs_are_drafted() -> None:
     assert_similar(image_to_pixels(data, PHOTO))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 1)])
-def test_tiny_images_are_read(size: tuple[int, int]) -> None:
-    """An image smaller than the input is enlarged."""
-    assert (image_to_pixels(encode(Image.new("RGB", size, "red")), PHOTO) == RED).all()
+def test_small_images_are_enlarged() -> None:
+    """An image smaller than the input is read."""
+    assert corners(image_to_pixels(encode(quarters(size=(12, 8))), PHOTO)) == [RED, GREEN, BLUE, WHITE]
+
+
+def noise(*shape: int, spread: int = 256) -> Image.Image:
+    """Random pixels, `spread` levels apart."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, spread, shape).astype(np.uint8))
+
+
+EMPTY: dict[str, bytes] = {
+    "black": encode(Image.new("L", (300, 200), 0)),
+    "red jpeg": encode(Image.new("RGB", (300, 200), "red"), "JPEG", quality=30),
+    "transparent": encode(Image.new("RGBA", (300, 200), (10, 90, 200, 0))),
+    "transparent photo": encode(Image.merge("RGBA", (*noise(64, 64, 3).split(), Image.new("L", (64, 64))))),
+    "transparent palette": encode(Image.new("P", (64, 64), 0), "GIF", transparency=0),
+    "sensor noise": encode(noise(900, 900, 3, spread=12), "JPEG"),
+    "one pixel": encode(noise(1, 1, 3)),
+    "six pixels": encode(noise(2, 3, 3)),
+    "one row": encode(noise(1, 65_000, 3)),
+    "one column": encode(noise(65_000, 1, 3)),
+    "7 rows": encode(noise(7, 300, 3)),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_image_without_content_is_refused(name: str) -> None:
+    """One colour, nothing opaque or a few pixels show no cat and no dog."""
+    with pytest.raises(NoContent, match="no content") as error:
+        image_to_pixels(EMPTY[name], PHOTO)
+    assert (error.value.status, error.value.code) == (422, "no_content")
+
+
+def test_a_faint_image_has_content() -> None:
+    """A photo in fog is read: a tenth of the usual contrast is enough."""
+    image = quarters().point([200 + level // 10 for level in range(256)] * 3)
+    assert image_to_pixels(encode(image), PHOTO).max() == 225
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from contract.errors import TooLarge, Unreadable
+from contract.errors import NoContent, NoDigit, SeveralDigits, TooLarge, Unreadable
 from contract.inputs import image_to_pixels
+from contract.picture import decode
 from contract.spec import ImageInput
 from tests.fuzz.decompression_bombs import animation, decompression_bombs, huge_headers, scans, tiff
 from tests.fuzz.measure import measured
@@ -25,7 +26,8 @@ def test_huge_headers_are_refused_at_no_cost(image_format: str) -> None:
     """A file of 100 bytes that declares 50,000 x 50,000 pixels is refused without noticeable time and memory."""
     data = huge_headers()[image_format]
     assert len(data) <= 100
-    image_to_pixels(huge_headers(8)["webp"], PHOTO)
+    with contextlib.suppress(NoContent):
+        image_to_pixels(huge_headers(8)["webp"], PHOTO)
     with measured() as cost, pytest.raises(TooLarge, match=r"too many pixels.*50,000,000"):
         image_to_pixels(data, PHOTO)
     assert cost.peak_bytes < BASE_BYTES
@@ -43,7 +45,8 @@ def test_memory_is_bounded_by_the_pixel_limit(files: dict[str, bytes], spec: Ima
     read = set()
     for name, data in files.items():
         with measured() as cost, contextlib.suppress(TooLarge, Unreadable):
-            image_to_pixels(data, spec, max_pixels=SIDE * SIDE)
+            with contextlib.suppress(NoContent, NoDigit, SeveralDigits):
+                image_to_pixels(data, spec, max_pixels=SIDE * SIDE)
             read.add(name)
         assert cost.peak_bytes < BYTES_PER_PIXEL * SIDE * SIDE + BASE_BYTES, name
         assert cost.cpu_s < 2, name
@@ -65,7 +68,7 @@ def test_a_canvas_larger_than_its_frame_is_refused() -> None:
 
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     """Each scan takes a few bytes in the file and a pass over all pixels, so at most 100 scans are allowed."""
-    assert image_to_pixels(scans(64, 50), PHOTO).shape == (96, 96, 3)
+    assert decode(scans(64, 50), PHOTO).size == (64, 64)
     with pytest.raises(TooLarge, match=r"scans.*100"):
         image_to_pixels(scans(64, 400), PHOTO)
 
@@ -80,7 +83,7 @@ def test_scans_of_a_baseline_jpeg_are_counted() -> None:
 
 def test_run_lengths_of_a_bmp_are_bounded() -> None:
     """Pillow decodes them in Python, byte by byte, so at most 4 MiB of them are allowed."""
-    assert (image_to_pixels(run_lengths(64, 64, b"\x40\7\0\0" * 64 + b"\0\1"), PHOTO) == 0).all()
+    assert decode(run_lengths(64, 64, b"\x40\7\0\0" * 64 + b"\0\1"), PHOTO).size == (64, 64)
     with pytest.raises(TooLarge, match="run lengths"):
         image_to_pixels(run_lengths(64, 64, b"\1\7" * (2 << 20)), PHOTO)
 
