@@ -15,6 +15,7 @@ from pathlib import Path
 
 from contract import inputs, providers
 from contract.errors import ModelRefused
+from contract.manifest import MANIFEST
 from service.errors import ModelNotFound, NotReady
 from service.inference import withdrawn
 from service.inference.version import Version, open_version
@@ -37,14 +38,18 @@ class Repository:
     _loaded: dict[str, dict[int, Version]] = field(default_factory=dict)
     _serving: dict[str, Version] = field(default_factory=dict)
     _refused: dict[Path, tuple[int | None, str]] = field(default_factory=dict)
-    """The state of a refused version's folder, and the reason; it is tried again when the state has changed."""
-    _preloaded: dict[Path, tuple[int, Future[Version]]] = field(default_factory=dict)
+    """The state of a refused version's folder, and the reason; it is tried again when the state has changed.
+
+    The state is None if the operating system was the reason: the version is tried again at each scan.
+    """
+    _preloaded: dict[Path, tuple[int | None, Future[Version]]] = field(default_factory=dict)
     """Versions that are loaded in parallel at the start, and the state of each folder before."""
     _withdrawn: dict[str, set[int]] = field(default_factory=dict)
     """The withdrawn versions of each model, as its list was last read."""
     _warnings: dict[Path, str] = field(default_factory=dict)
     """What was logged about a file or folder; it is logged again when it changes."""
     _is_scanned: bool = False
+    _was_ready: bool = False
     _is_complete: bool = False
     """Whether the versions below the served ones are loaded, too."""
     _is_retired: bool = False
@@ -60,9 +65,12 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a version that is served, and the service is not shutting down."""
-        is_serving = bool(self._serving) and not self.refused.keys() - self._serving.keys()
-        return self._is_scanned and is_serving and not self._is_retired
+        """Whether the first scan has ended with a model that is served; from then on, until the service shuts down.
+
+        A model whose versions are all refused does not take the others out of service.
+        """
+        self._was_ready = self._was_ready or (self._is_scanned and bool(self._serving))
+        return self._was_ready and not self._is_retired
 
     def retire(self) -> None:
         """Stop being ready; the served versions still answer."""
@@ -78,10 +86,10 @@ class Repository:
             ProviderError: this machine does not have the configured execution provider.
         """
         inputs.warm_up()
-        folders = _model_folders(self.settings.models)
+        folders = self._model_folders() or []
         with self._lock, ThreadPoolExecutor(_load_threads(self.settings), thread_name_prefix="load") as pool:
             for folder in folders:
-                for path in self._available(folder)[-1:]:
+                for path in (self._available(folder) or [])[-1:]:
                     self._preloaded[path] = _state(path), pool.submit(open_version, path, self.settings)
             try:
                 for folder in folders:
@@ -101,8 +109,12 @@ class Repository:
             ProviderError: as `load`.
         """
         with self._lock:
-            for folder in _model_folders(self.settings.models):
+            folders = self._model_folders()
+            for folder in folders or []:
                 self._scan(folder, self.settings.versions)
+            if folders is not None:
+                for path in [path for path in self._refused if path.parent not in folders]:
+                    del self._refused[path]
             self._is_complete = True
 
     def get(self, name: str, number: str | None = None) -> Version:
@@ -167,8 +179,8 @@ class Repository:
             ReadOnly: withdrawn.json cannot be written.
         """
         root = self.settings.models
-        folder = next((path for path in _model_folders(root) if path.name == name), None)
-        paths = reversed(_version_folders(folder)) if folder else ()
+        folder = next((path for path in self._model_folders() or [] if path.name == name), None)
+        paths = reversed(self._version_folders(folder) or []) if folder else ()
         path = next((path for path in paths if number in {None, path.name}), None)
         if folder is None or path is None:
             wanted = name if number is None else f"{name}/{number[:20]}"
@@ -191,6 +203,8 @@ class Repository:
         """Load the highest good versions of a model, up to `limit`, and serve the highest of them."""
         name = folder.name
         available, before = self._available(folder), self._loaded.get(name, {})
+        if available is None:
+            return
         for path in [path for path in self._refused if path.parent == folder and path not in available]:
             del self._refused[path]
         loaded: dict[int, Version] = {}
@@ -208,10 +222,46 @@ class Repository:
         self._record_loaded(loaded.values(), is_loaded=True)
         self._serve(name, loaded[max(loaded)] if loaded else None)
 
-    def _available(self, folder: Path) -> list[Path]:
-        """The folders of a model's versions that are not withdrawn, the lowest first."""
-        numbers = self._read_withdrawn(folder)
-        return [path for path in _version_folders(folder) if numbers is not None and int(path.name) not in numbers]
+    def _model_folders(self) -> list[Path] | None:
+        """The folders of the models; None if models/ cannot be read now."""
+        folders = self._folders(self.settings.models)
+        return None if folders is None else [path for path in folders if not path.name.startswith(".")]
+
+    def _available(self, folder: Path) -> list[Path] | None:
+        """The folders of a model's versions that are not withdrawn, the lowest first; None if it cannot be read now."""
+        paths = self._version_folders(folder)
+        numbers = None if paths is None else self._read_withdrawn(folder)
+        if paths is None or numbers is None:
+            return None
+        return [path for path in paths if int(path.name) not in numbers]
+
+    def _version_folders(self, folder: Path) -> list[Path] | None:
+        """The folders of a model's versions, the lowest first; folders without a manifest are passed over."""
+        paths = self._folders(folder)
+        if paths is None:
+            return None
+        paths = [path for path in paths if path.name.isascii() and path.name.isdigit() and path.name[0] != "0"]
+        versions = []
+        for path in paths:
+            if _has_manifest(path):
+                versions.append(path)
+                self._warnings.pop(path, None)
+            else:
+                self._warn(path, f"{path} has no {MANIFEST} and is passed over")
+        if not versions and not paths and folder.name not in self._serving:
+            self._warn(folder, f"{folder} has no folder of a version, such as {folder}/1, and is passed over")
+        return sorted(versions, key=lambda path: int(path.name))
+
+    def _folders(self, folder: Path) -> list[Path] | None:
+        """The folders in a folder; None if it cannot be read now."""
+        try:
+            paths = sorted(folder.iterdir())
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            self._warn(folder, f"{folder} cannot be read: {error.strerror}; it is tried again at each scan")
+            return None
+        return [path for path in paths if _is_folder(path)]
 
     def _read_withdrawn(self, folder: Path) -> set[int] | None:
         """The withdrawn versions of a model as they were last read; None if they were never read."""
@@ -233,17 +283,19 @@ class Repository:
     def _open(self, path: Path) -> Version | None:
         """Open a version, unless it was refused before and its folder has not changed."""
         state, future = self._preloaded.get(path) or (_state(path), None)
-        if path in self._refused and self._refused[path][0] == state:
+        if path in self._refused and state is not None and self._refused[path][0] == state:
             return None
         name = path.parent.name
         try:
             version = future.result() if future else open_version(path, self.settings)
-        except ModelRefused as error:
-            logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
-                "model %s version %s is refused: %s", name, path.name, error
-            )
-            self._refused[path] = state, str(error)
-            self.metrics.model_loads.labels(name, "refused").inc()
+        except (ModelRefused, OSError) as error:
+            reason = f"{path}: cannot be read: {error}" if isinstance(error, OSError) else str(error)
+            if self._refused.get(path, (None, None))[1] != reason:
+                logger.error(  # noqa: TRY400 -- the reason is the message, not the traceback
+                    "model %s version %s is refused: %s", name, path.name, reason
+                )
+                self.metrics.model_loads.labels(name, "refused").inc()
+            self._refused[path] = None if _is_of_system(error) else state, reason
             return None
         self._refused.pop(path, None)
         self.metrics.model_loads.labels(name, "loaded").inc()
@@ -285,28 +337,41 @@ def _load_threads(settings: Settings) -> int:
     return min(os.cpu_count() or 1, 4) if providers.choose(settings.provider) == providers.CPU else 1
 
 
-def _version_folders(folder: Path) -> list[Path]:
-    """The folders of a model's versions, the lowest first; other folders and files are ignored."""
-    paths = [path for path in _entries(folder) if path.name.isascii() and path.name.isdigit() and path.name[0] != "0"]
-    return sorted(paths, key=lambda path: int(path.name))
-
-
-def _model_folders(root: Path) -> list[Path]:
-    return sorted(path for path in _entries(root) if not path.name.startswith("."))
-
-
-def _entries(folder: Path) -> list[Path]:
-    """The folders in a folder; none if it cannot be read."""
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or cannot be looked at now."""
     try:
-        return [path for path in folder.iterdir() if path.is_dir()]
-    except OSError as error:
-        logger.warning("%s cannot be read: %s", folder, error)
-        return []
-
-
-def _state(path: Path) -> int:
-    """A number that changes whenever a file of a version changes."""
-    try:
-        return hash(tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in path.iterdir())))
+        return path.is_dir()
     except OSError:
-        return 0
+        return True
+
+
+def _has_manifest(path: Path) -> bool:
+    """Whether a folder has a manifest, or cannot be looked at now."""
+    try:
+        (path / MANIFEST).lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_of_system(error: BaseException | None) -> bool:
+    """Whether the operating system caused an error, directly or through other errors."""
+    return error is not None and (isinstance(error, OSError) or _is_of_system(error.__cause__))
+
+
+def _state(path: Path) -> int | None:
+    """A number that changes whenever a file of a version changes; None if the folder cannot be read now."""
+    try:
+        return hash(tuple(sorted((file.name, *_changes(file)) for file in path.iterdir())))
+    except OSError:
+        return None
+
+
+def _changes(file: Path) -> tuple[int, int, int]:
+    try:
+        status = file.stat()
+    except OSError:  # a link to nothing
+        status = file.lstat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size

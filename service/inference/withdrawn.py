@@ -24,8 +24,7 @@ def read(folder: Path) -> set[int]:
     """
     path = folder / FILE
     try:
-        if not os.path.lexists(path):
-            return set()
+        path.lstat()  # in contrast to a link to nothing, a missing file withdraws nothing
         if not path.is_file():  # a pipe would never end
             raise ModelRefused(f"{path}: is not a regular file")
         content = json.loads(path.read_text(encoding="utf-8-sig"))

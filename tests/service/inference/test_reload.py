@@ -1,6 +1,7 @@
 """New versions, broken versions and roll-backs while the service runs."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -286,3 +287,102 @@ def test_a_withdrawal_replaces_a_damaged_list(version: Path) -> None:
     models.withdraw("digits")
     assert json.loads((version.parent / withdrawn.FILE).read_text()) == [2, 3]
     assert models.get("digits").number == "1"
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[Path, OSError]:
+    """Paths that the operating system does not open or list, with its error."""
+    errors: dict[Path, OSError] = {}
+
+    def fail(name: str) -> Callable[..., object]:
+        original = getattr(Path, name)
+
+        def call(path: Path, *args: object, **kwargs: object) -> object:
+            if path in errors:
+                raise errors[path]
+            return original(path, *args, **kwargs)
+
+        return call
+
+    for name in ("open", "read_text", "read_bytes", "iterdir"):
+        monkeypatch.setattr(Path, name, fail(name))
+    return errors
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("name", [contract.MANIFEST, contract.GRAPH, contract.CARD, contract.GOLDEN])
+def test_a_failure_of_the_system_stops_no_other_version(
+    version: Path, failing: dict[Path, OSError], caplog: pytest.LogCaptureFixture, number: int, name: str
+) -> None:
+    """The version is refused with the reason, in the log once, and tried again at each scan."""
+    path = add_version(version, 2) / name
+    failing[path] = OSError(number, os.strerror(number), str(path))
+    models = loaded(version.parents[1])
+    for _ in range(2):
+        models.scan()
+        assert models.ready
+        assert models.get("digits").number == "1"
+        assert os.strerror(number) in models.refused["digits"]["2"]
+    assert sum("version 2 is refused" in record.getMessage() for record in caplog.records) == 1
+    failing.clear()
+    models.scan()
+    assert models.get("digits").number == "2"
+    assert models.refused == {}
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(version: Path, failing: dict[Path, OSError]) -> None:
+    """A model whose folder fails serves on; lost+found is passed over; models/ itself may fail for a while."""
+    folder = version.parents[1]
+    (folder / "lost+found").mkdir()
+    failing[folder / "lost+found"] = PermissionError(errno.EACCES, "Permission denied")
+    models = loaded(folder)
+    assert models.ready
+    add_version(version, 2)
+    for path in (folder, version.parent):
+        failing[path] = OSError(errno.ESTALE, "Stale file handle")
+        models.scan()
+        assert models.get("digits").number == "1"
+        del failing[path]
+    models.scan()
+    assert models.get("digits").number == "2"
+
+
+@pytest.mark.parametrize("other", ["digits-old", "scratch", "Digits2", "lost+found", "new"])
+@pytest.mark.parametrize("content", ["copy", "without a manifest", "without versions"])
+def test_ready_once_stays_ready(version: Path, other: str, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder that was never served changes nothing, at the start and later; its refusals go with it."""
+    folder = version.parents[1]
+    models = loaded(folder)
+    match content:
+        case "copy":
+            shutil.copytree(version.parent, folder / other)
+        case "without a manifest":
+            shutil.copytree(version.parent, folder / other)
+            (folder / other / "1" / contract.MANIFEST).unlink()
+        case _:
+            (folder / other / "notes").mkdir(parents=True)
+    for _ in range(3):
+        models.scan()
+        assert models.ready
+    assert sum(str(folder / other) in record.getMessage() for record in caplog.records) == 1
+    assert list(models.refused) == ([other] if content == "copy" else [])
+    assert loaded(folder).ready
+    shutil.rmtree(folder / other)
+    models.scan()
+    assert models.refused == {}
+    assert [served.name for served in models.serving()] == ["digits"]
+
+
+def test_a_version_whose_manifest_arrives_last_is_served(version: Path) -> None:
+    """A copy without a manifest yet is passed over; it cannot be restored before it has one."""
+    models = loaded(version.parents[1])
+    copy = add_version(version, 2)
+    manifest = (copy / contract.MANIFEST).read_text()
+    (copy / contract.MANIFEST).unlink()
+    models.scan()
+    assert models.refused == {}
+    with pytest.raises(ModelNotFound):
+        models.restore("digits", "2")
+    (copy / contract.MANIFEST).write_text(manifest)
+    models.scan()
+    assert models.get("digits").number == "2"
