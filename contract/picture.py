@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
+from contract.kinds import describe
 from contract.screen import screen
 from contract.spec import DIGIT_SIDES, MAX_PIXELS, ImageInput
 
@@ -61,9 +62,11 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
     except ConvokeError:
         raise
     except UnidentifiedImageError as error:
-        if has_signature(data):
+        if has_signature(data) and not describe(data):
             raise Unreadable("the image is damaged or cut off: its header cannot be read") from error
-        raise UnsupportedMediaType(f"unsupported image format; supported formats: {', '.join(FORMATS)}") from error
+        kind = describe(data)
+        supported = f"supported formats: {', '.join(FORMATS)}"
+        raise UnsupportedMediaType(f"unsupported image format{': ' if kind else ''}{kind}; {supported}") from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the image has too many pixels (maximum {max_pixels:,})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes

@@ -1,0 +1,112 @@
+"""Bytes that are not a supported image -> what they are and what the client can do, for the message of the error.
+
+AVIF and HEIC stay unsupported: each would open a video decoder to clients (dav1d; libde265 under the LGPL), and phones
+and browsers write JPEG as readily.
+"""
+
+import base64
+import binascii
+import re
+
+_CONVERT = "convert it to JPEG or PNG"
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
+    b"crx ": "Canon CR3",
+    **dict.fromkeys((b"mif1", b"msf1"), "HEIC or AVIF"),
+}
+"""The brand of an ISO base media file (ISO 14496-12), at byte 8 -> its name."""
+_SIGNATURES = (
+    (b"\xff\x0a", "JPEG XL", _CONVERT),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _CONVERT),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", _CONVERT),
+    (b"\xff\x4f\xff\x51", "JPEG 2000", _CONVERT),
+    (b"%PDF-", "PDF", "render the page to PNG"),
+    (b"%!PS", "PostScript", "render the page to PNG"),
+    (b"PK\x03\x04", "a ZIP archive", "send each image on its own, or several in multipart/form-data"),
+    (b"PK\x05\x06", "an empty ZIP archive", "send an image"),
+    (b"\x1f\x8b", "gzip", "send the header Content-Encoding: gzip, or the image uncompressed"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "send each image on its own"),
+    (b"Rar!", "a RAR archive", "send each image on its own"),
+    (b"8BPS", "Photoshop (PSD)", _CONVERT),
+    (b"\0\0\1\0", "an icon (ICO)", _CONVERT),
+    (b"\x76\x2f\x31\x01", "OpenEXR", _CONVERT),
+    (b"#?RADIANCE", "Radiance HDR", _CONVERT),
+    (b"SIMPLE  =", "FITS", _CONVERT),
+    (b"\x89HDF", "HDF5", _CONVERT),
+    (b"\x93NUMPY", "a NumPy array", "save it as PNG"),
+    (b"\x1a\x45\xdf\xa3", "a video (Matroska or WebM)", "send one frame as JPEG or PNG"),
+    (b"BA", "an OS/2 bitmap array", _CONVERT),
+)
+_PAGE = "send the image itself, not the page that shows it"
+_TEXTS = (
+    (b"\xff\xfe", "text in UTF-16", "send the bytes of an image"),
+    (b"\xfe\xff", "text in UTF-16", "send the bytes of an image"),
+    (b"data:", "a data URI", "send the bytes that its base64 stands for"),
+    (b"<!doctype html", "an HTML page", _PAGE),
+    (b"<html", "an HTML page", _PAGE),
+    (b"<head", "an HTML page", _PAGE),
+    (b"<body", "an HTML page", _PAGE),
+    (b"<", "XML or HTML", "send the bytes of an image"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "run `git lfs pull` and send the image"),
+    (b"{", "JSON", "send it with Content-Type: application/json"),
+    (b"[", "JSON", "send it with Content-Type: application/json"),
+)
+_NETPBM = re.compile(rb"P[1-7fF]\s")
+_URL = re.compile(rb"(https?|ftp|file|s3|gs)://\S+\Z", re.IGNORECASE)
+_PATH = re.compile(rb"@?([A-Za-z]:\\|\.{0,2}/|~/)?[\w .\\/()-]+\.(jpe?g|png|webp|gif|bmp|tiff?|heic)\Z", re.IGNORECASE)
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16}")
+
+
+def describe(data: bytes) -> str:
+    """What bytes are and what to do, as the rest of a sentence; empty if they are not recognised."""
+    if not data:
+        return "the image is empty (0 bytes); send the bytes of the image"
+    kind, advice = _binary(data) or _textual(data) or ("", "")
+    return f"this is {kind}; {advice}" if kind else ""
+
+
+def _binary(data: bytes) -> tuple[str, str] | None:
+    if data[128:132] == b"DICM":
+        return "DICOM", "export the image as PNG"
+    if data[4:8] == b"ftyp":
+        brands = [data[8:12], *(data[start : start + 4] for start in range(16, min(data[3], 64), 4))]
+        name = next((name for brand, name in _BRANDS.items() if brand in brands), None)
+        return (name, _CONVERT) if name else ("a video (MP4 or QuickTime)", "send one frame as JPEG or PNG")
+    if data.startswith(b"RIFF") and data[8:12] in {b"WAVE", b"AVI "}:
+        return "a sound or a video (RIFF)", "send an image"
+    if _NETPBM.match(data):
+        return "Netpbm (PBM, PGM or PPM)", _CONVERT
+    if not any(data[:4096]):
+        return "a file of zeros", "send the image again"
+    return next(((name, advice) for start, name, advice in _SIGNATURES if data.startswith(start)), None)
+
+
+def _textual(data: bytes) -> tuple[str, str] | None:
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"<") and b"<svg" in start:
+        return "SVG", "render it to PNG"
+    named = next(((name, advice) for first, name, advice in _TEXTS if start.startswith(first)), None)
+    return named or _short_text(data.strip(b"\xef\xbb\xbf \t\r\n\"'"))
+
+
+def _short_text(text: bytes) -> tuple[str, str] | None:
+    if len(text) <= 4096 and _URL.match(text):  # noqa: PLR2004 -- no URL or path is longer
+        return "a URL", "download the image and send its bytes"
+    if len(text) <= 4096 and _PATH.match(text):  # noqa: PLR2004
+        return "the path of a file", "send the file's content (curl: --data-binary @FILE)"
+    if _BASE64.match(text) and _is_base64(text[:1024]):
+        return "base64 text", "send the decoded bytes, or the base64 in JSON"
+    is_text = text[:1024].isascii() and not _CONTROL.search(text[:1024])
+    return ("plain text", "send the bytes of an image") if is_text else None
+
+
+def _is_base64(text: bytes) -> bool:
+    digits = text.translate(bytes.maketrans(b"-_", b"+/"), b"\r\n \t=")[:512]
+    try:
+        base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except binascii.Error:
+        return False
+    return True
