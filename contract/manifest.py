@@ -167,15 +167,15 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """Check every file of a version against its manifest.
 
     Raises:
-        ModelRefused: the manifest does not list a file that serving reads; or a listed file is missing, is a link, is
-            too large or has another SHA-256.
+        ModelRefused: the manifest does not list a file that serving reads; or a listed file is missing, leads out of
+            the models' folder, is too large or has another SHA-256.
     """
     unlisted = {CARD, GOLDEN} - set(manifest.files)
     if unlisted:
         raise ModelRefused(f"{folder}: the manifest does not list {min(unlisted)} under files")
     for name, expected in manifest.files.items():
         path = folder / name
-        if path.is_symlink() or not path.is_file():
+        if not _is_file_of(folder, path):
             raise ModelRefused(f"{path}: the manifest lists this file, but it is missing or not a regular file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ModelRefused(f"{path}: is too large: {path.stat().st_size} bytes (maximum {MAX_FILE_BYTES})")
@@ -192,14 +192,29 @@ def read_text(path: Path) -> str:
         ModelRefused: it is not a regular file, too large, unreadable, or not UTF-8.
     """
     try:
-        size = path.lstat().st_size
-        if path.is_symlink() or not path.is_file() or size > MAX_TEXT_BYTES:
+        path.lstat()
+        if not _is_file_of(path.parent, path) or path.stat().st_size > MAX_TEXT_BYTES:
             raise ModelRefused(f"{path}: is not a regular file of up to {MAX_TEXT_BYTES} bytes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{path}: cannot be read: {error}") from error
+
+
+def _is_file_of(folder: Path, path: Path) -> bool:
+    """Whether a path in a version's folder is a regular file, or a link to a regular file in the same models/.
+
+    Kubernetes mounts ConfigMaps, Secrets and projected volumes as links of this kind: `manifest.json` to
+    `..data/manifest.json`, where `..data` is a link to a folder beside it.
+    """
+    if not path.is_file():  # also for a link to nothing or to itself
+        return False
+    if not path.is_symlink():
+        return True
+    target = path.resolve()
+    volumes = (place.resolve() for place in (folder, folder.absolute().parent.parent) if place != place.parent)
+    return any(target.is_relative_to(volume) for volume in volumes)
 
 
 def sha256(path: Path) -> str:

@@ -141,3 +141,54 @@ def test_a_huge_tokenizer_is_refused(tmp_path: Path) -> None:
         file.truncate(contract.MAX_TEXT_BYTES + 1)
     rehash(version)
     assert str(contract.MAX_TEXT_BYTES) in reason(version)
+
+
+def as_volume(folder: Path) -> None:
+    """Lay out a folder as Kubernetes mounts a volume: each entry is a link below `..data`, itself a link."""
+    content = folder / "..2026_11_30_08_00_00.1"
+    content.mkdir()
+    for path in list(folder.iterdir()):
+        if path != content:
+            path.rename(content / path.name)
+            path.symlink_to(f"..data/{path.name}")
+    (folder / "..data").symlink_to(content.name)
+
+
+@pytest.mark.parametrize("depth", ["version", "model", "models"])
+def test_links_inside_of_a_volume_are_followed(version: Path, depth: str) -> None:
+    """A ConfigMap, Secret or projected volume at the folder of a version, of a model or of all models."""
+    volume = {"version": version, "model": version.parent, "models": version.parents[1]}[depth]
+    as_volume(volume)
+    models = repository(version.parents[1])
+    models.load()
+    assert models.refused == {}
+    assert models.ready
+
+
+def test_a_volume_that_is_exchanged_is_tried_again(version: Path) -> None:
+    """Kubernetes replaces `..data`, in which a refused version can be repaired."""
+    graph = (version / contract.GRAPH).read_bytes()
+    (version / contract.GRAPH).write_bytes(b"garbage")
+    as_volume(version)
+    models = repository(version.parents[1])
+    models.load()
+    assert not models.ready
+    new = version / "..2026_11_30_09_00_00.2"
+    new.mkdir()
+    for path in (version / "..data").iterdir():
+        (new / path.name).write_bytes(graph if path.name == contract.GRAPH else path.read_bytes())
+    (version / "..data_tmp").symlink_to(new.name)
+    (version / "..data_tmp").rename(version / "..data")
+    models.scan()
+    assert models.ready
+
+
+@pytest.mark.parametrize(
+    "target", ["model.onnx", "nothing", "/etc/passwd", "/dev/zero", "..", "../../../outside", "pipe"]
+)
+def test_other_links_are_refused(version: Path, target: str) -> None:
+    """A link to itself, to nothing, out of models/, to a device, a folder or a pipe."""
+    (version / contract.GRAPH).rename(version.parents[2] / "outside")
+    os.mkfifo(version / "pipe")
+    (version / contract.GRAPH).symlink_to(target)
+    assert "not a regular file" in reason(version)
