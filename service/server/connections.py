@@ -11,7 +11,7 @@ import http
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
@@ -29,6 +29,12 @@ at once, it would be reset, and most clients would report the reset instead of t
 _MAX_PIPELINED = 16
 _WARNING_INTERVAL_S = 10.0
 
+_HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"})
+"""The paths that are answered above the limit of connections: an orchestrator stops a worker that fails them."""
+
+_RESERVE = 32
+"""How many connections above the limit may wait for their header, so that its path is known before it is refused."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +43,8 @@ class Limits:
     connections: int
     header_bytes: int
     header_timeout_s: float
+    waiting: "dict[Connection, None]" = field(default_factory=dict, compare=False, repr=False)
+    """The connections above the limit whose header has not arrived, the oldest first."""
 
 
 class Connection(HttpToolsProtocol):
@@ -54,18 +62,24 @@ class Connection(HttpToolsProtocol):
         self._error: ConvokeError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False  # from then on, what arrives is discarded
+        self._is_surplus = False  # opened above the limit of connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a header, unless too many connections are open."""
+        """Wait for a header. Above the limit of connections the newest wait, and the oldest is refused for each."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
-            self._refuse(TooManyConnections(f"too many open connections (maximum {self._limits.connections})"))
-            self._warn()
-        else:
-            self._expect_header()
+        self._expect_header()
+        if self._is_above_limit:
+            self._is_surplus = True
+            waiting = self._limits.waiting
+            waiting[self] = None
+            if len(waiting) > _RESERVE:
+                oldest = next(iter(waiting))
+                oldest._refuse(oldest._too_many())  # noqa: SLF001 -- of the same class
+                oldest.transport.close()  # at once: each connection that lingers takes a file descriptor
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
+        self._limits.waiting.pop(self, None)
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -129,9 +143,17 @@ class Connection(HttpToolsProtocol):
             raise self._error
         if self.parser.should_upgrade():  # `_parse` repeats the header without the offer
             return
+        if self._is_surplus:
+            self._limits.waiting.pop(self, None)
+            self._is_surplus = self._is_above_limit
+            if self._is_surplus and self.url.partition(b"?")[0] not in _HEALTH_PATHS:
+                self._error = self._too_many()
+                raise self._error
         self._stop_timer()
         self._header_bytes = 0
         super().on_headers_complete()
+        if self._is_surplus:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Count the pieces of bodies."""
@@ -159,6 +181,10 @@ class Connection(HttpToolsProtocol):
         self._refuse(self._error or InvalidRequest(f"not an HTTP/1.1 request: {msg}"))
 
     @property
+    def _is_above_limit(self) -> bool:
+        return len(self.connections) > self._limits.connections
+
+    @property
     def _in_body(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and cycle.more_body
@@ -172,6 +198,7 @@ class Connection(HttpToolsProtocol):
         """Send an error, unless another response is being sent, and close once the client had time to read it."""
         if self._is_refused:
             return
+        self._limits.waiting.pop(self, None)
         self._stop_timer()
         self._unset_keepalive_if_required()
         self._is_refused = True
@@ -207,11 +234,12 @@ class Connection(HttpToolsProtocol):
     def _too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"the header of the request is too large (maximum {self._limits.header_bytes} bytes)")
 
-    def _warn(self) -> None:
+    def _too_many(self) -> TooManyConnections:
         now = time.monotonic()
         if now - Connection._warned_at > _WARNING_INTERVAL_S:
             Connection._warned_at = now
             logger.warning("new connections are refused: %d are open", self._limits.connections)
+        return TooManyConnections(f"too many open connections (maximum {self._limits.connections})")
 
 
 def _parser(protocol: Connection) -> httptools.HttpRequestParser:

@@ -177,6 +177,25 @@ def test_too_many_connections_are_refused() -> None:
         assert _is_served_soon(dial)
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/livez?x=y"])
+def test_health_is_answered_although_all_connections_are_taken(path: str) -> None:
+    """Health and metrics are answered on a connection above the limit, which then ends; other requests are a 429."""
+    with listening(Limits(connections=2, header_bytes=4096, header_timeout_s=30)) as dial:
+        for _ in range(2):
+            dial().sendall(START)
+        time.sleep(0.2)
+        silent = [dial() for _ in range(3 * connections._RESERVE)]  # noqa: SLF001 -- however many there are
+        for _ in range(3):
+            probe = dial()
+            probe.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            status, headers, _body = read_response(probe)
+            assert (status, headers["connection"]) == (200, "close")
+        other = dial()
+        other.sendall(COMPLETE)
+        assert read_error(other) == (429, "too_many_connections")
+        assert read_error(silent[0]) == (429, "too_many_connections")  # the oldest made way
+
+
 def _is_served_soon(dial: Dial) -> bool:
     """Whether a request is answered once the server has noticed that another connection was closed."""
     deadline = time.monotonic() + 20
