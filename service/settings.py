@@ -100,13 +100,17 @@ class Settings(BaseModel):
         default=64 << 10, description="bytes of the request line and headers of a request"
     )
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=900, description="open connections of one worker; requests on further connections are answered 429"
+        default=900,
+        description="open connections of one worker; above it only health and metrics are answered, other requests are 429",
     )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items that wait for one model; requests above it are answered 429"
     )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
+    )
+    keep_alive_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+        default=90.0, description="seconds that a connection stays open without a request; more than a proxy's own time"
     )
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=30.0, description="seconds to receive a request body"

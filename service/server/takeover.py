@@ -61,6 +61,7 @@ def take_over(receive: Receive, application: ASGIApp, chosen: Settings) -> None:
         return
     limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
     config.http_protocol_class = partial(Connection, limits=limits)
+    config.timeout_keep_alive = chosen.keep_alive_s
     config.loaded_app = _beside(config.loaded_app, application)
 
 

@@ -316,6 +316,28 @@ def test_another_server_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert "not uvicorn with httptools" in caplog.text
 
 
+def test_a_connection_stays_open_longer_than_a_proxy_keeps_it(server: Server) -> None:
+    """By default more than the 60 to 75 s of common proxies; here, that 6 s without a request end nothing."""
+    assert Settings().keep_alive_s > 75
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        for pause_s in (6, 0):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_response(connection)[0] == 200
+            time.sleep(pause_s)
+
+
+def test_an_idle_connection_ends_after_the_setting(start_server: Callable[..., Server]) -> None:
+    """CONVOKE_KEEP_ALIVE_S is the time that a connection stays open without a request."""
+    server = start_server(CONVOKE_KEEP_ALIVE_S="0.5")
+    server.wait_until_ready()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_response(connection)[0] == 200
+        start = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.3 < time.monotonic() - start < 3
+
+
 def test_the_started_service_has_the_limits(server: Server) -> None:
     """With `make serve` a header above the default limit is a 431."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:

@@ -216,6 +216,18 @@ def test_on_response_complete(protocol: Recorder, loop: asyncio.AbstractEventLoo
     )
 
 
+def test_timeout_keep_alive(protocol: Recorder) -> None:
+    """A connection reads how long it may be idle from the configuration when it opens."""
+    protocol.config.timeout_keep_alive = 123
+    opened = HttpToolsProtocol(
+        config=protocol.config, server_state=protocol.server_state, app_state={}, _loop=protocol.loop
+    )
+    assert opened.timeout_keep_alive == 123, (
+        "A connection of uvicorn no longer reads timeout_keep_alive from its configuration when it opens. "
+        "take_over in service/server/takeover.py sets keep_alive_s there."
+    )
+
+
 @pytest.mark.parametrize("source", ["parser", "callback"])
 def test_send_400_response(protocol: Recorder, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """The overridden `send_400_response` is called when the parser fails, and when a callback raises."""
