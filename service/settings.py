@@ -101,7 +101,7 @@ class Settings(BaseModel):
     )
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=900,
-        description="open connections of one worker; above it only health and metrics are answered, other requests are 429",
+        description="open connections of one worker; above it requests are answered 429, except health and metrics",
     )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items that wait for one model; requests above it are answered 429"
