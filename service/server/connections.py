@@ -26,6 +26,9 @@ _LINGER_S = 2.0
 """How long the rest of a request is discarded after a response that did not wait for it. If the connection were closed
 at once, it would be reset, and most clients would report the reset instead of the response."""
 
+_HALF_CLOSED_S = 2.0
+"""How long a client that sends no more may wait for its response."""
+
 _MAX_PIPELINED = 16
 _WARNING_INTERVAL_S = 10.0
 
@@ -60,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._read_bytes = 0
         self._bodies = 0
         self._error: ConvokeError | None = None
+        self._last_error: ConvokeError | None = None  # to be sent after the responses to earlier requests
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False  # from then on, what arrives is discarded
         self._is_surplus = False  # opened above the limit of connections
@@ -82,6 +86,25 @@ class Connection(HttpToolsProtocol):
         self._limits.waiting.pop(self, None)
         self._stop_timer()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] -- uvicorn's returns None
+        """Answer the requests that have arrived, although the client sends no more; a piece of one is a 400.
+
+        A client that closed the whole connection looks the same, so it counts as gone if the response takes longer
+        than `_HALF_CLOSED_S`.
+        """
+        if self._is_refused:
+            return self._last_error is not None
+        if self._in_header or (self._in_body and self._is_answering):
+            part = "header" if self._in_header else "body"
+            self._refuse(InvalidRequest(f"the client sent no more data before the {part} of the request was complete"))
+            return True
+        if not self._is_answering:
+            return False
+        self._stop_timer()
+        self._timer = self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
+        self.cycle.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, and limit the header, or the trailers after a body, which the parser keeps as well."""
@@ -171,14 +194,22 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """If the response did not wait for the end of the body, discard the rest, for a limited time."""
+        is_last = not self.pipeline
         super().on_response_complete()
-        if self._in_body:
+        if self._last_error is not None:
+            if is_last:
+                self._send_error(self._last_error)
+        elif self._in_body:
             self._stop_timer()
             self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser could not read, or that a method above refused."""
-        self._refuse(self._error or InvalidRequest(f"not an HTTP/1.1 request: {msg}"))
+        if self.cycle is None or self._in_body:
+            message = f"not an HTTP/1.1 request: {msg}"
+        else:
+            message = f"not an HTTP/1.1 request after the previous one; does Content-Length count its whole body? {msg}"
+        self._refuse(self._error or InvalidRequest(message))
 
     @property
     def _is_above_limit(self) -> bool:
@@ -195,7 +226,7 @@ class Connection(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete
 
     def _refuse(self, error: ConvokeError) -> None:
-        """Send an error, unless another response is being sent, and close once the client had time to read it."""
+        """Send an error after the responses to earlier requests, and close once the client had time to read it."""
         if self._is_refused:
             return
         self._limits.waiting.pop(self, None)
@@ -204,8 +235,31 @@ class Connection(HttpToolsProtocol):
         self._is_refused = True
         if self.transport.is_closing():
             return
-        if self._is_answering:
+        if self._is_answering and (not self._in_body or self._abandon()):
+            self._last_error = error
+            self.flow.resume_reading()  # to notice that the client has gone
+        elif self._is_answering:
             self.transport.close()
+        else:
+            self._send_error(error)
+
+    def _abandon(self) -> bool:
+        """Drop the last request, whose body cannot be completed, and say whether earlier ones wait for responses."""
+        cycle: RequestResponseCycle = self.cycle
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+            return True
+        if not cycle.response_started:
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
+        return False
+
+    def _send_error(self, error: ConvokeError) -> None:
+        """Send an error as the last response, and close once the client had time to read it."""
+        self._last_error = None
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
             return
         self.transport.write(_response(error))
         if self.transport.can_write_eof():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -33,6 +34,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         request = Request(scope, receive)
         large = int(request.headers.get("content-length", "0")) > 1 << 20
+        if request.url.path == "/slow":
+            while (await receive())["type"] != "http.disconnect":
+                pass
         size = 0 if large else len(await request.body())
         await PlainTextResponse(f"{size}", TooLarge.status if large else 200)(scope, receive, send)
 
@@ -242,6 +246,52 @@ def test_the_rest_of_a_refused_body_is_discarded(monkeypatch: pytest.MonkeyPatch
         assert read_response(short)[0] == 413
         short.sendall(bytes(1_048_577 - 1000) + COMPLETE)
         assert read_response(short)[::2] == (200, b"1")
+
+
+JUNK = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (START + b"\r\n" + JUNK, [200, 400]),
+        (START + b"Content-Length: 10\r\n\r\n" + JUNK, [200, 400]),
+        (START + b"Content-Length: 3\r\n\r\nabcPOST", [200, 400]),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n" + JUNK, [400]),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n", [400]),
+        (COMPLETE + START + b"Transfer-Encoding: chunked\r\n\r\n" + JUNK, [200, 400]),
+        (COMPLETE * 3 + JUNK, [200, 200, 200, 400]),
+        (COMPLETE, [200]),
+        (COMPLETE * 3, [200, 200, 200]),
+        (START + b"Content-Length: 10\r\n\r\nabc", [400]),
+        (COMPLETE + START + b"Content-Length: 10\r\n\r\nabc", [200, 400]),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n", [400]),
+        (START, [400]),
+        (COMPLETE + START, [200, 400]),
+        (b"", []),
+    ],
+)
+def test_no_request_ends_without_a_response(sent: bytes, statuses: list[int]) -> None:
+    """Each complete request is answered, and what follows is a 400, also if the client has shut down its side."""
+    with listening() as dial:
+        for half_closed in (True, False) if sent.endswith(JUNK) else (True,):
+            connection = dial()
+            connection.sendall(sent)
+            if half_closed:
+                connection.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := connection.recv(65536):
+                received += data
+            assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", received)] == statuses
+
+
+def test_a_client_that_has_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that closes its connection while its response takes long frees the connection."""
+    monkeypatch.setattr(connections, "_HALF_CLOSED_S", 0.2)
+    with listening(Limits(connections=1, header_bytes=4096, header_timeout_s=30)) as dial:
+        with dial() as gone:
+            gone.sendall(START.replace(b"/", b"/slow", 1) + b"Content-Length: 1\r\n\r\nx")
+        assert _is_served_soon(dial)
 
 
 UPGRADE = {
