@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:  # type: ignore[override] -- uvicorn's returns None
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Answer the requests that have arrived, although the client sends no more; a piece of one is a 400.
 
         A client that closed the whole connection looks the same, so it counts as gone if the response takes longer
@@ -205,7 +205,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser could not read, or that a method above refused."""
-        if self.cycle is None or self._in_body:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.more_body:
             message = f"not an HTTP/1.1 request: {msg}"
         else:
             message = f"not an HTTP/1.1 request after the previous one; does Content-Length count its whole body? {msg}"
