@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
     args = parser.parse_args()
     try:
-        settings.from_environment()
+        os.environ.update(settings.paths(settings.from_environment()))  # relative to this folder, not to _ROOT
         address = _free_address(args.host, args.port)
     except (settings.SettingsError, OSError, OverflowError) as error:
         sys.exit(f"convoke cannot start: {error}")

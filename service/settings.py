@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS
 
@@ -127,6 +127,15 @@ class Settings(BaseModel):
         description="seconds after SIGTERM in which requests are still accepted and /readyz is 503; 0 stops at once",
     )
 
+    @field_validator("models", "api_keys_file")  # engine_cache is expanded where it is used
+    @classmethod
+    def _expand(cls, path: Path | None) -> Path | None:
+        """Replace ~ by the home folder, as a shell does."""
+        try:
+            return None if path is None else path.expanduser()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
     def _largest_request_fits(self) -> "Settings":
         for largest, limit in (("max_body_bytes", "max_pending_bytes"), ("max_items", "max_queue_items")):
@@ -149,7 +158,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     misspelt = [f"unknown setting {name}; did you mean {near}?" for name, near in unknown(environment) if near]
     if misspelt:
         raise SettingsError("\n".join(misspelt))
-    values = {field: value for field in Settings.model_fields if (value := environment.get(_variable(field)))}
+    values = {field: value for field in Settings.model_fields if (value := _unquoted(environment, _variable(field)))}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -189,6 +198,19 @@ def allowed(field: str) -> str:
             return "text"
         case _:
             return "a path"
+
+
+def paths(settings: Settings) -> dict[str, str]:
+    """The variables of the paths, made absolute: they keep their meaning when the process changes its folder."""
+    chosen = ((field, getattr(settings, field)) for field in ("models", "api_keys_file", "engine_cache"))
+    return {_variable(field): str(path.expanduser().absolute()) for field, path in chosen if path is not None}
+
+
+def _unquoted(environment: Mapping[str, str], variable: str) -> str:
+    """The value of a variable; blanks and quotes around it, as an env file may pass them on, are left out."""
+    value = environment.get(variable, "").strip()
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1].strip() if is_quoted else value
 
 
 def _variable(field: str) -> str:

@@ -98,7 +98,7 @@ class Repository:
                 self._preloaded = {}
         self._is_scanned = True
         if not self._serving:
-            logger.error("%s has no model that can be served", self.settings.models)
+            logger.error("%s", _explain_empty(self.settings.models))
         on_ready()
         self.scan()
 
@@ -335,6 +335,19 @@ class Repository:
 def _load_threads(settings: Settings) -> int:
     """How many versions are loaded at once; on a GPU only one, since others would disturb the capture of its graphs."""
     return min(os.cpu_count() or 1, 4) if providers.choose(settings.provider) == providers.CPU else 1
+
+
+def _explain_empty(root: Path) -> str:
+    """Why models/ has no model that can be served, and what CONVOKE_MODELS should be."""
+    if not root.is_dir():
+        return f"CONVOKE_MODELS={root}: is not a folder"
+    if (root / MANIFEST).is_file():
+        return f"CONVOKE_MODELS={root}: is the folder of a version; set it to {root.absolute().parent.parent}"
+    if any(root.glob(f"[1-9]*/{MANIFEST}")):
+        return f"CONVOKE_MODELS={root}: is the folder of one model; set it to {root.absolute().parent}"
+    if any(root.glob(f"models/*/*/{MANIFEST}")):
+        return f"CONVOKE_MODELS={root}: has the models in a folder below; set it to {root.absolute() / 'models'}"
+    return f"CONVOKE_MODELS={root}: has no model that can be served; expected folders such as {root}/NAME/1"
 
 
 def _is_folder(path: Path) -> bool:

@@ -1,8 +1,10 @@
 """Settings, which are read from the environment."""
 
+from pathlib import Path
+
 import pytest
 
-from service.settings import PREFIX, Settings, SettingsError, allowed, described, from_environment, unknown
+from service.settings import PREFIX, Settings, SettingsError, allowed, described, from_environment, paths, unknown
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -82,3 +84,29 @@ def test_bounds_in_words_are_the_bounds() -> None:
                 with pytest.raises(SettingsError, match=f"^{PREFIX}{field.upper()}="):
                     from_environment({PREFIX + field.upper(): str(value)})
     assert ranges >= 10
+
+
+@pytest.mark.parametrize("form", ["{}", '"{}"', "'{}'", " {} ", '"{} "'])
+def test_quotes_around_a_value_are_left_out(form: str) -> None:
+    """Env files pass them on; this holds for paths, numbers and words, and empty quotes count as not set."""
+    values = {"CONVOKE_MODELS": "/a/b", "CONVOKE_THREADS": "3", "CONVOKE_PROVIDER": "cpu"}
+    settings = from_environment({name: form.format(value) for name, value in values.items()})
+    assert (settings.models, settings.threads, settings.provider) == (Path("/a/b"), 3, "cpu")
+    assert from_environment({"CONVOKE_MODELS": form.format("")}) == Settings()
+
+
+def test_a_home_folder_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde in a path is what it is in a shell; an unknown user is an error by name."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    settings = from_environment({"CONVOKE_MODELS": "~/models", "CONVOKE_API_KEYS_FILE": "~/keys"})
+    assert (settings.models, settings.api_keys_file) == (Path("/home/someone/models"), Path("/home/someone/keys"))
+    with pytest.raises(SettingsError, match="CONVOKE_MODELS='~no-such-user/models'"):
+        from_environment({"CONVOKE_MODELS": "~no-such-user/models"})
+
+
+def test_relative_paths_are_those_of_the_folder_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m service` changes its folder, and passes the paths on as they were meant."""
+    monkeypatch.chdir(tmp_path)
+    passed = paths(from_environment({"CONVOKE_MODELS": "models"}))
+    assert passed["CONVOKE_MODELS"] == str(tmp_path / "models")
+    assert "CONVOKE_API_KEYS_FILE" not in passed

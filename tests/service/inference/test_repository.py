@@ -255,3 +255,24 @@ def test_a_tokenizer_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     models = repository(tmp_path)
     models.load()
     assert "cannot be read as a tokenizer" in models.refused["reviews"]["1"]
+
+
+@pytest.mark.parametrize("place", ["digits", "digits/1", "..", "nothing", "empty", "file"])
+def test_a_wrong_folder_is_explained(version: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The message names the setting and, where models are near, its right value; no warning is repeated."""
+    folder = version.parents[1]
+    (version.parents[2] / "empty").mkdir()
+    (version.parents[2] / "file").touch()
+    chosen = {"..": folder.parent, "empty": folder.parent / "empty", "file": folder.parent / "file"}.get(
+        place, folder / place
+    )
+    models = repository(chosen)
+    models.load()
+    assert not models.ready
+    (message,) = [record.getMessage() for record in caplog.records if "CONVOKE_MODELS" in record.getMessage()]
+    assert str(chosen) in message
+    assert message.endswith(f"set it to {folder}") == (place in {"digits", "digits/1", ".."})
+    before = len(caplog.records)
+    for _ in range(3):
+        models.scan()
+    assert len(caplog.records) == before
