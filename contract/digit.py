@@ -17,6 +17,7 @@ _OFF_CENTRE = 1.2  # pixels between the centre of mass and the middle of a frame
 _THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
 _DETAIL = 224  # longer side at which the strokes of a digit are looked at
 _MIDDLE = (SIDE - 1) / 2
+_MOMENTS = np.stack([np.ones(SIDE), np.arange(SIDE)]).astype(np.float32)  # (2, 28)
 
 
 def frame(image: Image.Image) -> Pixels:
@@ -40,19 +41,20 @@ def as_framed(pixels: Pixels) -> Pixels | None:
 
     Framed is what has black paper and white ink, inside 20 x 20 pixels, with its centre of mass in the middle.
     """
-    corner = int(pixels[0, 0])
+    corner = pixels[0, 0]
     if corner == 255:  # noqa: PLR2004 -- white
         pixels = 255 - pixels
     elif corner:
         return None
-    mass = pixels.sum(axis=1, dtype=np.int64), pixels.sum(axis=0, dtype=np.int64)
-    if pixels.max() < 200:  # noqa: PLR2004 -- the faintest of MNIST has 227
+    if np.maximum.reduce(pixels, None) < 200:  # noqa: PLR2004 -- the faintest of MNIST has 227
         return None
-    for sums in mass:
-        (used,) = sums.nonzero()
-        if used[-1] - used[0] >= _BOX or abs(float(sums @ np.arange(SIDE)) / float(sums.sum()) - _MIDDLE) > _OFF_CENTRE:
+    for lines in (pixels.tobytes(), pixels.T.tobytes()):  # strings are stripped in a third of the time of arrays
+        first = (len(lines) - len(lines.lstrip(b"\0"))) // SIDE
+        if (len(lines.rstrip(b"\0")) - 1) // SIDE - first >= _BOX:
             return None
-    return pixels
+    (mass, column), (row, _) = (_MOMENTS @ pixels.astype(np.float32) @ _MOMENTS.T).tolist()  # exact: below 2^24
+    is_centred = abs(row / mass - _MIDDLE) <= _OFF_CENTRE and abs(column / mass - _MIDDLE) <= _OFF_CENTRE
+    return pixels if is_centred else None
 
 
 def _strokes(found: Found) -> Pixels:
