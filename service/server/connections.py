@@ -35,6 +35,11 @@ _WARNING_INTERVAL_S = 10.0
 _HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"})
 """The paths that are answered above the limit of connections: an orchestrator stops a worker that fails them."""
 
+_SINGLE_HEADERS = frozenset({
+    b"authorization", b"content-type", b"inference-header-content-length", b"x-api-key",
+})  # fmt: skip
+"""The headers of which two different values are an error, because this service uses one value of each."""
+
 _RESERVE = 32
 """How many connections above the limit may wait for their header, so that its path is known before it is refused."""
 
@@ -166,6 +171,10 @@ class Connection(HttpToolsProtocol):
             raise self._error
         if self.parser.should_upgrade():  # `_parse` repeats the header without the offer
             return
+        is_old = self.parser.get_http_version() == "1.0"
+        if (fault := _fault(self.headers, is_old=is_old)) is not None:
+            self._error = InvalidRequest(fault)
+            raise self._error
         if self._is_surplus:
             self._limits.waiting.pop(self, None)
             self._is_surplus = self._is_above_limit
@@ -177,6 +186,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_surplus:
             self.cycle.keep_alive = False
+        elif is_old and self.parser.should_keep_alive():
+            self.cycle.keep_alive = True
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
         """Count the pieces of bodies."""
@@ -302,6 +314,26 @@ def _parser(protocol: Connection) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
+
+
+def _fault(headers: list[tuple[bytes, bytes]], *, is_old: bool) -> str | None:
+    """What is wrong with the headers of a request (RFC 9112, sections 3.2 and 6.1); `is_old` for HTTP/1.0."""
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts != 1 and (hosts or not is_old):
+        return "more than one header Host" if hosts else "missing header Host"
+    if b"transfer-encoding" in names:
+        codings = b", ".join(value for name, value in headers if name == b"transfer-encoding")
+        if is_old or codings.lower() != b"chunked":
+            return (
+                f"unsupported Transfer-Encoding {codings.decode('latin-1')!r}; only chunked is supported, in HTTP/1.1"
+            )
+    distinct = set(names)
+    if len(distinct) < len(names):
+        for single in _SINGLE_HEADERS & distinct:
+            if len({value for name, value in headers if name == single}) > 1:
+                return f"more than one header {single.decode()}, with different values"
+    return None
 
 
 def _response(error: ConvokeError) -> bytes:

@@ -294,6 +294,63 @@ def test_a_client_that_has_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
         assert _is_served_soon(dial)
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("POST / HTTP/1.1", 400),
+        ("POST / HTTP/1.1|Host: x|Host: x", 400),
+        ("POST / HTTP/1.1|Host: x|Host: y", 400),
+        ("POST / HTTP/1.0", 200),
+        ("POST / HTTP/1.0|Host: x|Host: y", 400),
+        ("POST / HTTP/1.1|Host:", 200),
+        ("POST / HTTP/1.1|Host: x|Content-Type: image/png|Content-Type: image/jpeg", 400),
+        ("POST / HTTP/1.1|Host: x|content-type: image/png|Content-Type: image/png", 200),
+        ("POST / HTTP/1.1|Host: x|X-API-Key: a|X-API-Key: b", 400),
+        ("POST / HTTP/1.1|Host: x|Accept: a|Accept: b", 200),
+    ],
+)
+def test_ambiguous_headers_are_refused(header: str, status: int) -> None:
+    """Exactly one Host in HTTP/1.1, and one value of the headers that decide how a request is read."""
+    with listening() as dial:
+        connection = dial()
+        connection.sendall(header.replace("|", "\r\n").encode() + b"\r\nContent-Length: 1\r\n\r\nx")
+        if status == 400:
+            assert read_error(connection) == (400, "invalid_request")
+        else:
+            assert read_response(connection)[::2] == (200, b"1")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["gzip, chunked", "gzip", "identity", "chunked, gzip", "chunked, chunked", "xchunked", "gzip|chunked", "chunked|x"],
+)
+def test_only_chunked_is_a_transfer_encoding(lines: str) -> None:
+    """Any other Transfer-Encoding is a 400, and the body is not read as if it were plain; so it is in HTTP/1.0."""
+    codings = "".join(f"Transfer-Encoding: {coding}\r\n" for coding in lines.split("|")).encode()
+    with listening() as dial:
+        for start, coding in ((START, codings), (START.replace(b"1.1", b"1.0"), b"Transfer-Encoding: chunked\r\n")):
+            connection = dial()
+            connection.sendall(start + coding + b"\r\n1\r\nx\r\n0\r\n\r\n")
+            assert read_error(connection) == (400, "invalid_request")
+        connection = dial()
+        connection.sendall(START + b"Transfer-Encoding: Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+        assert read_response(connection)[::2] == (200, b"1")
+
+
+def test_http_1_0_may_keep_its_connection() -> None:
+    """With `Connection: keep-alive`, as `ab -k` sends it, the response says so and the next request is answered."""
+    old = START.replace(b"1.1", b"1.0") + b"Content-Length: 1\r\n"
+    with listening() as dial:
+        connection = dial()
+        for _ in range(3):
+            connection.sendall(old + b"Connection: Keep-Alive\r\n\r\nx")
+            status, headers, body = read_response(connection)
+            assert (status, headers["connection"], body) == (200, "keep-alive", b"1")
+        connection.sendall(old + b"\r\nx")
+        assert read_response(connection)[1]["connection"] == "close"
+        assert connection.recv(1) == b""
+
+
 UPGRADE = {
     "h2c, as curl sends it": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
     "h2c, after the length": b"X: y\r\nupgrade:h2c\r\nCONNECTION:  keep-alive,upgrade \r\n",
