@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"
 
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
+_MAX_SAMPLE_VALUE = 281  # a tag of TIFF 6.0
+_USUAL_BITS = 8, 10, 12, 14, 16  # of cameras, microscopes and scanners
+_FAINT_BYTE = 0x40  # high bytes below this leave 14 bits or fewer
 _MIN_SIDE = 8  # pixels; fewer show nothing
 _MIN_CONTRAST = 8  # grey levels of 255; what compression and noise leave of one colour stays below
 _GREY_MODES = ("1", "L", "F", "I")  # and "LA", "I;16", ..., but for "LAB"
@@ -57,8 +61,12 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             _check_size(image, max_pixels)
             mode = _mode(image, spec)
             image.draft(mode, (spec.working_side, spec.working_side))
+            is_deep = ";16" in str(image.tile[:1]) and image.mode in {"RGB", "RGBA"}
             image.load()
-            return _flatten(_upright(image), mode, spec)
+            limit = _declared_maximum(image, data)
+            if is_deep and np.max(image.getextrema()[:3]) < _FAINT_BYTE:
+                _add_low_bytes(image, data, limit)
+            return _flatten(_upright(image), mode, spec, limit)
     except ConvokeError:
         raise
     except UnidentifiedImageError as error:
@@ -121,14 +129,14 @@ def _mode(image: Image.Image, spec: ImageInput) -> str:
     )
 
 
-def _flatten(image: Image.Image, mode: str, spec: ImageInput) -> Image.Image:
+def _flatten(image: Image.Image, mode: str, spec: ImageInput, limit: int) -> Image.Image:
     """Any mode -> `mode`: transparency on a plain background, more than 8 bits scaled to 8.
 
     An image in which a digit is searched for is reduced to `DIGIT_SIDES` on the way, which bounds the memory.
     """
     reduction = -(-max(image.size) // DIGIT_SIDES[1]) if spec.framing == "mnist" else 1
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)
+        image = _to_8_bits(image, limit)
     is_transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
     if image.mode == mode and not is_transparent and reduction == 1:
         return image
@@ -154,8 +162,55 @@ def _bands(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, int, in
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Integer and floating-point grey -> L. 16 bits keep their scale; other ranges are stretched to fit."""
+def _declared_maximum(image: Image.Image, data: bytes) -> int:
+    """The value of white that a 16-bit PNG or TIFF declares, or 0, also for the 65,535 that writers put unasked."""
+    if image.format == "TIFF":
+        value = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
+        value = value[0] if isinstance(value, tuple) and value else value
+        return value if isinstance(value, int) and 0 < value < _WHITE_16 else 0
+    place = data.find(b"sBIT", 0, data.find(b"IDAT")) if image.format == "PNG" and data[24] == 16 else -1  # noqa: PLR2004
+    return (1 << min(data[place + 4], 16)) - 1 if place > 0 and data[place + 4] < 16 else 0  # noqa: PLR2004
+
+
+def _white(high: int, declared: int) -> int:
+    """The value of white, if the largest value is `high`: as declared, or of the fewest usual bits that hold it."""
+    if 0 < high <= declared:
+        return declared
+    return next((1 << bits) - 1 for bits in _USUAL_BITS if high < 1 << bits)
+
+
+def _add_low_bytes(image: Image.Image, data: bytes, declared: int) -> None:
+    """Scale a colour image of 16 bits, of which Pillow keeps the high bytes, by its significant bits, in place.
+
+    Read in the other order of bytes, the file gives the low ones.
+    """
+    low = Image.open(io.BytesIO(data), formats=FORMATS)
+    low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
+    low.load()
+    colours, high = len("RGB"), 0
+    for box in _bands(image):
+        values = np.asarray(image.crop(box))[..., :colours].astype(np.uint16) << 8
+        high = max(high, int((values | np.asarray(low.crop(box))[..., :colours]).max()))
+    white = _white(high, declared)
+    for box in _bands(image):
+        pixels = np.array(image.crop(box))
+        values = (pixels.astype(np.uint16) << 8) | np.asarray(low.crop(box))
+        scaled = np.minimum(values.astype(np.float32) * (255 / white) + 0.5, 255).astype(np.uint8)
+        is_opaque = pixels[..., colours:].max(initial=0) >= _FAINT_BYTE  # alpha has its own, full range
+        pixels[..., : colours if is_opaque else None] = scaled[..., : colours if is_opaque else None]
+        image.paste(Image.fromarray(pixels, image.mode), box)
+
+
+def _swapped(args: Any) -> Any:
+    """The arguments of a decoder, with the bytes of 16 bits in the other order."""
+    if isinstance(args, tuple):
+        return (_swapped(args[0]), *args[1:])
+    start, _, order = args.rpartition(";16")
+    return f"{start};16{'L' if order == 'B' else 'B'}"
+
+
+def _to_8_bits(image: Image.Image, declared: int) -> Image.Image:
+    """Integer and floating-point grey -> L. 16 bits or fewer keep their scale; other ranges are stretched to fit."""
     low, high = np.inf, -np.inf
     for box in _bands(image):
         values = np.asarray(image.crop(box))
@@ -163,10 +218,11 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
             raise ValueError("it holds values that are not finite numbers")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     keeps_scale = image.mode != "F" and low >= 0 and high <= _WHITE_16
+    white = _white(int(high), declared) if keeps_scale else 0
     flat = Image.new("L", image.size)
     for box in _bands(image):
         values = np.asarray(image.crop(box)).astype(np.float64)
-        scaled = values / 257 if keeps_scale else (values - low) / max(high - low, 1e-12) * 255
+        scaled = values * (255 / white) if keeps_scale else (values - low) / max(high - low, 1e-12) * 255
         flat.paste(Image.fromarray((scaled + 0.5).astype(np.uint8)), box)
     return flat
 

@@ -1,10 +1,11 @@
 """Encoded images to pixels, as a person sees them."""
 
+import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from contract import picture
 from contract.errors import NoContent, TooLarge, Unreadable, UnsupportedMediaType
@@ -13,6 +14,7 @@ from contract.picture import FORMATS, decode
 from contract.spec import ImageInput
 from tests.drawing import draw, encode
 from tests.fuzz import seed_corpus
+from tests.fuzz.seed_corpus import SIGNATURE, chunk
 
 DIGIT = ImageInput(height=28, width=28, mode="L", framing="mnist")
 PHOTO = ImageInput(height=20, width=40, mode="RGB", framing="squash")
@@ -101,6 +103,81 @@ def test_16_bits_are_scaled_not_clipped() -> None:
     pixels = decode(encode(Image.fromarray(ramp)), PHOTO)
     expected = np.round(ramp / 257).astype(int)
     assert np.abs(np.asarray(pixels)[..., 0].astype(int) - expected).max() <= 1
+
+
+def deep_png(values: np.ndarray, *chunks: bytes) -> bytes:
+    """A colour PNG of 16 bits, (H, W, 3 or 4); Pillow cannot write it."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    body = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return SIGNATURE + b"".join(body)
+
+
+def deep_tiff(values: np.ndarray, order: str = "<") -> bytes:
+    """A colour TIFF of 16 bits, (H, W, 3); Pillow cannot write it."""
+    height, width, _ = values.shape
+    content = values.astype(order + "u2").tobytes()
+    tags = [(256, width), (257, height), (258, 0), (259, 1), (262, 2), (273, 8), (277, 3), (278, height)]
+    tags += [(279, len(content))]
+    start = 8 + len(content)
+    entries = [struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags]
+    entries[2] = struct.pack(order + "HHII", 258, 3, 3, start + 2 + 12 * len(tags) + 4)
+    header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", start)
+    directory = struct.pack(order + "H", len(tags)) + b"".join(entries) + bytes(4)
+    return header + content + directory + struct.pack(order + "HHH", 16, 16, 16)
+
+
+def depths(bits: int) -> dict[str, bytes]:
+    """A ramp from black to white of `bits` significant bits, right-aligned in 16 or 32, in each kind of file."""
+    ramp = np.tile(np.linspace(0, (1 << bits) - 1, 256).round().astype(np.uint16), (40, 1))
+    colour = np.stack([ramp] * 3, axis=-1)
+    opaque = np.dstack([colour, np.full_like(ramp, 65535)])
+    return {
+        "grey PNG": encode(Image.fromarray(ramp)),
+        "colour PNG": deep_png(colour),
+        "colour PNG with alpha": deep_png(opaque),
+        "grey TIFF": encode(Image.fromarray(ramp), "TIFF"),
+        "grey TIFF, deflated": encode(Image.fromarray(ramp), "TIFF", compression="tiff_deflate"),
+        "int32 TIFF": encode(Image.fromarray(ramp.astype(np.int32)), "TIFF"),
+        "colour TIFF": deep_tiff(colour),
+        "colour TIFF, big-endian": deep_tiff(colour, ">"),
+    }
+
+
+@pytest.mark.parametrize("kind", depths(8))
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_significant_bits_are_scaled(bits: int, kind: str) -> None:
+    """A microscope's 12 bits in 16 are not seen as black."""
+    pixels = np.asarray(decode(depths(bits)[kind], PHOTO))
+    assert np.abs(pixels[..., 1].astype(int) - np.arange(256)).max() <= 1
+
+
+def test_declared_bits_are_used() -> None:
+    """A dark image of 12 bits stays dark if its file says that it has 12, in sBIT or MaxSampleValue."""
+    dark = np.full((20, 20, 3), 205, np.uint16)
+    dark[5:9] = 100
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[281] = 4095
+    for data in (
+        deep_png(dark, chunk(b"sBIT", b"\x0c\x0c\x0c")),
+        encode(Image.fromarray(dark[..., 0]), "TIFF", tiffinfo=tags),
+    ):
+        assert np.asarray(decode(data, PHOTO)).max() == round(205 / 4095 * 255)
+
+
+def test_black_in_16_bits_is_black() -> None:
+    """No significant bit at all is no error."""
+    black = np.zeros((20, 20, 3), np.uint16)
+    for data in (deep_png(black), encode(Image.fromarray(black[..., 0])), deep_tiff(black)):
+        assert np.asarray(decode(data, PHOTO)).max() == 0
+
+
+def test_left_aligned_bits_keep_their_scale() -> None:
+    """Samples that sBIT's 12 bits stand at the top of, as the PNG specification has it, are 16 bits."""
+    values = np.full((20, 20, 3), 4000 << 4, np.uint16)
+    data = deep_png(values, chunk(b"sBIT", b"\x0c\x0c\x0c"))
+    assert abs(int(np.asarray(decode(data, PHOTO)).max()) - 249) <= 1
 
 
 def test_floating_point_images_are_stretched() -> None:
