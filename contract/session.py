@@ -3,7 +3,6 @@
 The graph takes pixels or token ids and gives calibrated probabilities; scaling and softmax are inside it.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from contract import batches, golden, providers
+from contract import batches, golden, processors, providers
 from contract.batches import Batch
 from contract.errors import ModelRefused
 from contract.manifest import GOLDEN, Manifest, Precision
@@ -75,7 +74,7 @@ class Session:
         self.provider: str = name
         self.precision: Precision = precision
         self.is_single: bool = name == providers.CPU and threads == 1
-        self.parallel_runs: int = max((os.cpu_count() or 1) // threads, 1) if name == providers.CPU else 1
+        self.parallel_runs: int = max(processors.count() // threads, 1) if name == providers.CPU else 1
         """How many runs at the same time use the whole machine; a GPU gets one at a time, in large batches."""
         self.manifest = manifest
         _check_ends(self._session, graph, manifest)

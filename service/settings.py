@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from contract import processors
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS
 
 PREFIX = "CONVOKE_"
@@ -71,7 +72,7 @@ class Settings(BaseModel):
         default=1, description="CPU threads of one run of a model; several runs share the CPUs"
     )
     decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=os.cpu_count() or 1, description="threads that decode images and texts"
+        default=processors.count(), description="threads that decode images and texts"
     )
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         default=32 << 20, description="bytes of a request body, before and after decompression"

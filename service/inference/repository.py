@@ -6,14 +6,13 @@ takes over. `models/NAME/withdrawn.json` lists versions that must not be served.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract import inputs, providers
+from contract import inputs, processors, providers
 from contract.errors import ModelRefused
 from contract.manifest import MANIFEST
 from service.errors import ModelNotFound, NotReady
@@ -334,7 +333,7 @@ class Repository:
 
 def _load_threads(settings: Settings) -> int:
     """How many versions are loaded at once; on a GPU only one, since others would disturb the capture of its graphs."""
-    return min(os.cpu_count() or 1, 4) if providers.choose(settings.provider) == providers.CPU else 1
+    return min(processors.count(), 4) if providers.choose(settings.provider) == providers.CPU else 1
 
 
 def _explain_empty(root: Path) -> str:

@@ -5,13 +5,13 @@ new model is worse if so many losses among them have a probability below 5 % for
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from contract import processors
 from contract.errors import ConvokeError
 from contract.manifest import GRAPH, Manifest
 from contract.session import Session
@@ -103,7 +103,7 @@ def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> tupl
         folder = home / str(number)
         try:
             other = open_version(folder)
-            session = Session(folder / GRAPH, other, provider="cpu", threads=os.cpu_count() or 1)
+            session = Session(folder / GRAPH, other, provider="cpu", threads=processors.count())
         except (ConvokeError, PublishError):
             continue  # the service does not serve it either
         if set(other.labels) != set(manifest.labels):

@@ -1,9 +1,9 @@
 """Measures a published model on its test splits, for people at a terminal."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from contract import processors
 from contract.errors import ConvokeError
 from contract.manifest import Manifest
 from contract.session import Session
@@ -27,7 +27,7 @@ def measure(folder: Path) -> Iterator[str]:
     manifest = open_version(folder)
     try:
         sessions = [
-            Session(folder / manifest.graph(precision), manifest, threads=os.cpu_count() or 1, precision=precision)
+            Session(folder / manifest.graph(precision), manifest, threads=processors.count(), precision=precision)
             for precision in manifest.precisions
         ]
     except ConvokeError as error:

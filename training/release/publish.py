@@ -1,7 +1,6 @@
 """From a finished run to a version: export, parity, gate, card and manifest."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import onnx
 import torch
 
-from contract import batches
+from contract import batches, processors
 from contract.manifest import GOLDEN, GRAPH, PREPROCESSING_VERSION, Manifest, Metrics
 from contract.session import Session
 from contract.spec import TOKENIZER, InputSpec
@@ -61,7 +60,7 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         if data.tokenizer is not None:
             (partial / TOKENIZER).write_text(data.tokenizer, encoding="utf-8")
         draft = _draft(recipe, result, data.tests, partial, home)
-        session = Session(partial / GRAPH, draft, provider="cpu", threads=os.cpu_count() or 1)
+        session = Session(partial / GRAPH, draft, provider="cpu", threads=processors.count())
         probabilities = {name: check_parity(served, session, split) for name, split in data.tests.items()}
         correct = {name: is_correct(probabilities[name], split) for name, split in data.tests.items()}
         verdict = pass_gate(correct, draft, home, force=force)

@@ -168,7 +168,7 @@ def test_a_full_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
         assert released.wait(10)
         return np.full((len(batch), 10), 0.1, np.float32)
 
-    monkeypatch.setattr("contract.session.os.cpu_count", lambda: 1)  # one batch at a time
+    monkeypatch.setattr("contract.session.processors.count", lambda: 1)  # one batch at a time
     app = application(max_items=2, max_queue_items=2)
     monkeypatch.setattr(Session, "run", run)
     monkeypatch.setattr(Session, "is_quick", lambda *_: False)  # else it would run, and wait, on the event loop
