@@ -8,8 +8,8 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c '$(is_supported)' >/dev/null 2>&1 && echo $$p && break; done)
 endif
 
-HOST   ?= 127.0.0.1
-PORT   ?= 3000
+HOST   ?= $(or $(CONVOKE_HOST),127.0.0.1)
+PORT   ?= $(or $(CONVOKE_PORT),3000)
 RECIPE ?= lenet
 ARGS   ?=
 

@@ -9,21 +9,32 @@ from pathlib import Path
 from service import settings
 from service.server import launch
 
+_MAX_PORT = 65535
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     """Check settings and port, print the address, and run `bentoml serve`, which checks the rest."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", default=3000, type=int, help="port to listen on (default: %(default)s)")
+    default_host, default_port = os.environ.get("CONVOKE_HOST", ""), os.environ.get("CONVOKE_PORT", "")
+    if "://" in default_port:  # Kubernetes sets it for a Service that is called convoke
+        default_port = ""
+    parser.add_argument(
+        "--host", default=default_host or "127.0.0.1", help="address to listen on (default: CONVOKE_HOST or 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port",
+        default=default_port or "3000",
+        type=_port,
+        help="port to listen on, 0 for a free one (default: CONVOKE_PORT or 3000)",
+    )
     args = parser.parse_args()
     try:
         os.environ.update(settings.paths(settings.from_environment()))  # relative to this folder, not to _ROOT
-        address = _free_address(args.host, args.port)
-    except (settings.SettingsError, OSError, OverflowError) as error:
+        address, port = _free_address(args.host, args.port)
+    except (settings.SettingsError, OSError) as error:
         sys.exit(f"convoke cannot start: {error}")
-    url = f"http://{f'[{address}]' if ':' in address else address}:{args.port}"
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     print(
         f"Convoke listens on {url} once its models are loaded. Try it in another terminal:\n"
         f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {url}/classify/digits\n"
@@ -31,11 +42,24 @@ def main() -> None:
         flush=True,
     )
     os.chdir(_ROOT)
-    launch.serve(address, args.port)
+    launch.serve(address, port)
 
 
-def _free_address(host: str, port: int) -> str:
-    """The IP address of `host`, since BentoML takes no names, after a check that the port is free.
+def _port(text: str) -> int:
+    """A port of TCP.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not a number from 0 to 65535.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_PORT):
+        raise argparse.ArgumentTypeError(f"invalid port {text!r}; expected 0 to {_MAX_PORT}")
+    return int(text)
+
+
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    """The IP address of `host`, since BentoML takes no names, and the port, after a check that it is free.
+
+    A port of 0 is replaced by a free one.
 
     Raises:
         OSError: the name is unknown, or the port is in use.
@@ -45,11 +69,12 @@ def _free_address(host: str, port: int) -> str:
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(target)
+            address, port = probe.getsockname()[:2]
     except OSError as error:
         raise OSError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port: make serve PORT=3001"
         ) from error
-    return str(target[0])
+    return str(address), int(port)
 
 
 if __name__ == "__main__":

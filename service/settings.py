@@ -17,7 +17,7 @@ from contract.spec import MAX_CHARACTERS, MAX_PIXELS
 
 PREFIX = "CONVOKE_"
 
-_OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR"}  # training's
+_OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR", "CONVOKE_HOST"}  # training's and `__main__.py`'s
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
 """Variables that Kubernetes sets in every pod for a Service whose name begins with `convoke`."""
 
