@@ -20,6 +20,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 
+_PREFIX_BYTES = (b"\xef\xbb\xbf", b"\r", b"\n", b" ", b"\t")
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
 _MAX_SAMPLE_VALUE = 281  # a tag of TIFF 6.0
@@ -56,6 +57,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata; both are handled here
+            data = _without_prefix(data)
             screen(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image, max_pixels)
@@ -96,6 +98,14 @@ def squash(image: Image.Image, spec: ImageInput) -> Pixels:
     if np.ptp(sample, axis=0).max() < _MIN_CONTRAST and np.ptp(pixels, axis=(0, 1)).max() < _MIN_CONTRAST:
         raise NoContent("the image has no content: it shows one colour throughout, or nothing that is opaque")
     return pixels
+
+
+def _without_prefix(data: bytes) -> bytes:
+    """An image without the byte order mark and line breaks that scripts and editors write before it."""
+    if not data.startswith(_PREFIX_BYTES):
+        return data
+    stripped = data.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return stripped if has_signature(stripped) else data
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

@@ -73,6 +73,14 @@ def test_a_grey_image_becomes_three_equal_channels() -> None:
     assert (pixels == 77).all()
 
 
+@pytest.mark.parametrize("prefix", [b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\xef\xbb\xbf\r\n", b"  "])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_blanks_before_the_signature_are_skipped(image_format: str, prefix: bytes) -> None:
+    """A script that prints a blank line or a byte order mark before the image does not damage it."""
+    data = encode(quarters(size=(160, 80)), image_format)
+    assert (image_to_pixels(prefix + data, PHOTO) == image_to_pixels(data, PHOTO)).all()
+
+
 def test_transparency_shows_white() -> None:
     """Transparent pixels are white, whatever colour is stored below."""
     image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
