@@ -137,6 +137,14 @@ class Settings(BaseModel):
         except RuntimeError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: object) -> object:
+        """Origins without blanks around them and without a slash at their end."""
+        if not isinstance(origins, str):
+            return origins
+        return ",".join(origin.strip().removesuffix("/") for origin in origins.split(","))
+
     @model_validator(mode="after")
     def _largest_request_fits(self) -> "Settings":
         for largest, limit in (("max_body_bytes", "max_pending_bytes"), ("max_items", "max_queue_items")):

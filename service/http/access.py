@@ -17,7 +17,10 @@ from service.http.keys import VARIABLE, Keys
 from service.http.route import Need, Route
 from service.settings import Settings
 
-_REQUEST_HEADERS = ["Authorization", "Content-Encoding", "Content-Type", "Inference-Header-Content-Length", "X-API-Key"]
+_REQUEST_HEADERS = [
+    "Authorization", "Baggage", "Content-Encoding", "Content-Type", "Inference-Header-Content-Length", "Traceparent",
+    "Tracestate", "X-API-Key", "X-Request-ID", "X-Requested-With",
+]  # fmt: skip
 _RESPONSE_HEADERS = [
     "Inference-Header-Content-Length", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID",
 ]  # fmt: skip

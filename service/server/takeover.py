@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import settings
+from service.http import access
 from service.server.connections import Connection, Limits
 from service.settings import Settings
 
@@ -62,7 +63,7 @@ def take_over(receive: Receive, application: ASGIApp, chosen: Settings) -> None:
     limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
     config.http_protocol_class = partial(Connection, limits=limits)
     config.timeout_keep_alive = chosen.keep_alive_s
-    config.loaded_app = _beside(config.loaded_app, application)
+    config.loaded_app = _beside(access.cross_origin(config.loaded_app, chosen), application)
 
 
 def _beside(bentoml_app: ASGIApp, application: ASGIApp) -> ASGIApp:

@@ -1,5 +1,6 @@
 """Who may call which route: API keys, roles, and origins of pages."""
 
+import asyncio
 import hmac
 import os
 import subprocess
@@ -7,13 +8,17 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http import access, keys
 from service.http.route import Need, Route
 from service.routes import oip
+from service.server import takeover
 from service.settings import Settings, SettingsError
 from tests.drawing import encode, mnist_like
 from tests.service.routes.test_docs import routes_of
@@ -312,7 +317,47 @@ def test_named_origins_are_allowed() -> None:
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
-@pytest.mark.parametrize("text", ["shop.example", "https://shop.example/", "https://a.example,", "null", "*,https://a"])
+@pytest.mark.parametrize("name", ["x-request-id", "traceparent", "tracestate", "baggage", "x-requested-with"])
+def test_pages_may_send_the_headers_of_their_libraries(name: str) -> None:
+    """A preflight request for the headers of tracing, request ids and AJAX libraries is allowed."""
+    headers = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": name,
+    }
+    assert client(cors_origins="*", load=False)("OPTIONS", "/classify/digits", headers=headers).status_code == 200
+
+
+def test_origins_may_be_written_as_people_write_them() -> None:
+    """Blanks around an origin and a slash at its end are dropped."""
+    origins = Settings(cors_origins=" https://a.example/ ,  http://b.example:81 ").cors_origins
+    assert origins == "https://a.example,http://b.example:81"
+
+
+def test_health_is_open_to_the_origins() -> None:
+    """What BentoML answers has the headers of CORS, too."""
+
+    class Lifespan:
+        config = SimpleNamespace(http_protocol_class=HttpToolsProtocol, loaded_app=PlainTextResponse("alive"))
+
+        async def receive(self) -> dict[str, str]:
+            return {}
+
+    lifespan = Lifespan()
+    takeover.take_over(lifespan.receive, PlainTextResponse("ours"), Settings(cors_origins="https://shop.example"))
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app=lifespan.config.loaded_app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as session:
+            return await session.get("/livez", headers={"Origin": "https://shop.example"})
+
+    response = asyncio.run(get())
+    assert (response.text, response.headers["Access-Control-Allow-Origin"]) == ("alive", "https://shop.example")
+
+
+@pytest.mark.parametrize(
+    "text", ["shop.example", "https://shop.example/x", "https://a.example,", "null", "*,https://a"]
+)
 def test_origins_are_checked(text: str) -> None:
     """An origin is a scheme, a host and an optional port; other values are refused."""
     with pytest.raises(ValueError, match="cors_origins"):
