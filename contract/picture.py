@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
 from contract.kinds import describe
@@ -20,6 +20,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _PREFIX_BYTES = (b"\xef\xbb\xbf", b"\r", b"\n", b" ", b"\t")
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
@@ -59,7 +60,7 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata; both are handled here
             data = _without_prefix(data)
             screen(data)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = _open(data)
             _check_size(image, max_pixels)
             mode = _mode(image, spec)
             image.draft(mode, (spec.working_side, spec.working_side))
@@ -98,6 +99,27 @@ def squash(image: Image.Image, spec: ImageInput) -> Pixels:
     if np.ptp(sample, axis=0).max() < _MIN_CONTRAST and np.ptp(pixels, axis=(0, 1)).max() < _MIN_CONTRAST:
         raise NoContent("the image has no content: it shows one colour throughout, or nothing that is opaque")
     return pixels
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header; texts and profiles of a PNG that are too large for Pillow are skipped."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except ValueError:
+        if not data.startswith(PNG_SIGNATURE):
+            raise
+        return Image.open(io.BytesIO(_without_texts(data)), formats=FORMATS)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the chunks that may hold large texts and profiles."""
+    kept, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        if data[place + 4 : place + 8] not in _TEXT_CHUNKS:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def _without_prefix(data: bytes) -> bytes:

@@ -302,3 +302,19 @@ def test_a_photo_of_a_50_megapixel_phone_is_within_the_default_limit() -> None:
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
     with pytest.raises(Unreadable):  # its pixels are missing, but not too many
         image_to_pixels(bytes(data), PHOTO)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"{" * (3 << 20))),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 << 20))),
+    ],
+    ids=["zTXt", "iTXt", "iCCP"],
+)
+def test_large_texts_and_profiles_of_a_png_are_skipped(extra: bytes) -> None:
+    """Image generators write their settings into the file, which the pixels do not need."""
+    plain = encode(quarters())
+    data = plain[:33] + extra + plain[33:]
+    assert (image_to_pixels(data, PHOTO) == image_to_pixels(plain, PHOTO)).all()
