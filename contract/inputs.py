@@ -165,12 +165,12 @@ def decode_plain_digit(data: bytes, spec: ImageInput) -> Pixels | None:
         return None
     try:
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-        grey = image.tobytes()
+        image.load()
     except Exception:  # noqa: BLE001 -- the general code describes what is wrong
         return None
     if image.size != (digit.SIDE, digit.SIDE) or image.info:
         return None
-    framed = digit.as_framed(np.frombuffer(grey, np.uint8).reshape(digit.SIDE, digit.SIDE))
+    framed = digit.as_framed(image)
     return None if framed is None else framed[..., None]
 
 
