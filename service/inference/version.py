@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 from contract import inputs
-from contract import manifest as contract
 from contract.errors import ModelRefused
 from contract.inputs import Preprocessor
-from contract.manifest import Manifest
+from contract.manifest import CARD, Manifest, read_text, verify
+from contract.manifest import read as read_manifest
 from contract.session import Session
 from service.inference import precision
 from service.settings import Settings
@@ -53,16 +53,16 @@ def open_version(folder: Path, settings: Settings) -> Version:
     """
     if not folder.resolve().is_relative_to(settings.models.resolve()):
         raise ModelRefused(f"{folder}: is a link to a place outside of {settings.models}")
-    manifest = contract.read(folder)
+    manifest = read_manifest(folder)
     if (manifest.model, str(manifest.version)) != (folder.parent.name, folder.name):
         raise ModelRefused(
             f"{folder}: the manifest is of model {manifest.model} version {manifest.version}; "
             "both must equal the names of the folders"
         )
-    contract.verify(folder, manifest)
+    verify(folder, manifest)
     preprocessor = inputs.load_preprocessor(
         folder, manifest.input, max_pixels=settings.max_pixels, max_characters=settings.max_characters
     )
     session = precision.open_session(folder, manifest, settings)
     session.warm_up()
-    return Version(manifest, preprocessor, session, contract.read_text(folder / contract.CARD))
+    return Version(manifest, preprocessor, session, read_text(folder / CARD))
