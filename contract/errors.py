@@ -4,9 +4,9 @@ ConvokeError
 ├── TooLarge              413  too_large
 ├── UnsupportedMediaType  415  unsupported_kind
 ├── Unreadable            422  unreadable
-├── NoContent             422  no_content        the image shows nothing to classify
-├── NoDigit               422  no_digit          the image of a digit shows none
-├── SeveralDigits         422  several_digits    the image of a digit shows more than one
+├── NoContent             422  no_content
+├── NoDigit               422  no_digit
+├── SeveralDigits         422  several_digits
 ├── ProviderError         500  internal
 └── ModelRefused          422  model_refused
     └── ManifestError

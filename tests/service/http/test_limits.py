@@ -120,10 +120,13 @@ def test_parts_are_counted_while_they_are_split() -> None:
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_in_their_place(call: Call, name: str) -> None:
-    """A decompression bomb is answered 413 or 422 alone, and as an error in its place among other images."""
+    """A decompression bomb is answered 413 or 422 alone, and as an error in its place among other images.
+
+    Large texts and profiles of a PNG are skipped, so that the blank image itself is what has no digit.
+    """
     bomb = BOMBS[name]()
     status, error = code(call("POST", CLASSIFY, content=bomb))
-    assert (status, error) in {(413, "too_large"), (422, "unreadable")}
+    assert (status, error) in {(413, "too_large"), (422, "unreadable"), (422, "no_digit")}
     response = call("POST", CLASSIFY, files=[("f", ("x", DIGIT)), ("f", ("x", bomb)), ("f", ("x", DIGIT))])
     results = [item.get("label") or item["error"]["code"] for item in response.json()["predictions"]]
     assert results == ["3", error, "3"]
