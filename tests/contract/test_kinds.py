@@ -57,7 +57,7 @@ KINDS: list[tuple[str, bytes]] = [
     ("empty", b""),
     ("zeros", bytes(500)),
     ("path", b"@cat.jpg"),
-    ("path", b"/home/anna/my photos/cat (2).JPEG\n"),
+    ("path", b"/srv/anna/my photos/cat (2).JPEG\n"),
     ("path", b"C:\\photos\\cat.png"),
     ("URL", b"https://example.org/cat.jpg?size=large\n"),
     ("JSON", b'{"images": ["aGk="]}'),

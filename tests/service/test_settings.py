@@ -97,9 +97,9 @@ def test_quotes_around_a_value_are_left_out(form: str) -> None:
 
 def test_a_home_folder_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tilde in a path is what it is in a shell; an unknown user is an error by name."""
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/srv/someone")
     settings = from_environment({"CONVOKE_MODELS": "~/models", "CONVOKE_API_KEYS_FILE": "~/keys"})
-    assert (settings.models, settings.api_keys_file) == (Path("/home/someone/models"), Path("/home/someone/keys"))
+    assert (settings.models, settings.api_keys_file) == (Path("/srv/someone/models"), Path("/srv/someone/keys"))
     with pytest.raises(SettingsError, match="CONVOKE_MODELS='~no-such-user/models'"):
         from_environment({"CONVOKE_MODELS": "~no-such-user/models"})
 
