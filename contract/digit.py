@@ -4,7 +4,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from contract.errors import NoDigit
 from contract.ink import Found, find_digit
@@ -15,6 +15,8 @@ Levels = npt.NDArray[np.float32]
 
 SIDE = 28
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 inside of their frame
+_SHORTEST = 15  # pixels of the longer side of a digit that needs no scaling
+_NEAR = 4.0  # pixels from the middle, up to which a digit is moved there
 _OFF_CENTRE = 1.2  # pixels between the centre of mass and the middle of a framed digit, at most
 _THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
 _DETAIL = 224  # longer side at which the strokes of a digit are looked at
@@ -43,7 +45,8 @@ def frame(image: Image.Image) -> Pixels:
 def as_framed(image: Image.Image) -> Pixels | None:
     """The pixels (28, 28) of an image of mode L that is framed like MNIST's, or of its inverse; None for any other.
 
-    Framed is what has black paper and white ink, inside 20 x 20 pixels, with its centre of mass in the middle.
+    Framed is what has black paper and white ink, 15 to 20 pixels long, with its centre of mass in the middle. A digit
+    that is framed but for some pixels off the middle is moved there.
     """
     corner = image.getpixel((0, 0))
     if corner == 255:  # noqa: PLR2004 -- white
@@ -52,15 +55,22 @@ def as_framed(image: Image.Image) -> Pixels | None:
         return None
     # Pillow, and one product: calls of NumPy evict the session's code from the CPU's caches, which costs a run 15 us.
     _, brightest = image.getextrema()
-    if cast("int", brightest) < 200:  # noqa: PLR2004 -- the faintest of MNIST has 227
-        return None
     left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
-    if max(right - left, bottom - top) > _BOX:
+    is_sized = _SHORTEST <= max(right - left, bottom - top) <= _BOX
+    if cast("int", brightest) < 200 or not is_sized:  # noqa: PLR2004 -- the faintest of MNIST has 227
         return None
     pixels = np.frombuffer(image.tobytes(), np.uint8)
     mass, row, column = _MOMENTS.dot(pixels).tolist()
-    is_centred = abs(row / mass - _MIDDLE) <= _OFF_CENTRE and abs(column / mass - _MIDDLE) <= _OFF_CENTRE
-    return pixels.reshape(SIDE, SIDE) if is_centred else None
+    down, right_by = _MIDDLE - row / mass, _MIDDLE - column / mass
+    if max(abs(down), abs(right_by)) <= _OFF_CENTRE:
+        return pixels.reshape(SIDE, SIDE)
+    has_gap = not pixels.reshape(SIDE, SIDE)[:, left:right].any(axis=0).all()  # as two digits have between them
+    if max(abs(down), abs(right_by)) > _NEAR or has_gap:
+        return None
+    rows, columns = round(down), round(right_by)
+    if top + rows < 0 or bottom + rows > SIDE or left + columns < 0 or right + columns > SIDE:
+        return None
+    return np.frombuffer(ImageChops.offset(image, columns, rows).tobytes(), np.uint8).reshape(SIDE, SIDE)
 
 
 def _strokes(found: Found) -> Pixels:
