@@ -17,6 +17,9 @@ from service.inference.predictor import Item
 from service.settings import Settings
 
 _JSON_KEYS = {spec.json_key for spec in INPUTS}
+_LISTS = {b"multipart/form-data", b"application/json"}
+"""The media types of bodies that hold a list of items."""
+
 _CHARSETS = {b"", b"utf-8", b"utf8", b"us-ascii"}
 
 
@@ -34,18 +37,29 @@ async def read(request: Request, spec: InputSpec, settings: Settings) -> list[It
         TooLarge: more items than `max_items`.
         UnsupportedMediaType: JSON of images for a model of texts, or the other way round; a charset other than UTF-8.
     """
-    content_type, options = _parse_content_type(dict(request.scope["headers"]).get(b"content-type", b""))
+    content_type = dict(request.scope["headers"]).get(b"content-type", b"")
     content = await body.read(request, settings)
-    match content_type:
+    if _parse_content_type(content_type)[0] in _LISTS:
+        return await body.run(partial(split, content, content_type, spec, settings), len(content))
+    return split(content, content_type, spec, settings)
+
+
+def split(content: bytes, content_type: bytes, spec: InputSpec, settings: Settings) -> list[Item]:
+    """The encoded items of a body with this header Content-Type.
+
+    Raises:
+        ConvokeError: as `read`, apart from the errors of `body.read`.
+    """
+    media_type, options = _parse_content_type(content_type)
+    match media_type:
         case b"multipart/form-data":
-            split = partial(_from_multipart, content, options.get(b"boundary"), settings)
+            return _from_multipart(content, options.get(b"boundary"), settings)
         case b"application/json":
-            split = partial(_from_json, content, spec, settings)
+            return _from_json(content, spec, settings)
         case _:
             if spec.is_text:
-                _check_is_text(content, content_type, options.get(b"charset", b""))
+                _check_is_text(content, media_type, options.get(b"charset", b""))
             return [content]
-    return await body.run(split, len(content))
 
 
 def from_strings(values: list[str], spec: InputSpec) -> list[Item]:
