@@ -24,11 +24,7 @@ from contract.spec import Axes, format_axes
 QUICK_S = 0.0005
 """A run up to this long costs less on the event loop than handing it to a thread and back."""
 
-MIN_GAIN_S = 0.00002
-"""The time that an item must save in a larger batch to be worth the queue, which costs a request as much."""
-
 _TRIES = 5
-_GAIN_ITEMS = 8  # of the batch by which the gain is measured
 _MIN_ROUNDS, _MAX_ROUNDS, _RACE_S = 3, 25, 0.1  # a race ends after `_RACE_S` or `_MAX_ROUNDS`
 
 
@@ -85,15 +81,10 @@ class Session:
         self._padded = PaddedRuns(self._session, manifest) if captured else None
         self._graph = graph
         self._quick_extent = 0
-        self._gains_from_batches = True
 
     def is_quick(self, extent: int) -> bool:
         """Whether a batch of that extent (its items, or the tokens of all its items) took less than `QUICK_S`."""
         return extent <= self._quick_extent
-
-    def runs_alone(self, extent: int) -> bool:
-        """Whether a batch is quick, and each of its items would save less than `MIN_GAIN_S` in a larger batch."""
-        return not self._gains_from_batches and extent <= self._quick_extent
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities float32 (N, classes) of images uint8 (N, H, W, C) or token ids int64 (N, L)."""
@@ -125,9 +116,6 @@ class Session:
             if self._measure_s(batch) > QUICK_S:
                 break
             self._quick_extent = extent
-        batch = batches.example(spec, min(_GAIN_ITEMS, max_batch))
-        gain_s = self._measure_s(batch[:1]) - self._measure_s(batch) / len(batch)
-        self._gains_from_batches = gain_s > MIN_GAIN_S
 
     def _measure_s(self, batch: Batch) -> float:
         """The duration of a run: the median of a few, since other models may be loaded at the same time."""

@@ -2,8 +2,8 @@
 
 All requests that wait when the session becomes free leave in its next batch; no delay is added to fill a batch. If the
 session runs several batches in parallel, the waiting items are divided among them. Quick batches run on the event loop,
-after all requests that have arrived by then were read; others run in a thread. Items that would gain too little from a
-larger batch run immediately if no other items wait. Everything else happens on the event loop, so there are no locks.
+after all requests that have arrived by then were read; others run in a thread. Requests are entries with a callback,
+not tasks. Everything but runs in threads happens on the event loop, so there are no locks.
 """
 
 import asyncio
@@ -13,43 +13,61 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from contract.errors import ConvokeError
 from contract.inputs import Items
-from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overloaded
+from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 
 Row = npt.NDArray[np.float32] | InferenceFailed
+
+_NO_ROW: Row = np.empty(0, np.float32)
+
+SWEEP_S = 0.05
+"""Seconds between two looks for entries whose time is over: one timer for all of them."""
 
 CLIENT_CHECK_S = 0.05  # of waiting, after which a client may have given up and is checked
 
 
-@dataclass(eq=False)
-class _Entry:
-    """The items of one request, and their results."""
-
-    items: Items
-    is_done: asyncio.Future[None]
-    enqueued_at: float
-    rows: list[Row | None]
-    is_gone: Callable[[], bool]
-    taken: int = 0  # items that have left the queue
-    running: int = 0  # those of them that have no result yet
-    started_at: float = 0.0
-    finished_at: float = 0.0
-
-
-_Share = tuple[_Entry, int, int]  # the items of an entry from one position up to another
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The results of one request: a row (classes,) or an error for each item, and its seconds in the queue and run."""
 
     rows: list[Row]
     queue_s: float
     infer_s: float
+
+
+OnDone = Callable[[Outcome | ConvokeError], object]
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """The items of one request, and their results."""
+
+    items: Items
+    on_done: OnDone | None
+    """Called once with the results or the error; None once it was called, or if nobody waits any more."""
+    enqueued_at: float
+    timeout_s: float
+    rows: list[Row]
+    """A place for each item, which has its row once the entry is done."""
+    is_gone: Callable[[], bool]
+    taken: int = 0  # items that have left the queue
+    running: int = 0  # those of them that have no result yet
+    started_at: float = 0.0
+
+    def finish(self, outcome: Outcome | ConvokeError) -> None:
+        """Call `on_done`, unless it was called before."""
+        if self.on_done is not None:
+            on_done, self.on_done = self.on_done, None
+            on_done(outcome)
+
+
+_Share = tuple[Entry, int, int]  # the items of an entry from one position up to another
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,6 @@ class Batcher:
         max_tokens: int | None = None,
         parallel_runs: int = 1,
         is_quick: Callable[[Items], bool] = lambda _batch: False,
-        runs_alone: Callable[[Items], bool] = lambda _batch: False,
         observer: Observer | None = None,
     ) -> None:
         """Create an empty queue.
@@ -86,7 +103,6 @@ class Batcher:
                 item may be longer. None for items that are not padded.
             parallel_runs: how many batches run at the same time, each in a thread; `run` must allow it.
             is_quick: whether a batch runs on the event loop rather than in a thread.
-            runs_alone: whether a batch is quick, and waiting costs more than a larger batch would gain.
             observer: callbacks for metrics.
         """
         self._run_batch = run
@@ -95,13 +111,14 @@ class Batcher:
         self._max_tokens = max_tokens
         self._parallel_runs = parallel_runs
         self._is_quick = is_quick
-        self._runs_alone = runs_alone
         self._observer = observer or Observer()
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[Entry] = deque()
         self._waiting = 0
         self._reserved = 0
         self._running = 0
         self._is_dispatching = False
+        self._in_threads: set[Entry] = set()
+        self._sweep: asyncio.TimerHandle | None = None
         self._executor = ThreadPoolExecutor(parallel_runs, thread_name_prefix="batch")
 
     async def submit(self, items: Items, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False) -> Outcome:
@@ -117,26 +134,32 @@ class Batcher:
             DeadlineExceeded: the items were not done in time; those that still wait are dropped.
             ClientGone: the client has closed its connection.
         """
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = self.put(items, partial(_resolve, done), timeout_s=timeout_s, is_gone=is_gone)
+        try:
+            return await done
+        finally:
+            entry.on_done = None
+            self._drop(entry)
+
+    def put(
+        self, items: Items, on_done: OnDone, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
+    ) -> Entry:
+        """As `submit`, without waiting: `on_done` is called with the results or the error, never before this returns.
+
+        Raises:
+            Overloaded: the queue has no capacity for the items.
+        """
         count = len(items)
         assert count, "a request has at least one item"
         self._check_capacity(count)
-        is_free = self._running < self._parallel_runs and not self._queue
-        if is_free and count <= self._max_batch and self._runs_alone(items):
-            return self._run_alone(items)
-        loop = asyncio.get_running_loop()
-        entry = _Entry(items, loop.create_future(), time.perf_counter(), [None] * count, is_gone)
+        entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * count, is_gone)
         self._queue.append(entry)
         self._change_waiting(count)
         self._schedule()  # after the requests that were read together with this one
-        timer = loop.call_later(timeout_s, _expire, entry, timeout_s)
-        try:
-            await entry.is_done
-        finally:
-            timer.cancel()
-            self._drop(entry)
-        rows = [row for row in entry.rows if row is not None]
-        assert len(rows) == count, "every item has a row once its entry is done"
-        return Outcome(rows, entry.started_at - entry.enqueued_at, entry.finished_at - entry.started_at)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
+        return entry
 
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
@@ -159,6 +182,8 @@ class Batcher:
 
     def close(self) -> None:
         """Let running batches finish, and start no more."""
+        if self._sweep is not None:
+            self._sweep.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _check_capacity(self, items: int) -> None:
@@ -167,26 +192,28 @@ class Batcher:
             excess = f"{items} more would exceed the maximum of {self._max_items}"
             raise Overloaded(f"the queue is full: {waiting} items wait, and {excess}; try again in a moment")
 
-    def _run_alone(self, items: Items) -> Outcome:
-        """Run the items of one request immediately, on the event loop, as one batch."""
-        start = time.perf_counter()
-        rows = self._run(items)
-        infer_s = time.perf_counter() - start
-        self._observer.on_start(len(items), 0.0)
-        self._observer.on_batch(len(items), infer_s)
-        return Outcome(rows, 0.0, infer_s)
-
     def _change_waiting(self, items: int) -> None:
         self._waiting += items
         self._observer.on_waiting(self._waiting)
 
-    def _drop(self, entry: _Entry) -> None:
+    def _drop(self, entry: Entry) -> None:
         """Drop the items of an entry that have not left the queue."""
         rest = len(entry.items) - entry.taken
         if rest:
             entry.taken += rest
             self._queue.remove(entry)
             self._change_waiting(-rest)
+
+    def _expire(self) -> None:
+        """Answer the entries whose time is over, and look again while entries wait or run in threads."""
+        self._sweep = None
+        now = time.perf_counter()
+        for entry in (*self._queue, *self._in_threads):
+            if now - entry.enqueued_at > entry.timeout_s:
+                self._drop(entry)
+                entry.finish(DeadlineExceeded(f"timed out after {entry.timeout_s:g} s; the service is overloaded"))
+        if self._queue or self._in_threads:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
 
     def _schedule(self) -> None:
         """Schedule the next batch if items wait and a run is free."""
@@ -208,6 +235,7 @@ class Batcher:
         if self._is_quick(batch):
             self._deliver(shares, self._run(batch), now)
             return
+        self._in_threads.update(entry for entry, _, _ in shares)
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
         future.add_done_callback(lambda done: self._on_thread_done(shares, done, now))
 
@@ -220,8 +248,7 @@ class Batcher:
             entry = self._queue[0]
             if now - entry.enqueued_at > CLIENT_CHECK_S and not entry.taken and entry.is_gone():
                 self._drop(entry)
-                if not entry.is_done.done():
-                    entry.is_done.set_exception(ClientGone("the client closed its connection while its request waited"))
+                entry.finish(ClientGone("the client closed its connection while its request waited"))
                 continue
             start = entry.taken
             stop, longest = self._fit(entry, count, longest, limit)
@@ -236,7 +263,7 @@ class Batcher:
             self._queue.popleft()
         return shares
 
-    def _fit(self, entry: _Entry, count: int, longest: int, limit: int) -> tuple[int, int]:
+    def _fit(self, entry: Entry, count: int, longest: int, limit: int) -> tuple[int, int]:
         """The item of an entry up to which a batch of `count` items can take it, and the length of its longest item."""
         start = entry.taken
         stop = min(start + limit - count, len(entry.items))
@@ -270,7 +297,7 @@ class Batcher:
             self._deliver(shares, done.result(), start)
         else:  # the service shuts down
             for entry, _, _ in shares:
-                entry.is_done.cancel()
+                entry.finish(NotReady("the service stops"))
 
     def _deliver(self, shares: list[_Share], rows: list[Row], start: float) -> None:
         """Give the rows of a batch to their entries, and schedule the next batch."""
@@ -281,9 +308,9 @@ class Batcher:
             entry.rows[first:stop] = rows[position : position + stop - first]
             position += stop - first
             entry.running -= stop - first
-            if entry.taken == len(entry.items) and not entry.running and not entry.is_done.done():
-                entry.finished_at = now
-                entry.is_done.set_result(None)
+            if entry.taken == len(entry.items) and not entry.running:
+                self._in_threads.discard(entry)
+                entry.finish(Outcome(entry.rows, entry.started_at - entry.enqueued_at, now - entry.started_at))
         self._running -= 1
         self._schedule()  # after the responses to this batch
 
@@ -296,6 +323,10 @@ def _join(shares: Sequence[_Share]) -> Items:
     return [item for entry, start, stop in shares for item in entry.items[start:stop]]
 
 
-def _expire(entry: _Entry, timeout_s: float) -> None:
-    if not entry.is_done.done():
-        entry.is_done.set_exception(DeadlineExceeded(f"timed out after {timeout_s:g} s; the service is overloaded"))
+def _resolve(done: asyncio.Future[Outcome], outcome: Outcome | ConvokeError) -> None:
+    if done.done():  # cancelled
+        return
+    if isinstance(outcome, ConvokeError):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)

@@ -173,7 +173,6 @@ class Predictor:
                 max_tokens=version.manifest.input.max_batch_tokens,
                 parallel_runs=session.parallel_runs,
                 is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
-                runs_alone=lambda batch: session.runs_alone(preprocessor.extent(batch)),
                 observer=self._observer(version),
             )
         return batcher

@@ -171,20 +171,6 @@ def test_sessions_keep_neither_memory_nor_a_cpu_between_runs() -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
 
 
-@pytest.mark.parametrize(("min_gain_s", "alone"), [(-1.0, False), (10.0, True)])
-def test_the_gain_of_batches_is_measured(
-    version: Path, monkeypatch: pytest.MonkeyPatch, min_gain_s: float, alone: bool
-) -> None:
-    """A quick batch runs alone if a larger batch would save less than the minimum; never before the warm-up."""
-    monkeypatch.setattr(session_module, "QUICK_S", 10.0)
-    monkeypatch.setattr(session_module, "MIN_GAIN_S", min_gain_s)
-    session = open_session(version)
-    assert not session.runs_alone(1)
-    session.warm_up()
-    assert session.runs_alone(1) is alone
-    assert not session.runs_alone(257)
-
-
 @pytest.mark.parametrize(("limit_s", "quick"), [(0.0, 0), (1e9, 256)])
 def test_the_extent_of_quick_batches_is_measured(
     version: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, quick: int

@@ -153,41 +153,29 @@ def test_a_batch_of_long_items_has_fewer() -> None:
     asyncio.run(scenario())
 
 
-def test_items_that_gain_nothing_from_batches_run_immediately() -> None:
-    """They run before the event loop does anything else; if a batch runs already, they wait in the queue."""
+def test_requests_without_a_task_get_their_results_in_a_later_turn() -> None:
+    """`put` calls back with results or the error of a deadline, each once, and never before it returns."""
 
     async def scenario() -> None:
-        gate, sizes = Gate(), []
-        observer = Observer(on_batch=lambda items, _seconds: sizes.append(items))
-        alone = Batcher(double, max_batch=4, max_items=100, runs_alone=lambda batch: len(batch) < 3, observer=observer)
-        waiting = alone.submit(items(1, 2), timeout_s=10)
-        with pytest.raises(StopIteration) as done:  # the first step is the last: nothing was awaited
-            waiting.send(None)
-        assert values(done.value.value) == [2, 4]
-        assert done.value.value.queue_s == 0
-        assert sizes == [2]
-        busy = Batcher(gate, max_batch=4, max_items=100, runs_alone=lambda batch: len(batch) < 3)
-        first = asyncio.create_task(busy.submit(items(0, 1, 2), timeout_s=10))
-        await gate.wait_until_entered()
-        second = asyncio.create_task(busy.submit(items(3), timeout_s=10))
-        await asyncio.sleep(0)
-        assert not second.done()
+        gate, outcomes = Gate(), list[Any]()
+        quick = Batcher(double, max_batch=4, max_items=100, is_quick=lambda _batch: True)
+        quick.put(items(1, 2), outcomes.append, timeout_s=10)
+        quick.put(items(3), outcomes.append, timeout_s=10)
+        assert not outcomes
+        await asyncio.sleep(0.01)
+        assert [values(outcome) for outcome in outcomes] == [[2, 4], [6]]
+        slow = Batcher(gate, max_batch=4, max_items=100)
+        for value in (1, 2):  # one runs, the other waits
+            slow.put(items(value), outcomes.append, timeout_s=0.01)
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.15)
+        assert [type(outcome) for outcome in outcomes[2:]] == [DeadlineExceeded, DeadlineExceeded]
         gate.open.set()
-        assert [values(outcome) for outcome in await asyncio.gather(first, second)] == [[0, 2, 4], [6]]
+        await asyncio.sleep(0.05)
+        assert len(outcomes) == 4
+        assert slow.is_idle
 
     asyncio.run(scenario())
-
-
-def test_an_item_that_runs_immediately_and_fails_has_an_error() -> None:
-    """A batch that runs immediately is halved like any other: the bad item has an error, the other its row."""
-
-    def run(batch: Items) -> npt.NDArray[np.float32]:
-        if any(item[0] < 0 for item in batch):
-            raise ValueError("negative")
-        return double(batch)
-
-    batcher = Batcher(run, max_batch=4, max_items=100, runs_alone=lambda _batch: True)
-    assert values(asyncio.run(batcher.submit(items(1, -1), timeout_s=10))) == [2, "InferenceFailed"]
 
 
 def test_quick_batches_run_on_the_event_loop() -> None:
