@@ -13,6 +13,9 @@ PORT   ?= $(or $(CONVOKE_PORT),3000)
 RECIPE ?= lenet
 ARGS   ?=
 
+# The serving environment is for NVIDIA GPUs if this machine has their driver (1.6 GB of packages), else for processors.
+SERVE_LOCK ?= $(if $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so.1),serve-cuda,serve-cpu)
+
 ENVS := .venv
 UV   := $(ENVS)/uv/bin/uv
 export BENTOML_DO_NOT_TRACK ?= True
@@ -21,7 +24,8 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check docs format train train-env bench bench-sessions bench-training build audit sbom lock clean
+.PHONY: help serve test fuzz check docs format train train-env bench bench-sessions bench-training build container \
+  container-try audit sbom lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +75,12 @@ bench-training: $(ENVS)/train.ready ## benchmark training beside the usual scrip
 build: $(ENVS)/serve.ready ## build the Bento (`bentoml containerize` makes a container of it)
 	$(ENVS)/serve/bin/bentoml build $(ARGS)
 
+container: ## build the container image with docker, podman or buildah (VARIANT=cpu or cuda, IMAGE, TOOL)
+	@deploy/container/build $(ARGS)
+
+container-try: ## build the image without a container engine, run it as a cluster would, and check it (root; Debian)
+	@deploy/container/try $(ARGS)
+
 audit: $(ENVS)/supply.ready ## check the locked packages for known vulnerabilities (OSV)
 	@$(ENVS)/supply/bin/python requirements/audit.py $(ARGS)
 
@@ -85,11 +95,18 @@ clean: ## remove the environments and the caches of tools
 	find contract service training tests benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each lock file has an environment, .venv/NAME, which is complete if .venv/NAME.ready is newer than the lock file.
+define INSTALL
+@echo "Installing $< into $(basename $@) ..."
+@$(UV) venv --quiet --allow-existing --no-project --python "$(PYTHON)" $(basename $@)
+@$(UV) pip sync --quiet --require-hashes --python $(basename $@)/bin/python $<
+@touch $@
+endef
+
 $(ENVS)/%.ready: requirements/%.txt $(UV)
-	@echo "Installing $< into $(ENVS)/$* ..."
-	@$(UV) venv --quiet --allow-existing --no-project --python "$(PYTHON)" $(ENVS)/$*
-	@$(UV) pip sync --quiet --require-hashes --python $(ENVS)/$*/bin/python $<
-	@touch $@
+	$(INSTALL)
+
+$(ENVS)/serve.ready: requirements/$(SERVE_LOCK).txt $(UV)
+	$(INSTALL)
 
 PIP_ARGS := --quiet --disable-pip-version-check --require-hashes
 

@@ -13,13 +13,24 @@ compile() {
         --custom-compile-command "make lock" --output-file "requirements/$out.txt" "$@"
 }
 echo "uv" | compile uv - "$@"
-compile serve pyproject.toml "$@"
-compile otel pyproject.toml --extra otel --constraints requirements/serve.txt "$@"
-compile train pyproject.toml --extra train --constraints requirements/serve.txt "$@"
-compile dev pyproject.toml --extra train --extra otel --group dev --constraints requirements/train.txt "$@"
+# onnxruntime-gpu holds the same files as onnxruntime, so an environment has one of them. The service never downloads
+# from Hugging Face, for which tokenizers installs 20 MB.
+overrides=$(mktemp -d)
+trap 'rm -r "$overrides"' EXIT
+echo "huggingface-hub ; python_version < '0'" >"$overrides/cpu"
+{ cat "$overrides/cpu"; echo "onnxruntime ; python_version < '0'"; } >"$overrides/cuda"
+echo "onnxruntime ; sys_platform != 'linux' or platform_machine != 'x86_64'" >"$overrides/gpu"
+
+compile serve-cpu pyproject.toml --overrides "$overrides/cpu" "$@"
+compile serve-cuda pyproject.toml --extra cuda --overrides "$overrides/cuda" --constraints requirements/serve-cpu.txt "$@"
+compile otel pyproject.toml --extra otel --overrides "$overrides/cuda" --constraints requirements/serve-cpu.txt "$@"
+compile train pyproject.toml --extra train --group gpu --overrides "$overrides/gpu" \
+    --constraints requirements/serve-cpu.txt "$@"
+compile dev pyproject.toml --extra train --extra otel --group gpu --group dev --overrides "$overrides/gpu" \
+    --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
-compile bench pyproject.toml --group bench --constraints requirements/serve.txt "$@"
+compile bench pyproject.toml --group bench --constraints requirements/serve-cpu.txt "$@"
 # The peers' own pins conflict with these locks. Only the packages that compute are constrained, so that all contenders
 # of the benchmark run the same computation.
-sed -n 's/^\(\(numpy\|onnxruntime\|onnxruntime-gpu\|pillow\|tokenizers\)==.*\) \\$/\1/p' requirements/serve.txt |
+sed -n 's/^\(\(numpy\|onnxruntime\|pillow\|tokenizers\)==.*\) \\$/\1/p' requirements/serve-cpu.txt |
     compile peers --group peers --constraints - "$@"

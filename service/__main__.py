@@ -30,17 +30,19 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        os.environ.update(settings.paths(settings.from_environment()))  # relative to this folder, not to _ROOT
+        chosen = settings.from_environment()
+        os.environ.update(settings.paths(chosen))  # relative to this folder, not to _ROOT
         address, port = _free_address(args.host, args.port)
     except (settings.SettingsError, OSError) as error:
         sys.exit(f"convoke cannot start: {error}")
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-    print(
-        f"Convoke listens on {url} once its models are loaded. Try it in another terminal:\n"
-        f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {url}/classify/digits\n"
-        "Stop it with Ctrl-C.",
-        flush=True,
-    )
+    if chosen.log_format != "json":
+        print(
+            f"Convoke listens on {url} once its models are loaded. Try it in another terminal:\n"
+            f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {url}/classify/digits\n"
+            "Stop it with Ctrl-C.",
+            flush=True,
+        )
     os.chdir(_ROOT)
     launch.serve(address, port)
 

@@ -12,7 +12,7 @@ from contract import providers
 from contract.errors import ProviderError
 from service import settings
 from service.http import keys
-from service.server import fleet
+from service.server import fleet, processes
 from service.settings import Settings, SettingsError
 from service.telemetry import log, tracing
 
@@ -62,6 +62,7 @@ def announce() -> None:
             tracing.make_exporter(exporter).shutdown()
     except (ProviderError, SettingsError) as error:
         raise BentoMLConfigException(str(error)) from error
+    processes.set_up()
     if chosen.workers > 1:
         fleet.make_folder()
     gc.freeze()  # the modules, which the server does not use again

@@ -36,6 +36,15 @@ def test_port_0_is_a_free_port(
     assert f"http://{address}:{port}/" in capsys.readouterr().out
 
 
+def test_a_log_of_json_has_no_other_lines(
+    monkeypatch: pytest.MonkeyPatch, served: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The greeting for a terminal is left out."""
+    start(monkeypatch, "--port", "0", CONVOKE_LOG_FORMAT="json")
+    assert served
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("port", ["99999", "-1", "65536", "http", "3000.0", "", "\u0663000", "1e3"])
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_an_impossible_port_is_refused(

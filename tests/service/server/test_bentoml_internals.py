@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import logging
 import re
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -145,4 +146,38 @@ def test_command_line_of_a_worker() -> None:
     assert script == "_bentoml_impl.worker.service", (
         f"BentoML's workers now run {script!r}, not '_bentoml_impl.worker.service'. "
         "_is_worker in tests/fuzz/faults.py finds a server's workers by it."
+    )
+
+
+def set_up(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set up the server's processes for the length of a test; return circus' module of sockets."""
+    sockets = importlib.import_module("circus.sockets")
+    processes = importlib.import_module("service.server.processes")
+    for owner, name in ((sockets.CircusSocket, "listen"), (processes.Arbiter, "_init_context")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    processes.set_up()
+    return sockets
+
+
+def test_the_socket_refuses_connections_until_a_worker_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is set up binds its socket without listening, so that a starting container is not yet reachable."""
+    sockets = set_up(monkeypatch)
+    with sockets.CircusSocket(name="api", host="127.0.0.1", port=0) as bound:
+        bound.bind_and_listen()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", bound.port)).close()
+        socket.socket.listen(bound)
+        socket.create_connection(("127.0.0.1", bound.port)).close()
+
+
+def test_workers_are_replaced_within_a_second_also_in_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is set up looks for dead workers each second, and replaces them, whatever BentoML's image sets."""
+    serving = importlib.import_module("bentoml.serving")
+    monkeypatch.setenv("BENTOML_CONTAINERIZED", "true")
+    serving.running_inside_container.cache_clear()
+    set_up(monkeypatch)
+    assert serving.create_watcher("service", []).respawn, "BentoML has another variable that turns respawning off"
+    arbiter = importlib.import_module("bentoml._internal.utils.circus").create_standalone_arbiter([])
+    assert arbiter.ctrl.check_delay == 1000, (
+        "circus no longer takes its interval from check_delay in _init_context; see service/server/processes.py"
     )
