@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from contract.errors import ConvokeError
 from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader, TooManyConnections
+from service.server.draining import CLOSE
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -186,7 +187,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_surplus:
             self.cycle.keep_alive = False
-        elif is_old and self.parser.should_keep_alive():
+        elif is_old and self.parser.should_keep_alive() and CLOSE not in self.cycle.default_headers:
             self.cycle.keep_alive = True
             self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
@@ -223,6 +224,11 @@ class Connection(HttpToolsProtocol):
         else:
             message = f"not an HTTP/1.1 request after the previous one; does Content-Length count its whole body? {msg}"
         self._refuse(self._error or InvalidRequest(message))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return not (self._in_header or self._in_body or self._is_answering)
 
     @property
     def _is_above_limit(self) -> bool:

@@ -1,7 +1,9 @@
 """What SIGTERM does: the service says that it is not ready, still answers for a while, then stops.
 
 A load balancer or Kubernetes needs some seconds to notice that this server is stopping; requests that arrive meanwhile
-are answered. Then uvicorn closes the listening socket and waits for the requests that it has accepted.
+are answered, with `Connection: close`, so that a client opens its next connection to another server. Halfway, the
+connections that no request uses are closed, while a client that sends at this moment can still connect again. At the
+end uvicorn closes the listening socket and waits for the requests that it has accepted.
 """
 
 import asyncio
@@ -9,8 +11,44 @@ import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 logger = logging.getLogger("bentoml.convoke")
+
+
+CLOSE = (b"connection", b"close")
+
+
+class Drain:
+    """Ends the connections of a worker that stops."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        """Whether the worker stops: from then on, each response closes its connection."""
+        self._config: Any = None
+        self._state: Any = None
+
+    def use(self, config: Any) -> None:
+        """Act on the connections of the server with this configuration of uvicorn's."""
+        self._config = config
+
+    def watch(self, state: Any) -> None:
+        """Act on the connections in this state of uvicorn's server; call it for each connection."""
+        self._state = state
+
+    def start(self, seconds: float) -> None:
+        """Close each connection after its response, and idle ones after half of the seconds; on the event loop."""
+        self.is_on = True
+        if self._config is not None:  # uvicorn makes the headers of later seconds of it
+            self._config.encoded_headers.append(CLOSE)
+        if self._state is not None:
+            self._state.default_headers.append(CLOSE)
+        asyncio.get_running_loop().call_later(seconds / 2, self._close_idle)
+
+    def _close_idle(self) -> None:
+        for connection in list(self._state.connections) if self._state is not None else []:
+            if connection.is_idle:
+                connection.shutdown()
 
 
 def postpone_sigterm(seconds: float, on_drain: Callable[[], None]) -> None:
@@ -20,7 +58,7 @@ def postpone_sigterm(seconds: float, on_drain: Callable[[], None]) -> None:
 
     Args:
         seconds: how long requests are still accepted; 0 stops at once.
-        on_drain: called once, when the first signal arrives, in the main thread.
+        on_drain: called once, on the event loop, when the first signal arrives.
     """
     loop = asyncio.get_running_loop()
     stop = signal.getsignal(signal.SIGTERM)
@@ -34,7 +72,7 @@ def postpone_sigterm(seconds: float, on_drain: Callable[[], None]) -> None:
             stop(number, frame)
             return
         is_draining = True
-        on_drain()
+        loop.call_soon_threadsafe(on_drain)
         logger.info("stopping: not ready any more; requests are accepted for another %g s", seconds)
         loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, None)
 

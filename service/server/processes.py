@@ -3,27 +3,40 @@
 `tests/service/server/test_bentoml_internals.py` checks that what is replaced still exists.
 """
 
+import contextlib
 import os
 import socket
 from typing import Any
 
 from bentoml._internal.utils.circus import Arbiter
+from circus.exc import ConflictError
 from circus.sockets import CircusSocket
 
 CHECK_S = 1.0
-"""Seconds between two looks of circus for workers that have ended; BentoML's are 10, in which nothing answers."""
+"""Seconds between two looks for workers that have ended. Circus itself looks every 10 s, in which nothing answers, and
+by the wall clock: set back, it would not look at all."""
 
 
 def set_up() -> None:
     """Call this in the server, before it makes its socket and its workers."""
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, a worker that dies is not replaced
-    Arbiter._init_context = _init_context  # noqa: SLF001 -- the last step before its timer is made
+    Arbiter.start = _start
     CircusSocket.listen = _do_not_listen
 
 
-def _init_context(arbiter: Any, context: Any) -> None:
-    arbiter.check_delay = CHECK_S
-    super(Arbiter, arbiter)._init_context(context)
+def _start(arbiter: Any, **kwargs: Any) -> None:
+    loop = arbiter.loop.asyncio_loop
+
+    def check() -> None:
+        loop.call_later(CHECK_S, check)
+        with contextlib.suppress(ConflictError):  # it starts or stops workers at this moment
+            arbiter.manage_watchers()
+
+    loop.call_later(CHECK_S, check)
+    _start_arbiter(arbiter, **kwargs)
+
+
+_start_arbiter = Arbiter.start
 
 
 def _do_not_listen(_: socket.socket, backlog: int = 0) -> None:

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service import settings
 from service.http import access
 from service.server.connections import Connection, Limits
+from service.server.draining import Drain
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
@@ -43,15 +44,15 @@ class TakeOver:
     def _at_start(self, receive: Receive, send: Send) -> Send:
         async def forward(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                application = bentoml.get_current_service().asgi
-                self._app = _beside(self._bentoml, application)
-                take_over(receive, application, settings.from_environment())
+                service = bentoml.get_current_service()
+                self._app = _beside(self._bentoml, service.asgi)
+                take_over(receive, service.asgi, settings.from_environment(), service.drain)
             await send(message)
 
         return forward
 
 
-def take_over(receive: Receive, application: ASGIApp, chosen: Settings) -> None:
+def take_over(receive: Receive, application: ASGIApp, chosen: Settings, drain: Drain) -> None:
     """Give uvicorn our application and our protocol; `receive` is that of the lifespan."""
     config: Any = getattr(getattr(receive, "__self__", None), "config", None)
     if getattr(config, "http_protocol_class", None) is not HttpToolsProtocol:
@@ -61,9 +62,16 @@ def take_over(receive: Receive, application: ASGIApp, chosen: Settings) -> None:
         )
         return
     limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
-    config.http_protocol_class = partial(Connection, limits=limits)
+    drain.use(config)
+    config.http_protocol_class = partial(_connect, limits, drain)
     config.timeout_keep_alive = chosen.keep_alive_s
     config.loaded_app = _beside(access.cross_origin(config.loaded_app, chosen), application)
+
+
+def _connect(limits: Limits, drain: Drain, **kwargs: Any) -> Connection:
+    """A connection, as uvicorn makes it."""
+    drain.watch(kwargs["server_state"])
+    return Connection(limits=limits, **kwargs)
 
 
 def _beside(bentoml_app: ASGIApp, application: ASGIApp) -> ASGIApp:

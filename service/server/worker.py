@@ -16,7 +16,7 @@ from service.routes import native
 from service.routes.answer import render
 from service.server import fleet, startup
 from service.server.assembly import assemble
-from service.server.draining import postpone_sigterm
+from service.server.draining import Drain, postpone_sigterm
 from service.server.memory import Memory
 from service.settings import Settings
 from service.telemetry import log, tracing
@@ -29,7 +29,7 @@ IDLE_S = 1.0
 
 
 class Worker:
-    """Repository, queues and routes of one process; `asgi` is the application that answers requests."""
+    """Repository, queues and routes of one process; `asgi` answers requests, and `drain` ends connections."""
 
     def __init__(self, settings: Settings, index: int) -> None:
         """Put the parts together; load no models yet.
@@ -58,6 +58,7 @@ class Worker:
         self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
         self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
+        self.drain = Drain()
 
     async def start(self) -> None:
         """Load the models in a thread, while /livez and /readyz answer; then poll for new versions.
@@ -65,7 +66,7 @@ class Worker:
         The successor of a worker that died accepts no request before it is ready, because the other workers answer
         meanwhile.
         """
-        postpone_sigterm(self._drain_s, self._repository.retire)
+        postpone_sigterm(self._drain_s, self._drain)
         loading = asyncio.create_task(self._load())
         self._tasks = [loading]
         if self._fleet.join():
@@ -95,6 +96,11 @@ class Worker:
         """
         content: dict[str, Any] = json.loads(render(await native.call(self._predictor, model, key, [*items])))
         return content
+
+    def _drain(self) -> None:
+        """Stop being ready, and let each connection end."""
+        self._repository.retire()
+        self.drain.start(self._drain_s)
 
     async def _load(self) -> bool:
         """Load the models, and say whether to poll for new versions."""

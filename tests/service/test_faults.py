@@ -44,18 +44,29 @@ def start_request(server: Server) -> http.client.HTTPConnection:
 
 @pytest.mark.slow
 def test_sigterm_drains_the_server(start_server: Start) -> None:
-    """It is not ready at once; requests, started and new ones, are answered; then it exits with 0."""
+    """It is not ready at once; requests, started and new ones, are answered; then it exits with 0.
+
+    Each of these responses ends its connection, and idle connections end while new ones are still accepted.
+    """
     server = start_server(CONVOKE_DRAIN_S="2")
     server.wait_until_ready()
-    with httpx.Client(base_url=server.url) as kept:
-        assert kept.get("/models").status_code == 200
+    with httpx.Client(base_url=server.url) as kept, socket.create_connection(("127.0.0.1", server.port), 30) as idle:
+        assert "connection" not in kept.get("/models").headers
+        idle.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(1000).startswith(b"HTTP/1.1 200")
         started = start_request(server)
         psutil.Process(server.pid).send_signal(signal.SIGTERM)
         server.wait(lambda: kept.get("/readyz").status_code == 503)
-        assert kept.get("/v2/health/ready").status_code == 503
+        health = kept.get("/v2/health/ready")
+        assert (health.status_code, health.headers["connection"]) == (503, "close")
+        old = httpx.get(f"{server.url}/livez", headers={"Connection": "keep-alive"})
+        assert old.headers.get_list("connection") == ["close"]
+        assert idle.recv(1) == b""
         assert classify(server) == 200
         started.send(DIGIT[100:])
-        assert started.getresponse().read()
+        response = started.getresponse()
+        assert response.read()
+        assert response.getheader("Connection") == "close"
         started.close()
     assert server.wait_for_end() == 0
     with pytest.raises(ConnectionRefusedError):

@@ -19,6 +19,7 @@ from service.http import access, keys
 from service.http.route import Need, Route
 from service.routes import oip
 from service.server import takeover
+from service.server.draining import Drain
 from service.settings import Settings, SettingsError
 from tests.drawing import encode, mnist_like
 from tests.service.routes.test_docs import routes_of
@@ -344,7 +345,9 @@ def test_health_is_open_to_the_origins() -> None:
             return {}
 
     lifespan = Lifespan()
-    takeover.take_over(lifespan.receive, PlainTextResponse("ours"), Settings(cors_origins="https://shop.example"))
+    takeover.take_over(
+        lifespan.receive, PlainTextResponse("ours"), Settings(cors_origins="https://shop.example"), Drain()
+    )
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app=lifespan.config.loaded_app)

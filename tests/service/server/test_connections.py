@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from contract.errors import TooLarge
 from service.server import connections, takeover
 from service.server.connections import Connection, Limits
+from service.server.draining import Drain
 from service.settings import Settings
 from tests.serving import Server
 
@@ -419,7 +420,7 @@ def test_another_server_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async def receive() -> dict[str, Any]:
         return {}
 
-    takeover.take_over(receive, echo, Settings())
+    takeover.take_over(receive, echo, Settings(), Drain())
     assert "not uvicorn with httptools" in caplog.text
 
 
