@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from contract.colour import Convert, find_conversion
 from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
 from contract.kinds import describe
 from contract.screen import screen
@@ -63,13 +64,14 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             image = _open(data)
             _check_size(image, max_pixels)
             mode = _mode(image, spec)
-            image.draft(mode, (spec.working_side, spec.working_side))
+            convert = find_conversion(image, data)
+            image.draft(image.mode if convert else mode, (spec.working_side, spec.working_side))
             is_deep = ";16" in str(image.tile[:1]) and image.mode in {"RGB", "RGBA"}
             image.load()
             limit = _declared_maximum(image, data)
             if is_deep and np.max(image.getextrema()[:3]) < _FAINT_BYTE:
                 _add_low_bytes(image, data, limit)
-            return _flatten(_upright(image), mode, spec, limit)
+            return _flatten(_upright(image), mode, spec, limit, convert)
     except ConvokeError:
         raise
     except UnidentifiedImageError as error:
@@ -161,8 +163,10 @@ def _mode(image: Image.Image, spec: ImageInput) -> str:
     )
 
 
-def _flatten(image: Image.Image, mode: str, spec: ImageInput, limit: int) -> Image.Image:
-    """Any mode -> `mode`: transparency on a plain background, more than 8 bits scaled to 8.
+def _flatten(
+    image: Image.Image, mode: str, spec: ImageInput, limit: int, convert: Convert | None = None
+) -> Image.Image:
+    """Any mode -> `mode`: colours to sRGB, transparency on a plain background, more than 8 bits scaled to 8.
 
     An image in which a digit is searched for is reduced to `DIGIT_SIDES` on the way, which bounds the memory.
     """
@@ -170,12 +174,13 @@ def _flatten(image: Image.Image, mode: str, spec: ImageInput, limit: int) -> Ima
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image, limit)
     is_transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
-    if image.mode == mode and not is_transparent and reduction == 1:
+    if image.mode == mode and not is_transparent and reduction == 1 and convert is None:
         return image
     background = _background(image, spec) if is_transparent else None
     flat = Image.new(mode, (-(-image.width // reduction), -(-image.height // reduction)))
     for box in _bands(image, reduction):
-        band = _flatten_band(image.crop(box), background, mode)
+        band = image.crop(box)
+        band = _flatten_band(convert(band) if convert else band, background, mode)
         flat.paste(band.reduce(reduction) if reduction > 1 else band, (0, box[1] // reduction))
     return flat
 
