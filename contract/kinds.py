@@ -7,6 +7,9 @@ and browsers write JPEG as readily.
 import base64
 import binascii
 import re
+from typing import Literal
+
+from contract import jpeg
 
 _CONVERT = "convert it to JPEG or PNG"
 _BRANDS = {
@@ -53,6 +56,10 @@ _TEXTS = (
     (b"{", "JSON", "send it with Content-Type: application/json"),
     (b"[", "JSON", "send it with Content-Type: application/json"),
 )
+_USUAL_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+_CONVERTED = re.compile(rb"\x89PNG(?!\r\n\x1a\n)[\r\n]+\x1a")
+_RECODED = re.compile(rb"(\xef\xbf\xbd|\xc2\x89|\?)PNG[\r\n]|(\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98\xc3\xbf")
+"""The signatures of PNG and JPEG after a program took the bytes for text in UTF-8, Latin-1 or ASCII."""
 _NETPBM = re.compile(rb"P[1-7fF]\s")
 _URL = re.compile(rb"(https?|ftp|file|s3|gs)://\S+\Z", re.IGNORECASE)
 _PATH = re.compile(rb"@?([A-Za-z]:\\|\.{0,2}/|~/)?[\w .\\/()-]+\.(jpe?g|png|webp|gif|bmp|tiff?|heic)\Z", re.IGNORECASE)
@@ -82,6 +89,55 @@ def _binary(data: bytes) -> tuple[str, str] | None:
     if not any(data[:4096]):
         return "a file of zeros", "send the image again"
     return next(((name, advice) for start, name, advice in _SIGNATURES if data.startswith(start)), None)
+
+
+def describe_damage(data: bytes) -> str:
+    """How the first bytes of an image say that it was damaged on its way; empty if they do not."""
+    if _CONVERTED.match(data):
+        return "its line ends were converted; transfer it in binary mode"
+    return "it was decoded as text and encoded again; send its bytes as they are" if _RECODED.match(data) else ""
+
+
+def describe_variant(data: bytes) -> str:
+    """What is special about a JPEG, BMP or TIFF that cannot be read, with advice; empty if nothing is known."""
+    if data.startswith(b"\xff\xd8"):
+        name = jpeg.name_variant(data)
+    elif data.startswith(b"BM"):
+        name = _bmp_variant(data)
+    else:
+        name = _tiff_variant(data) if data[:2] in {b"II", b"MM"} else None
+    return f"{name}; {_CONVERT}" if name else ""
+
+
+def _bmp_variant(data: bytes) -> str | None:
+    size, compression = (int.from_bytes(data[place : place + 4], "little") for place in (14, 30))
+    if size in {16, 64} and (size == 16 or compression):  # noqa: PLR2004 -- the headers of OS/2 2.0
+        return "a BMP of OS/2"
+    return f"a BMP with compression {compression}" if size >= 40 and compression > 3 else None  # noqa: PLR2004
+
+
+def _tiff_variant(data: bytes) -> str | None:
+    """The values of a TIFF, and how they are compressed."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(data[place : place + size], order)
+
+    if number(2, 2) != 42:  # noqa: PLR2004 -- BigTIFF has 43
+        return None
+    start = number(4, 4)
+    tags: dict[int, int] = {}
+    for place in range(start + 2, start + 2 + 12 * min(number(start, 2), 100), 12):
+        size = {3: 2, 4: 4}.get(number(place + 2, 2), 0)
+        is_inside = size * number(place + 4, 4) <= 4  # noqa: PLR2004 -- bytes of an entry's value
+        tags[number(place, 2)] = number(place + 8 if is_inside else number(place + 8, 4), size)
+    bits, channels, compression = tags.get(258, 1), tags.get(277, 1), tags.get(259, 1)
+    form = {2: "signed integers", 3: "floating-point numbers", 6: "complex numbers"}.get(tags.get(339, 1), "integers")
+    if not 0 < bits <= 128 or not tags:  # noqa: PLR2004 -- of complex numbers
+        return None
+    coded = f" and compression {compression}" if compression not in _USUAL_COMPRESSIONS else ""
+    usual = form == "integers" and bits in {1, 2, 4, 8, 16} and not coded
+    return None if usual else f"a TIFF with {channels} channel{'s' * (channels > 1)} of {bits}-bit {form}{coded}"
 
 
 def _textual(data: bytes) -> tuple[str, str] | None:

@@ -2,16 +2,17 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from contract import jpeg
 from contract.colour import Convert, find_conversion
 from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
-from contract.kinds import describe
+from contract.kinds import describe, describe_damage, describe_variant
 from contract.screen import screen
 from contract.spec import DIGIT_SIDES, MAX_PIXELS, ImageInput
 
@@ -21,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"RIFF", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 
-_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
 _PREFIX_BYTES = (b"\xef\xbb\xbf", b"\r", b"\n", b" ", b"\t")
 _BAND_PIXELS = 1 << 20  # converted at a time, which bounds the memory of intermediate steps
 _WHITE_16 = 0xFFFF
@@ -60,30 +61,41 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata; both are handled here
             data = _without_prefix(data)
-            screen(data)
+            layout = screen(data)
             image = _open(data)
             _check_size(image, max_pixels)
             mode = _mode(image, spec)
             convert = find_conversion(image, data)
-            image.draft(image.mode if convert else mode, (spec.working_side, spec.working_side))
+            if layout is not None:
+                upright = _upright(jpeg.load(image, data, layout, image.mode if convert else mode, spec.working_side))
+                return _flatten(upright, mode, spec, 0, convert)
             is_deep = ";16" in str(image.tile[:1]) and image.mode in {"RGB", "RGBA"}
-            image.load()
+            image = _load(image, data)
             limit = _declared_maximum(image, data)
             if is_deep and np.max(image.getextrema()[:3]) < _FAINT_BYTE:
                 _add_low_bytes(image, data, limit)
             return _flatten(_upright(image), mode, spec, limit, convert)
     except ConvokeError:
         raise
-    except UnidentifiedImageError as error:
-        if has_signature(data) and not describe(data):
-            raise Unreadable("the image is damaged or cut off: its header cannot be read") from error
-        kind = describe(data)
-        supported = f"supported formats: {', '.join(FORMATS)}"
-        raise UnsupportedMediaType(f"unsupported image format{': ' if kind else ''}{kind}; {supported}") from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the image has too many pixels (maximum {max_pixels:,})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise Unreadable(f"the image is damaged or cut off: {error}") from error
+        raise _explain(error, data) from error
+
+
+def _explain(error: Exception, data: bytes) -> ConvokeError:
+    """Why an image cannot be decoded."""
+    kind, damage = describe_variant(data), describe_damage(data)
+    if damage:
+        return Unreadable(f"the image is damaged: {damage}")
+    if isinstance(error, UnidentifiedImageError) and not kind:
+        kind = describe(data)
+        if has_signature(data) and not kind:
+            return Unreadable("the image is damaged or cut off: its header cannot be read")
+    elif not kind:
+        return Unreadable(f"the image is damaged or cut off: {error}")
+    supported = f"supported formats: {', '.join(FORMATS)}"
+    return UnsupportedMediaType(f"unsupported image format{': ' if kind else ''}{kind}; {supported}")
 
 
 def squash(image: Image.Image, spec: ImageInput) -> Pixels:
@@ -110,15 +122,32 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     except ValueError:
         if not data.startswith(PNG_SIGNATURE):
             raise
-        return Image.open(io.BytesIO(_without_texts(data)), formats=FORMATS)
+    try:
+        return Image.open(io.BytesIO(_without_chunks(data, _TEXT_CHUNKS)), formats=FORMATS)
+    except ValueError:
+        return Image.open(io.BytesIO(_without_chunks(data, (*_TEXT_CHUNKS, b"iCCP"))), formats=FORMATS)
 
 
-def _without_texts(data: bytes) -> bytes:
-    """A PNG without the chunks that may hold large texts and profiles."""
+def _load(image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile:
+    """Decode an opened image that is not a JPEG: of an animated PNG the first frame that it shows."""
+    if image.info.get("default_image"):  # for viewers without animation
+        image.seek(1)
+    try:
+        image.load()
+    except ValueError:  # a text behind the pixels
+        if image.format != "PNG":
+            raise
+        image = Image.open(io.BytesIO(_without_chunks(data, (*_TEXT_CHUNKS, b"iCCP"))), formats=FORMATS)
+        image.load()
+    return image
+
+
+def _without_chunks(data: bytes, names: Collection[bytes]) -> bytes:
+    """A PNG without the chunks of these names."""
     kept, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while place < len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])
-        if data[place + 4 : place + 8] not in _TEXT_CHUNKS:
+        if data[place + 4 : place + 8] not in names:
             kept.append(data[place:end])
         place = end
     return b"".join(kept)

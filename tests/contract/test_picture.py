@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from contract.errors import NoContent, TooLarge, Unreadable, UnsupportedMediaTyp
 from contract.inputs import image_to_pixels
 from contract.picture import FORMATS, decode
 from contract.spec import ImageInput
+from tests.contract.test_colour import DISPLAY_P3
 from tests.drawing import draw, encode
 from tests.fuzz import seed_corpus
 from tests.fuzz.seed_corpus import SIGNATURE, chunk
@@ -313,8 +315,90 @@ def test_a_photo_of_a_50_megapixel_phone_is_within_the_default_limit() -> None:
     ],
     ids=["zTXt", "iTXt", "iCCP"],
 )
-def test_large_texts_and_profiles_of_a_png_are_skipped(extra: bytes) -> None:
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind the pixels"])
+def test_large_texts_and_profiles_of_a_png_are_skipped(extra: bytes, place: int) -> None:
     """Image generators write their settings into the file, which the pixels do not need."""
     plain = encode(quarters())
-    data = plain[:33] + extra + plain[33:]
+    data = plain[:place] + extra + plain[place:]
     assert (image_to_pixels(data, PHOTO) == image_to_pixels(plain, PHOTO)).all()
+
+
+def test_a_large_text_hides_no_profile() -> None:
+    """The colours of a PNG are converted although its text is skipped."""
+    muted = quarters().point([60 + level // 2 for level in range(256)] * 3)
+    data = encode(muted, icc_profile=DISPLAY_P3)
+    text = chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(3 << 20)))
+    assert (image_to_pixels(data[:33] + text + data[33:], PHOTO) == image_to_pixels(data, PHOTO)).all()
+    assert (image_to_pixels(data, PHOTO) != image_to_pixels(encode(muted), PHOTO)).any()
+
+
+def test_an_animated_png_shows_its_first_frame() -> None:
+    """Not the image for viewers without animation, which browsers hide."""
+    hidden, frames = Image.new("RGB", (80, 40), "black"), [quarters(), Image.new("RGB", (80, 40), "grey")]
+    for default, images in ((True, [hidden, *frames]), (False, frames)):
+        data = encode(images[0], save_all=True, append_images=images[1:], default_image=default)
+        assert_similar(image_to_pixels(data, PHOTO))
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (lambda data: data.replace(b"\r\n", b"\n"), "line ends"),
+        (lambda data: data.replace(b"\n", b"\r\n"), "line ends"),
+        (lambda data: data.replace(b"\r", b""), "line ends"),
+        (lambda data: data.decode("utf-8", "replace").encode(), "as text"),
+        (lambda data: data.decode("latin-1").encode(), "as text"),
+        (lambda data: data.decode("ascii", "replace").encode("ascii", "replace"), "as text"),
+    ],
+    ids=["CR LF to LF", "LF to CR LF", "without CR", "UTF-8", "Latin-1", "ASCII"],
+)
+def test_a_png_that_was_taken_for_text_says_so(change: Callable[[bytes], bytes], fact: str) -> None:
+    """Its signature was made to show this."""
+    with pytest.raises(Unreadable, match=fact):
+        image_to_pixels(change(encode(quarters())), PHOTO)
+
+
+def os2_bitmap(header_bytes: int, compression: int) -> bytes:
+    """A BMP of OS/2 2.0."""
+    fields = struct.pack("<IiiHHIIiiII", header_bytes, 8, 8, 1, 24, compression, 192, 0, 0, 0, 0)
+    header = fields[:header_bytes].ljust(header_bytes, b"\0")
+    return b"BM" + struct.pack("<IHHI", 206 + header_bytes, 0, 0, 14 + header_bytes) + header + bytes(192)
+
+
+def numeric_tiff(dtype: str, sample_format: int, channels: int) -> bytes:
+    """A TIFF of 20 x 20 pixels of numbers that Pillow cannot write."""
+    values = np.zeros((20, 20, channels), dtype)
+    order, bits = ">" if dtype.startswith(">") else "<", values.dtype.itemsize * 8
+    start = 8 + values.nbytes
+    tags = [(256, 20), (257, 20), (258, bits), (259, 1), (262, 1), (273, 8), (277, channels), (278, 20)]
+    tags += [(279, values.nbytes), (339, sample_format)]
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags)
+    header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", start)
+    return header + values.tobytes() + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (os2_bitmap(16, 0), "OS/2"),
+        (os2_bitmap(64, 3), "OS/2"),
+        (os2_bitmap(64, 4), "OS/2"),
+        (os2_bitmap(40, 4), "compression 4"),
+        (numeric_tiff("<f8", 3, 1), "64-bit floating-point"),
+        (numeric_tiff(">f2", 3, 1), "16-bit floating-point"),
+        (numeric_tiff("<f4", 3, 3), "3 channels of 32-bit floating-point"),
+        (numeric_tiff("<c8", 6, 1), "complex"),
+    ],
+    ids=["OS/2 short", "OS/2 Huffman", "OS/2 RLE24", "BMP of JPEG", "float64", "float16", "RGB of floats", "complex"],
+)
+def test_rare_variants_are_named(data: bytes, name: str) -> None:
+    """They are whole, but not read: the message says what they are."""
+    with pytest.raises(UnsupportedMediaType, match=name):
+        image_to_pixels(data, PHOTO)
+
+
+def test_a_bitmap_of_os2_with_the_short_header_is_read() -> None:
+    """That of OS/2 1.0, which Windows wrote, too."""
+    pixels = np.asarray(quarters(size=(16, 16)))[::-1, :, ::-1].tobytes()
+    header = struct.pack("<IHHIIHHHH", 26 + len(pixels), 0, 0, 26, 12, 16, 16, 1, 24)
+    assert_similar(image_to_pixels(b"BM" + header + pixels, PHOTO))

@@ -10,7 +10,8 @@ from PIL import Image
 
 from contract.errors import TooLarge
 from contract.inputs import image_to_pixels
-from contract.screen import MAX_RUN_LENGTH_BYTES, MAX_SCANS, MAX_SEGMENTS, MAX_TAG_VALUES, screen
+from contract.jpeg import MAX_SCANS, MAX_SEGMENTS
+from contract.screen import MAX_RUN_LENGTH_BYTES, MAX_TAG_VALUES, screen
 from contract.spec import ImageInput
 from tests.drawing import cat, draw, encode
 
