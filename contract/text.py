@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,14 @@ from contract.manifest import read_text
 from contract.spec import TextInput
 
 Tokens = npt.NDArray[np.int64]
+
+
+class Beginning(np.ndarray[Any, np.dtype[np.int64]]):
+    """The token ids of the beginning of a text that is longer than the model reads."""
+
+    total = 0
+    """How many tokens the whole text has."""
+
 
 _PIECE = 4096  # characters that are decomposed at a time
 _STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
@@ -60,6 +69,8 @@ def check_length(text: str, max_characters: int) -> None:
 def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     """Turn a text into what the graph takes: the ids of its first `spec.length` tokens, int64 (L), L from 1.
 
+    They are a `Beginning` if the text has more.
+
     Raises:
         Unreadable: the text has no word or holds half of a surrogate pair, or the tokenizer gives up on it.
     """
@@ -74,7 +85,12 @@ def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     ids = encoding.ids[: spec.length]
     if not ids:
         raise Unreadable("the text has no word")
-    return np.array(ids, np.int64)
+    tokens = np.array(ids, np.int64)
+    if len(encoding.ids) > spec.length:
+        beginning = tokens.view(Beginning)
+        beginning.total = len(encoding.ids)
+        return beginning
+    return tokens
 
 
 def pad(texts: Sequence[Tokens]) -> Tokens:

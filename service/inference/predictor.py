@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeGuard, TypeVar
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from contract.errors import ConvokeError, TooLarge
 from contract.inputs import Array, Items, Preprocessor
+from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
 from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer
 from service.inference.decoding import Decoders
@@ -29,6 +30,7 @@ Item = bytes | str | Array | ConvokeError
 """An encoded item, a decoded item, or the reason why a front end could not read it."""
 Row = npt.NDArray[np.float32]
 
+_NONE: Mapping[int, tuple[int, int]] = {}
 _PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
 
 
@@ -41,6 +43,8 @@ class Answer:
     decode_s: float
     queue_s: float
     infer_s: float
+    truncated: Mapping[int, tuple[int, int]] = field(default_factory=lambda: _NONE)
+    """Position of a text that is longer than the model reads -> tokens that it read, tokens of the text."""
 
     def probabilities(self) -> list[Row]:
         """The row (classes,) of each item.
@@ -101,12 +105,15 @@ class Predictor:
         timeout_s = self._settings.request_timeout_s
         start = time.perf_counter()
         decoded: Items | Sequence[Array | ConvokeError]
+        truncated = _NONE
         if _are_decoded(items):
             decoded = items
         else:
             assert isinstance(items, list)
             decoded = await self._decode(version, items, timeout_s, is_gone)
             items.clear()
+            if version.manifest.input.is_text:
+                truncated = _truncated(decoded)
         arrays = decoded if isinstance(decoded, np.ndarray) else [item for item in decoded if _is_array(item)]
         decode_s = time.perf_counter() - start
         if len(arrays) == 0:
@@ -118,7 +125,7 @@ class Predictor:
         if len(arrays) < count:
             remaining = iter(outcome.rows)
             rows = [item if isinstance(item, ConvokeError) else next(remaining) for item in decoded]
-        return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s))
+        return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s, truncated))
 
     @property
     def is_idle(self) -> bool:
@@ -213,6 +220,10 @@ class Predictor:
                 logger.error("model %s version %s: %s", version.name, version.number, error, exc_info=error)
         self._metrics.items.labels(version.name, version.number).inc(len(answer.rows) - len(errors))
         return answer
+
+
+def _truncated(decoded: Sequence[Array | ConvokeError]) -> Mapping[int, tuple[int, int]]:
+    return {place: (len(item), item.total) for place, item in enumerate(decoded) if type(item) is Beginning}
 
 
 def _are_decoded(items: list[Item] | Array) -> TypeGuard[Items]:

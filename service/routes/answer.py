@@ -19,13 +19,14 @@ def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) ->
         min_score: predictions with a lower score abstain: their label is null, and their guess is the label.
     """
     labels = answer.version.quoted_labels
-    predictions = ",".join(
-        [
-            _render_error(row) if isinstance(row, ConvokeError) else _render_row(row, labels, top, min_score)
-            for row in answer.rows
-        ]
-    )
-    return f'{answer.version.json_prefix}"predictions":[{predictions}]}}'.encode()
+    predictions = [
+        _render_error(row) if isinstance(row, ConvokeError) else _render_row(row, labels, top, min_score)
+        for row in answer.rows
+    ]
+    for place, (read, total) in answer.truncated.items():
+        if not isinstance(answer.rows[place], ConvokeError):
+            predictions[place] = f'{predictions[place][:-1]},"truncated":true,"tokens_read":{read},"tokens":{total}}}'
+    return f'{answer.version.json_prefix}"predictions":[{",".join(predictions)}]}}'.encode()
 
 
 def _render_error(error: ConvokeError) -> str:
