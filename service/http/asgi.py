@@ -15,13 +15,14 @@ from functools import lru_cache
 from itertools import count
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import ConvokeError
 from service.errors import MethodNotAllowed, RouteNotFound, clear_tracebacks
 from service.http import pending
+from service.http.query import check_query
 from service.http.route import ErrorForm, Route, code_and_message
 from service.telemetry.facts import OnResponse, RequestFacts, attach
 from service.telemetry.metrics import Metrics
@@ -77,6 +78,8 @@ class Application:
             route, parameters = (self._match_cached if len(path) < _CACHED_LENGTH else self._match)(method, path)
             scope["path_params"] = parameters.copy()
             facts.route = route.path
+            if scope["query_string"] and route.query is not None:
+                check_query(scope["query_string"], route.query)
             return await route.endpoint(Request(scope, receive))
         except ConvokeError as error:
             return self._refuse(scope, error, facts)
@@ -90,18 +93,23 @@ class Application:
 
     def _error_form(self, path: str) -> ErrorForm:
         """The error form of the routes whose first segment is that of a path, whether or not one of them matches."""
-        routes = self._by_segment.get(_first_segment(path))
+        routes = self._by_segment.get(_first_segment(_plain(path)))
         return routes[0][1].error_form if routes else code_and_message
 
     def _match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route of a method and path, and the parameters in the path.
 
+        Doubled slashes, and one at the end, do not matter.
+
         Raises:
             RouteNotFound, MethodNotAllowed: no route matches.
         """
-        allowed = {"GET", "HEAD"} if path in _HEALTH else set()
-        for pattern, route in self._by_segment.get(_first_segment(path), ()):
-            match = pattern.match(path)
+        plain = _plain(path)
+        if plain in _HEALTH and plain != path and method in _TO_HEALTH.methods:
+            return _TO_HEALTH, {}
+        allowed = {"GET", "HEAD"} if plain in _HEALTH else set()
+        for pattern, route in self._by_segment.get(_first_segment(plain), ()):
+            match = pattern.match(plain)
             if match is None:
                 continue
             if method in route.methods:
@@ -112,6 +120,19 @@ class Application:
             methods = ", ".join(sorted(allowed))
             raise MethodNotAllowed(f"{received}: method not allowed; this path takes {methods}", allowed=methods)
         raise RouteNotFound(f"{received}: route not found; the routes are {self._listed}")
+
+
+async def _redirect(request: Request) -> Response:
+    return RedirectResponse(_plain(request.scope["path"]), 308)
+
+
+_TO_HEALTH = Route("/health", "GET", _redirect, needs=None, query=None)
+"""From /livez/ and the like to /livez, which BentoML answers under this path only."""
+
+
+def _plain(path: str) -> str:
+    """A path without empty segments."""
+    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
 
 
 def _first_segment(path: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -10,25 +9,23 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from contract.errors import TooLarge, Unreadable, UnsupportedMediaType
+from contract.errors import TooLarge
 from service.errors import InvalidRequest, SlowBody
-from service.http import pending
+from service.http import encoding, pending
 from service.settings import Settings
 from service.telemetry.facts import of
 
 Result = TypeVar("Result")
 
 _QUICK_BYTES = pending.SMALL_BYTES  # longer bodies are decompressed and parsed in another thread
-_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits
 
 
 async def read(request: Request, settings: Settings, *, may_be_empty: bool = False) -> bytes:
-    """The body of a request, decompressed if its Content-Encoding is gzip or deflate.
+    """The body of a request, decompressed by its Content-Encoding.
 
     Raises:
         TooLarge: more bytes than `max_body_bytes`, announced, received or decompressed.
-        UnsupportedMediaType: another Content-Encoding.
-        Unreadable: the content does not match its Content-Encoding.
+        UnsupportedMediaType, Unreadable: as `encoding.decompress`.
         SlowBody: the body did not arrive in time.
         Overloaded: the memory for bodies is full.
         InvalidRequest: the body is empty, or the client disconnected.
@@ -50,9 +47,9 @@ async def read(request: Request, settings: Settings, *, may_be_empty: bool = Fal
     facts.body_bytes = len(body)
     if len(body) > pending.SMALL_BYTES:
         pending.hold(facts, len(body), settings.max_pending_bytes)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    if encoding != "identity" and body:
-        body = await run(partial(_unpack, body, encoding, limit), len(body))
+    if b"content-encoding" in headers and body:
+        codings = encoding.codings_of(request.scope["headers"])
+        body = await run(partial(encoding.decompress, body, codings, limit), len(body))
         if len(body) > pending.SMALL_BYTES:
             pending.hold(facts, len(body), settings.max_pending_bytes)
     if not body and not may_be_empty:
@@ -108,23 +105,3 @@ def _receive_now(receive: Receive) -> Message | None:
         return message
     waiting.close()
     return None
-
-
-def _unpack(body: bytes | bytearray, encoding: str, limit: int) -> bytearray:
-    """The decompressed content; never more than one byte above the limit is in memory."""
-    if encoding not in _WINDOWS:
-        raise UnsupportedMediaType(
-            f"unsupported Content-Encoding {encoding[:40]!r}; supported encodings: gzip, deflate, identity"
-        )
-    unpacker = zlib.decompressobj(_WINDOWS[encoding])
-    try:
-        content = bytearray(unpacker.decompress(body, limit + 1))
-    except zlib.error as error:
-        raise Unreadable(f"the body is not {encoding}, as its Content-Encoding says: {error}") from error
-    if len(content) > limit:
-        raise TooLarge(f"request body too large after decompression (maximum {limit} bytes)")
-    if not unpacker.eof:
-        raise Unreadable(f"the {encoding} body is cut off")
-    if unpacker.unused_data:
-        raise Unreadable(f"{len(unpacker.unused_data)} bytes follow the end of the {encoding} body")
-    return content

@@ -1,6 +1,6 @@
 """A route: its path, its endpoint, the key that it needs, and the form of its errors."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Route:
     needs: Need
     error_form: ErrorForm = code_and_message
     """Makes the value of `"error"` in the JSON of an error response."""
+    query: Collection[str] | None = ()
+    """The parameters in the query; others are errors, unless this is None."""
 
     @property
     def methods(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,24 +25,48 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def classify(request: Request) -> Response:
         facts, started = of(request.scope), time.perf_counter()
-        top = _option(request, "top", TOP, "a whole number from 1 to 999999999")
-        min_score = _option(request, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
+        query = request.query_params if request.scope["query_string"] else {}
+        top, min_score = _options(query)
         version = predictor.resolve(request.path_params["model"])
-        encoded = await items.read(request, version.manifest.input, settings)
+        encoded, in_body = await items.read(request, version.manifest.input, settings)
+        if in_body:
+            top, min_score = _options(_merge(query, in_body))
         read_s = time.perf_counter() - started
         answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
         facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
         _raise_if_alone(answer)
         facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        content = render(answer, top=int(top) if top else None, min_score=float(min_score or 0))
+        content = render(answer, top=top, min_score=min_score)
         return Response(content, media_type="application/json")
 
-    return [Route("/classify/{model}", "POST", classify, needs="predict")]
+    return [Route("/classify/{model}", "POST", classify, needs="predict", query=items.OPTIONS)]
 
 
-def _option(request: Request, name: str, pattern: str, expected: str) -> str | None:
-    """An option in the query of a request."""
-    text = request.query_params.get(name) if request.scope["query_string"] else None
+def _options(sent: Mapping[str, str]) -> tuple[int | None, float]:
+    """How many labels get a score, or None for all; and the score below which a prediction abstains.
+
+    Raises:
+        InvalidRequest: an option has an invalid value.
+    """
+    top = _option(sent, "top", TOP, "a whole number from 1 to 999999999")
+    min_score = _option(sent, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
+    return int(top) if top else None, float(min_score or 0)
+
+
+def _merge(query: Mapping[str, str], in_body: Mapping[str, str]) -> Mapping[str, str]:
+    """The options of the query and those of the body.
+
+    Raises:
+        InvalidRequest: both have the same one.
+    """
+    twice = sorted(query.keys() & in_body.keys())
+    if twice:
+        raise InvalidRequest(f"{twice[0]} is both in the query and in the body; send it once")
+    return {**query, **in_body}
+
+
+def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> str | None:
+    text = sent.get(name)
     if text is not None and not re.fullmatch(pattern, text):
         raise InvalidRequest(f"{name}={text[:20]!r}: expected {expected}")
     return text

@@ -30,7 +30,10 @@ def routes(others: Sequence[Route], settings: Settings) -> list[Route]:
     async def page(_request: Request) -> Response:
         return HTMLResponse(as_html, headers=_HEADERS)
 
-    own = [Route("/openapi.json", "GET", document, needs=None), Route("/docs", "GET", page, needs=None)]
+    own = [
+        Route("/openapi.json", "GET", document, needs=None, query=None),
+        Route("/docs", "GET", page, needs=None, query=None),
+    ]
     content = openapi.document([*others, *own], settings)
     as_json, as_html = json.dumps(content).encode(), render(content)
     return own

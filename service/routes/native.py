@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.responses import Response
 
 from contract.errors import UnsupportedMediaType
 from service.errors import InvalidRequest
-from service.http import body, items, limited
+from service.http import body, charset, items, limited, media
 from service.http.route import Endpoint, Route
 from service.inference.predictor import Answer, Predictor
 from service.routes.answer import render
@@ -69,13 +68,11 @@ async def _read(request: Request, key: Key, settings: Settings) -> tuple[str, li
         UnsupportedMediaType: the content is not JSON, which BentoML assumes if there is no Content-Type.
         ConvokeError: as `body.read` and `limited.loads`; or the JSON does not have the form of the call.
     """
-    content_type, _ = parse_options_header(request.headers.get("content-type", "application/json"))
-    if content_type != b"application/json":
-        raise UnsupportedMediaType(
-            f"unsupported Content-Type {content_type[:60].decode('latin-1')!r}; expected application/json"
-        )
+    kind = media.parse(request.headers.get("content-type", "application/json").encode("latin-1"))
+    if kind.kind != "json":
+        raise UnsupportedMediaType(f"unsupported Content-Type {kind.type[:60]!r}; expected application/json")
     form = f'{{"model": "...", "{key}": ["...", ...]}}'
-    data = await body.read(request, settings)
+    data = charset.to_utf8(await body.read(request, settings), kind.charset)
     content = await body.run(partial(limited.loads, data, settings, form=form), len(data))
     values = items.check_list(content, key, form, beside=["model"])
     if not isinstance(content.get("model"), str):

@@ -8,6 +8,7 @@ Its clients work unchanged, among them tritonclient and KServe's. A model takes 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -56,6 +57,12 @@ class IndexEntry(BaseModel):
     reason: str
 
 
+class ModelNames(BaseModel):
+    """What KServe's server answers to a request for its models."""
+
+    models: list[str]
+
+
 class Index(RootModel[list[IndexEntry]]):
     """What Triton calls the repository index."""
 
@@ -83,13 +90,15 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
         return JSONResponse(status, 200 if status["ready"] else NotReady.status)
 
     return [
-        _route("/v2", "GET", server, None),
-        _route("/v2/health/live", "GET", live, None),
-        _route("/v2/health/ready", "GET", ready, None),
+        replace(_route(path, "GET", endpoint, None), query=None)
+        for path, endpoint in (("/v2", server), ("/v2/health/live", live), ("/v2/health/ready", ready))
     ]
 
 
 def _model_routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
+    async def names(_request: Request) -> Response:
+        return JSONResponse(ModelNames(models=[version.name for version in repository.serving()]).model_dump())
+
     async def metadata(request: Request) -> Response:
         return JSONResponse(_metadata(_version(predictor, request), repository).model_dump())
 
@@ -109,8 +118,16 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         answer = await predictor.predict(version, inference.items, is_gone=body.gone(request))
         probabilities = answer.probabilities()
         facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return _tensor_response(*tensors.answer(inference, version.manifest, probabilities))
+        return _tensor_response(*tensors.answer(inference, version.manifest, probabilities, answer.truncated))
 
+    return [
+        _route("/v2/models", "GET", names, "look"),
+        *_each_version(metadata, ready, infer),
+    ]
+
+
+def _each_version(metadata: Endpoint, ready: Endpoint, infer: Endpoint) -> list[Route]:
+    """The routes of a model, and those of one version of it."""
     return [
         route
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -132,7 +149,10 @@ def _tensor_response(json: bytes, binary: Sequence[bytes]) -> Response:
 def _repository_routes(repository: Repository, settings: Settings) -> list[Route]:
     async def index(request: Request) -> Response:
         options = await _options(request, settings)
-        return JSONResponse(_index(repository, only_ready=options.get("ready") is True).model_dump())
+        only_ready = options.get("ready")
+        if only_ready is not None and not isinstance(only_ready, bool):
+            raise InvalidRequest(f"ready is {str(only_ready)[:20]!r}; expected true or false")
+        return JSONResponse(_index(repository, only_ready=bool(only_ready)).model_dump())
 
     async def load(request: Request) -> Response:
         number = _version_number(await _options(request, settings))

@@ -104,6 +104,7 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "/v2": Operation("protocol", "Name, version and extensions of the server", {_JSON: oip.ServerMetadata}),
         "/v2/health/live": Operation("protocol", "Whether the server is alive", status),
         "/v2/health/ready": Operation("protocol", "Whether every model is ready", status, not_ready=status),
+        "/v2/models": Operation("protocol", "Names of the served models", {_JSON: oip.ModelNames}),
         "/v2/models/{model}": metadata,
         "/v2/models/{model}/ready": ready,
         "/v2/models/{model}/infer": infer,
@@ -129,6 +130,7 @@ def operations(settings: Settings) -> dict[str, Operation]:
 
 def _classify(settings: Settings) -> Operation:
     parts: Json = {"type": "object", "additionalProperties": _BYTES, "minProperties": 1}
+    fields: Json = {"type": "object", "additionalProperties": _STRING, "minProperties": 1}
     return Operation(
         "classify",
         "Classify images or texts",
@@ -137,10 +139,14 @@ def _classify(settings: Settings) -> Operation:
         {
             **dict.fromkeys(_IMAGES, ({**_BYTES, "minLength": 1}, "one encoded image")),
             _TEXT: ({**_STRING, "minLength": 1}, "one text in UTF-8"),
-            "multipart/form-data": (parts, f"up to {settings.max_items} images or texts, each a part of any name"),
+            "multipart/form-data": (parts, f"up to {settings.max_items} images or texts, each a file or a field"),
+            "application/x-www-form-urlencoded": (
+                fields,
+                "texts in fields named text, or images in base64 named image",
+            ),
             _JSON: (
                 {"oneOf": [_ref(Images), _ref(Texts)]},
-                'texts {"texts": ["..."]} or images in base64 {"images": ["..."]}',
+                'texts {"texts": ["..."]} or images in base64 {"images": ["..."]}; "top" and "min_score" beside them',
             ),
         },
         parameters=("top", "min_score"),
@@ -148,7 +154,8 @@ def _classify(settings: Settings) -> Operation:
         description=(
             "The body is one image or text, or holds any number as multipart parts or in JSON. Images are recognised "
             "by their content, whatever their Content-Type says. An item that cannot be read has an error in its place "
-            "and leaves the others alone; if it is the only item, the request fails with that error."
+            "and leaves the others alone; if it is the only item, the request fails with that error. A text "
+            "that is longer than the model reads has truncated, tokens_read and tokens in its prediction."
         ),
     )
 

@@ -16,4 +16,4 @@ def routes(text: Callable[[], bytes]) -> list[Route]:
     async def metrics(_request: Request) -> Response:
         return Response(await asyncio.to_thread(text), media_type=CONTENT_TYPE)
 
-    return [Route("/metrics", "GET", metrics, needs="metrics")]
+    return [Route("/metrics", "GET", metrics, needs="metrics", query=None)]

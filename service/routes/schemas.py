@@ -35,6 +35,9 @@ class Prediction(_Closed):
     score: Probability
     scores: dict[str, Probability]
     guess: str = Field(default_factory=str)
+    truncated: bool = Field(default=False, description="Whether the text has more tokens than the model reads.")
+    tokens_read: int = Field(default=0, description="How many tokens of a truncated text the model read.")
+    tokens: int = Field(default=0, description="How many tokens a truncated text has.")
 
 
 class Answer(BaseModel):
@@ -45,20 +48,29 @@ class Answer(BaseModel):
     predictions: list[Prediction | Error]
 
 
-class Texts(_Closed):
+class _Options(_Closed):
+    """The options of the query, which may stand in the JSON instead."""
+
+    top: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+    min_score: Probability | None = None
+
+
+class Texts(_Options):
     texts: Annotated[list[str], Field(min_length=1)]
 
 
-class Images(_Closed):
+class Images(_Options):
     images: Annotated[list[str], Field(min_length=1)]
 
 
-class TextsCall(Texts):
+class TextsCall(_Closed):
     model: str
+    texts: Annotated[list[str], Field(min_length=1)]
 
 
-class ImagesCall(Images):
+class ImagesCall(_Closed):
     model: str
+    images: Annotated[list[str], Field(min_length=1)]
 
 
 class TensorMetadata(BaseModel):

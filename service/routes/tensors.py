@@ -5,8 +5,9 @@ follow it in the order of their descriptions, little-endian. A BYTES value has i
 """
 
 import json
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.errors import TooLarge, Unreadable
 from contract.manifest import Manifest
+from contract.picture import has_signature
 from contract.spec import InputSpec
 from service.errors import InvalidRequest
 from service.http import items, limited
@@ -26,11 +28,14 @@ from service.settings import Settings
 
 Array = npt.NDArray[Any]
 OutputName = Literal["probabilities", "label"]
+Parameters = dict[str, Any] | None
 
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 _OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 _LENGTH = struct.Struct("<I")
 _MAX_AXES = 8
+_MASK = re.compile(rb"\x00*+\x01[\x00\x01]*+")
+"""An image whose values are only 0 and 1. One that is black throughout is not meant: load generators send it."""
 _MAX_DIGITS = 11  # of the length of the JSON
 
 
@@ -46,7 +51,7 @@ class InputTensor(_Part):
     name: str
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=_MAX_AXES)]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = None
     data: list[Any] | None = None
 
 
@@ -54,16 +59,16 @@ class RequestedOutput(_Part):
     """A tensor that the response shall have."""
 
     name: OutputName
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = None
 
 
 class InferenceRequest(_Part):
     """The JSON of an inference request."""
 
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[RequestedOutput], Field(max_length=len(_OUTPUTS))] = []
+    outputs: Annotated[list[RequestedOutput], Field(max_length=len(_OUTPUTS))] | None = None
     id: Annotated[str, Field(max_length=1024)] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,14 @@ def parse(content: bytes, json_length: str | None, manifest: Manifest, settings:
     """
     request, binary = _split(content, json_length, settings)
     tensor = request.inputs[0]
-    if "shared_memory_region" in tensor.parameters:
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
         raise InvalidRequest("shared memory is not supported; send the tensor in the body")
     values = _values(tensor, binary)
     count = tensor.shape[0] if tensor.shape else 0
+    if tensor.datatype == "BYTES" and len(tensor.shape) > 1:  # [N, 1] and [1, N], as clients of Triton send them
+        count = prod(tensor.shape)
+        if count != max(tensor.shape):
+            raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; expected [N] for BYTES")
     if not count:
         raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; its first axis counts the items")
     if count > settings.max_items:
@@ -113,7 +122,10 @@ def parse(content: bytes, json_length: str | None, manifest: Manifest, settings:
 
 
 def answer(
-    inference: Inference, manifest: Manifest, rows: Sequence[npt.NDArray[np.float32]]
+    inference: Inference,
+    manifest: Manifest,
+    rows: Sequence[npt.NDArray[np.float32]],
+    truncated: Mapping[int, tuple[int, int]] | None = None,
 ) -> tuple[bytes, list[bytes]]:
     """The body of an inference response: its JSON, and the binary tensors that follow it.
 
@@ -121,6 +133,7 @@ def answer(
         inference: the request.
         manifest: that of the model.
         rows: probabilities (classes,) of each item, in order.
+        truncated: as `Answer.truncated`.
     """
     probabilities = np.concatenate(rows).reshape(len(rows), -1)  # N x (C) -> (N, C)
     outputs: list[dict[str, Any]] = []
@@ -140,9 +153,18 @@ def answer(
         else:
             output["data"] = values
         outputs.append(output)
-    response = {"model_name": manifest.model, "model_version": str(manifest.version), "outputs": outputs}
+    response: dict[str, Any] = {
+        "model_name": manifest.model,
+        "model_version": str(manifest.version),
+        "outputs": outputs,
+    }
     if inference.id is not None:
         response["id"] = inference.id
+    if truncated:  # the protocol's parameters are no lists
+        names = "truncated_items", "tokens_read", "tokens"
+        columns = zip(*((place, *counts) for place, counts in truncated.items()), strict=True)
+        texts = {name: ",".join(map(str, column)) for name, column in zip(names, columns, strict=True)}
+        response["parameters"] = {"truncated": True, **texts}
     return json.dumps(response, separators=(",", ":")).encode(), tensors
 
 
@@ -157,17 +179,30 @@ def _split(content: bytes, json_length: str | None, settings: Settings) -> tuple
             raise InvalidRequest(f"Inference-Header-Content-Length is {length}, but the body has {len(content)} bytes")
     try:
         return InferenceRequest.model_validate(limited.loads(content[:length], settings)), content[length:]
-    except Unreadable as error:  # the length in the header may be wrong
-        raise InvalidRequest(str(error)) from error
+    except (InvalidRequest, Unreadable) as error:  # also not UTF-8, if the length in the header is wrong
+        raise InvalidRequest(_explain_json(content, json_length) or str(error)) from error
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"])) or "the request"
         raise InvalidRequest(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
 
 
+def _explain_json(content: bytes, json_length: str | None) -> str:
+    """What a body is that does not begin with the JSON of a request; empty if it cannot be recognised."""
+    if has_signature(content):
+        return "the body is an image; send it to /classify/{model}, or as a BYTES tensor after the JSON of a request"
+    if content.startswith(b"\x1f\x8b"):
+        return "the body is compressed; say so with Content-Encoding: gzip"
+    if content.startswith(b"--"):
+        return "the body is multipart; send it to /classify/{model}, or tensors as JSON"
+    if json_length is None and content.lstrip()[:1] == b"{" and b'"binary_data_size"' in content:
+        return "bytes follow the JSON; the header Inference-Header-Content-Length must say how long the JSON is"
+    return ""
+
+
 def _values(tensor: InputTensor, binary: bytes) -> list[Any] | bytes:
     """The values of a tensor as they were sent: a list in the JSON, or the bytes after it."""
-    size = tensor.parameters.get("binary_data_size")
+    size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
     if size is None and tensor.data is None:
         raise InvalidRequest(f"input {tensor.name[:40]!r} has neither data nor parameters.binary_data_size")
     if size is not None and tensor.data is not None:
@@ -176,7 +211,9 @@ def _values(tensor: InputTensor, binary: bytes) -> list[Any] | bytes:
         if binary:
             raise InvalidRequest(f"{len(binary)} bytes follow the JSON, but no tensor has a binary_data_size")
         return tensor.data
-    if type(size) is not int or size != len(binary):
+    if type(size) is not int:
+        raise InvalidRequest(f"binary_data_size is {str(size)[:40]!r}; expected a number of bytes")
+    if size != len(binary):
         raise InvalidRequest(f"binary_data_size is {str(size)[:40]}, but {len(binary)} bytes follow the JSON")
     return binary
 
@@ -189,9 +226,14 @@ def _items(tensor: InputTensor, values: list[Any] | bytes, manifest: Manifest) -
             return _encoded_items(tensor, values, spec)
         case name, kind if (name, kind) == (spec.tensor, datatype(spec)):
             try:
-                return spec.split(_numbers(tensor, values))
+                rows = spec.split(_numbers(tensor, values))
             except ValueError as error:
                 raise InvalidRequest(f"input {name!r} {error}") from error
+            if kind == "UINT8" and any(_MASK.fullmatch(row) for row in rows):
+                raise InvalidRequest(
+                    f"input {name!r} holds an image of only 0 and 1; expected 0 to 255, so multiply by 255"
+                )
+            return rows
         case name, kind:
             raise InvalidRequest(
                 f"model {manifest.model!r} takes the input {spec.tensor!r} of {datatype(spec)} or {spec.kind!r} of "
@@ -200,15 +242,16 @@ def _items(tensor: InputTensor, values: list[Any] | bytes, manifest: Manifest) -
 
 
 def _encoded_items(tensor: InputTensor, values: list[Any] | bytes, spec: InputSpec) -> list[Item]:
-    """The items of a BYTES tensor (N,)."""
-    if len(tensor.shape) != 1:
-        raise InvalidRequest(f"input {tensor.name!r} has shape {tensor.shape}; expected [N] for BYTES")
+    """The items of a BYTES tensor (N,), (N, 1) or (1, N)."""
+    count = prod(tensor.shape)
     if isinstance(values, bytes):
-        return _unpack(values, tensor.shape[0])
-    if len(values) != tensor.shape[0]:
-        raise InvalidRequest(f"input {tensor.name!r} has shape {tensor.shape}, but {len(values)} values")
+        return _unpack(values, count)
+    while values and type(values[0]) is list and {*map(type, values)} == {list}:
+        values = list(chain.from_iterable(values))
     if not all(isinstance(value, str) for value in values):
-        raise InvalidRequest("the data of a BYTES tensor must be a flat list of strings")
+        raise InvalidRequest("the data of a BYTES tensor must be strings")
+    if len(values) != count:
+        raise InvalidRequest(f"input {tensor.name!r} has shape {tensor.shape}, but {len(values)} values")
     return items.from_strings(values, spec)
 
 
@@ -262,22 +305,52 @@ def _unpack(data: bytes, count: int) -> list[Item]:
         start = stop + _LENGTH.size
         stop = start + (_LENGTH.unpack_from(data, stop)[0] if start <= len(data) else 0)
         if stop > len(data):
-            raise InvalidRequest("the BYTES tensor is cut off: a value is shorter than the length before it")
+            raise InvalidRequest(_explain_length(data, start - _LENGTH.size))
         values.append(data[start:stop])
     if len(values) < count:
-        raise InvalidRequest(f"the BYTES tensor has {len(values)} values; its shape is [{count}]")
+        raise InvalidRequest(f"the BYTES tensor has {len(values)} values; its shape holds {count}")
     if stop < len(data):
         raise InvalidRequest(f"{len(data) - stop} bytes follow the {count} values of the BYTES tensor")
     return values
 
 
+def _explain_length(data: bytes, start: int) -> str:
+    """Why a value of a binary BYTES tensor is shorter than the length before it."""
+    expected = "each value has its length before it, in 4 bytes, little-endian"
+    rest = data[start:]
+    if has_signature(rest):
+        return f"the BYTES tensor holds an image without its length; {expected}"
+    if int.from_bytes(rest[:4]) <= len(rest) - _LENGTH.size:
+        return f"the BYTES tensor holds a length in big-endian order; {expected}"
+    if rest[:4].isalnum():
+        return f"the BYTES tensor holds {rest[:20]!r} without its length; {expected}"
+    return f"the BYTES tensor is cut off: a value is shorter than the length before it; {expected}"
+
+
 def _outputs(request: InferenceRequest) -> list[tuple[OutputName, bool]]:
     """The requested outputs, or all if none is named, each with whether it is binary."""
-    default = request.parameters.get("binary_data_output") is True
-    for output in request.outputs:
-        if output.parameters.get("classification"):
+    default = bool(_flag(request.parameters, "binary_data_output"))
+    requested: dict[OutputName, bool] = {}
+    for output in request.outputs or ():
+        parameters = output.parameters or {}
+        if parameters.get("classification"):
             raise InvalidRequest("the classification extension is not supported; request 'label' and 'probabilities'")
-        if "shared_memory_region" in output.parameters:
+        if "shared_memory_region" in parameters:
             raise InvalidRequest("shared memory is not supported; outputs are in the response")
-    requested = [(output.name, output.parameters.get("binary_data", default) is True) for output in request.outputs]
-    return requested or [(name, default) for name in _OUTPUTS]
+        if output.name in requested:
+            raise InvalidRequest(f"output {output.name!r} is requested twice; request it once")
+        is_binary = _flag(parameters, "binary_data")
+        requested[output.name] = default if is_binary is None else is_binary
+    return list(requested.items()) or [(name, default) for name in _OUTPUTS]
+
+
+def _flag(parameters: Parameters, name: str) -> bool | None:
+    """A parameter that is true or false, or None if it is not there.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    value = parameters.get(name) if parameters else None
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"{name} is {json.dumps(value)[:40]}; expected true or false")
+    return value

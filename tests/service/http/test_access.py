@@ -37,6 +37,7 @@ NEEDS: dict[str, Need] = {
     "/v2": None,
     "/v2/health/live": None,
     "/v2/health/ready": None,
+    "/v2/models": "look",
     "/v2/models/{model}": "look",
     "/v2/models/{model}/infer": "predict",
     "/v2/models/{model}/ready": "look",
