@@ -26,8 +26,8 @@ _COEFFICIENTS = 64
 _ZEROS = bytes(64)  # no photo's code holds 512 zero bits
 _TAIL_BYTES = 66  # the end marker, and the code that the last rows need
 _TEXT_BYTES, _LINE_ENDS = 16_384, 4  # by chance, one in 4 billion files has as many
-_FILLED = ((128, 128), ((128, 128),) * 3, ((127, 127),) * 3 + ((128, 128),), ((127, 127),) * 4, ((128, 128),) * 4)
-"""The extrema of rows that libjpeg filled, since their code is missing: grey, colour and CMYK."""
+_FILLED = {128, (128,) * 3, (127,) * 4}
+"""The pixels that libjpeg fills in for missing code: grey, colour and CMYK."""
 _FEW, _BLOCK_ROWS = 8, 16  # an eighth of the rows may be missing, or one row of blocks
 _NOISE = bytes(range(1, 255))
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -105,10 +105,17 @@ def load(image: ImageFile.ImageFile, data: bytes, layout: Layout, mode: str, sid
         return _cut(data, layout, mode, side)
     if stream is not None and stream.tell() < len(data) and layout.has_huffman_code:
         _check_rest(data, layout.scan)
-    last = image.crop((0, image.height - 1, image.width, image.height)).getextrema()
-    if last in _FILLED or not layout.is_complete:
+    if _ends_grey(image) or not layout.is_complete:
         return _cut(data[: data.rfind(_END_MARKER)], layout, mode, side)
     return image
+
+
+def _ends_grey(image: Image.Image) -> bool:
+    """Whether the last row is grey throughout, as libjpeg fills rows whose code is missing."""
+    width, height = image.size
+    if image.getpixel((0, height - 1)) not in _FILLED and image.getpixel((width - 1, height - 1)) not in _FILLED:
+        return False
+    return image.crop((0, height - 1, width, height)).getcolors(1) is not None
 
 
 def name_variant(data: bytes) -> str | None:
