@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contract import processors
+
 CEILING = "ceiling"
 _SETTINGS = ("seconds", "threads", "precision")
 _PACKAGES = (
@@ -154,7 +156,7 @@ def machine(pythons: Mapping[str, Path]) -> dict[str, Any]:
     }
     return {
         "cpu": _cpu(),
-        "processors": os.cpu_count(),
+        "processors": processors.count(),
         "load": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -10,7 +10,6 @@ CPU second: unlike items per second, they leave out the time for which a process
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import threading
@@ -24,7 +23,7 @@ import onnxruntime as ort
 
 from benchmarks.results import markdown_table
 from benchmarks.versions import latest_versions
-from contract import batches
+from contract import batches, processors
 from contract import manifest as contract
 from contract.manifest import Manifest
 from contract.session import options
@@ -67,7 +66,7 @@ def main() -> None:
             title = f"{manifest.model} {manifest.version}, {precision}"
             figures[title] = _measure(folder, precision, args.rounds, args.seconds)
             print(f"\n{title}\n{_table(figures[title])}", flush=True)
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors"
+    machine = f"{platform.processor() or platform.machine()}, {processors.count()} processors"
     args.out.write_text(json.dumps({"machine": machine, "rounds": args.rounds, "found": figures}, indent=2))
 
 
@@ -84,7 +83,7 @@ def _configurations(count: int) -> list[Configuration]:
 
 def _measure(folder: Path, precision: contract.Precision, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
     """The figures of each configuration: the median of each column over the rounds."""
-    teams = [Team(configuration, folder, precision) for configuration in _configurations(max(os.cpu_count() or 2, 2))]
+    teams = [Team(configuration, folder, precision) for configuration in _configurations(max(processors.count(), 2))]
     columns: dict[str, dict[str, list[float]]] = {team.configuration.name: {} for team in teams}
     for _ in range(rounds):
         for team in teams:

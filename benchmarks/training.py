@@ -9,7 +9,6 @@ by step. Uses real photos if CONVOKE_DATA has the data set, else drawn ones. Sav
 
 import argparse
 import json
-import os
 import platform
 import tempfile
 import time
@@ -28,6 +27,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.results import markdown_table
+from contract import processors
 from contract.inputs import image_to_pixels
 from training.data.dataset import data_folder
 from training.data.schema import Image
@@ -52,7 +52,9 @@ class Variant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=1280, help="photos for each measurement (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=processors.count(), help="torch's threads (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-training.json"), help="output file (%(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -85,7 +87,7 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
     data = ImageFolder(str(root), _usual_transforms(recipe, spec))
     chosen = np.random.default_rng(0).permutation(len(data))[:count].tolist()
     loader: DataLoader[Batch] = DataLoader(
-        Subset(data, chosen), int(recipe.batch_size), shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True
+        Subset(data, chosen), int(recipe.batch_size), shuffle=True, num_workers=processors.count(), drop_last=True
     )
     variants = [Variant("the usual script", _rate(_Trainer(recipe), lambda: iter(loader)))]
     stored = spec.served(recipe.data.stored_side)

@@ -1,6 +1,5 @@
 """The workloads: which items are sent, how many in each request, and over how many connections."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from benchmarks.contender import Batch, Form, Request
 from benchmarks.items import Kind, Model
 from benchmarks.server import BenchmarkError, Server
 from benchmarks.versions import latest_versions
+from contract import processors
 
 MANY = 256
 """Digits in one request of the workload `many`."""
@@ -181,4 +181,4 @@ def find_models(root: Path) -> dict[Kind, Path]:
 
 def thread_counts() -> Sequence[int]:
     """The numbers of threads for the ceiling: one, and one for each processor."""
-    return sorted({1, os.cpu_count() or 1})
+    return sorted({1, processors.count()})

@@ -69,8 +69,9 @@ class Session:
         )
         self.provider: str = name
         self.precision: Precision = precision
-        self.is_single: bool = name == providers.CPU and threads == 1
-        self.parallel_runs: int = max(processors.count() // threads, 1) if name == providers.CPU else 1
+        self.is_on_cpu: bool = name == providers.CPU
+        self.is_single: bool = self.is_on_cpu and threads == 1
+        self.parallel_runs: int = max(processors.count() // threads, 1) if self.is_on_cpu else 1
         """How many runs at the same time use the whole machine; a GPU gets one at a time, in large batches."""
         self.manifest = manifest
         _check_ends(self._session, graph, manifest)

@@ -71,6 +71,10 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="CPU threads of one run of a model; several runs share the CPUs"
     )
+    parallel_runs: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=0,
+        description="runs of one model at the same time on CPUs; 0 for one on each CPU that its threads leave free",
+    )
     decode_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=processors.count(), description="threads that decode images and texts"
     )
@@ -102,7 +106,8 @@ class Settings(BaseModel):
     )
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=900,
-        description="open connections of one worker; above it requests are answered 429, except health and metrics",
+        description="open connections of one worker; above it requests are answered 429, except health and metrics; "
+        "fewer if the limit of open files (ulimit -n) allows fewer",
     )
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items that wait for one model; requests above it are answered 429"

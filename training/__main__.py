@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contract import processors
 from training.errors import TrainingError
 from training.recipe import schema as recipes
 from training.recipe import shapes
@@ -70,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(command, nargs="?")
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
     command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: %(default)s/)")
-    command.add_argument("--threads", type=int, default=os.cpu_count(), help="processor threads (default: %(default)s)")
+    command.add_argument(
+        "--threads", type=int, default=processors.count(), help="processor threads (default: %(default)s)"
+    )
     command.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto uses CUDA if available (default: auto)"
     )

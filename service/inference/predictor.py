@@ -178,7 +178,7 @@ class Predictor:
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
                 max_tokens=version.manifest.input.max_batch_tokens,
-                parallel_runs=session.parallel_runs,
+                parallel_runs=(self._settings.parallel_runs if session.is_on_cpu else 0) or session.parallel_runs,
                 is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
                 observer=self._observer(version),
             )

@@ -12,7 +12,7 @@ from contract import providers
 from contract.errors import ProviderError
 from service import settings
 from service.http import keys
-from service.server import fleet, processes
+from service.server import files, fleet, processes
 from service.settings import Settings, SettingsError
 from service.telemetry import log, tracing
 
@@ -62,8 +62,22 @@ def announce() -> None:
             tracing.make_exporter(exporter).shutdown()
     except (ProviderError, SettingsError) as error:
         raise BentoMLConfigException(str(error)) from error
+    _fit_files(chosen.max_connections)
     processes.set_up()
     if chosen.workers > 1:
         fleet.make_folder()
     gc.freeze()  # the modules, which the server does not use again
     gc.enable()  # `launch.serve` disabled it
+
+
+def _fit_files(connections: int) -> None:
+    """Let each worker open as many files as its connections need, or log how many connections fit."""
+    files.raise_limit(connections)
+    if (fitting := files.fit(connections)) < connections:
+        logger.warning(
+            "CONVOKE_MAX_CONNECTIONS=%d, but a process may open only %d files: each worker accepts %d connections; "
+            "raise the limit (ulimit -n, LimitNOFILE of systemd, --ulimit nofile of Docker)",
+            connections,
+            fitting + files.RESERVED,
+            fitting,
+        )

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import settings
 from service.http import access
+from service.server import files
 from service.server.connections import Connection, Limits
 from service.server.draining import Drain
 from service.settings import Settings
@@ -61,7 +62,7 @@ def take_over(receive: Receive, application: ASGIApp, chosen: Settings, drain: D
             "pass through BentoML's own layers"
         )
         return
-    limits = Limits(chosen.max_connections, chosen.max_head_bytes, chosen.head_timeout_s)
+    limits = Limits(files.fit(chosen.max_connections), chosen.max_head_bytes, chosen.head_timeout_s)
     drain.use(config)
     config.http_protocol_class = partial(_connect, limits, drain)
     config.timeout_keep_alive = chosen.keep_alive_s

@@ -26,6 +26,7 @@ import torch
 from torchvision.datasets import OxfordIIITPet
 from tqdm import tqdm
 
+from contract import processors
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
 from contract.manifest import PREPROCESSING_VERSION, sha256
@@ -247,7 +248,7 @@ def _check_space(folder: Path, size_bytes: int) -> None:
 
 
 def _parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors.count()) as pool:
         quiet = not sys.stderr.isatty()
         return list(tqdm(pool.map(work, items), title, len(items), unit="img", disable=quiet, leave=False))
 

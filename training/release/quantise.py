@@ -6,7 +6,6 @@ examples, never from the test splits. float16 is for GPUs. A variant that loses 
 accuracy on a test split is refused. The service measures on its own machine whether it uses a variant.
 """
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from contract import golden
+from contract import golden, processors
 from contract.errors import ConvokeError
 from contract.manifest import CARD, GOLDEN, GRAPH, Manifest, Metrics, Variant
 from contract.session import Session, race
@@ -176,7 +175,7 @@ def _measure(draft: Manifest, precision: Bits, partial: Path, home: Path, *, for
     _add_golden(partial / GOLDEN, variant)
     manifest = _with_variant(draft, precision, metrics)
     speeds = {} if precision == "float16" else {size: race([plain, variant], size) for size in _TIMED}
-    machine = f"one of {os.cpu_count()} cores ({platform.machine()})"
+    machine = f"one of {processors.count()} cores ({platform.machine()})"
     return manifest, variant_section(manifest.variants[-1], exact_metrics, speeds, machine, verdict)
 
 
