@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contract import processors
-from service.inference import predictor
+from service.inference.batching import Batcher
 from tests.serving import ROOT, parts
 
 
@@ -13,14 +13,14 @@ from tests.serving import ROOT, parts
 def test_the_setting_bounds_the_runs(settings: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, a model of one thread has a run for each processor."""
     given: list[int] = []
+    make = Batcher.__init__
 
-    class Batcher(predictor.Batcher):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            given.append(kwargs["parallel_runs"])
-            super().__init__(*args, **kwargs)
+    def spy(self: Batcher, *args: Any, **kwargs: Any) -> None:
+        given.append(kwargs["parallel_runs"])
+        make(self, *args, **kwargs)
 
-    monkeypatch.setattr(predictor, "Batcher", Batcher)
+    monkeypatch.setattr(Batcher, "__init__", spy)
     served = parts(models=ROOT / "models", **settings).predictor
-    served._batcher(served.resolve("digits"))
+    served._batcher(served.resolve("digits"))  # noqa: SLF001 -- made at the first request
     served.close()
     assert given == [expected]
