@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from PIL import Image as Pillow
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -34,6 +33,7 @@ from training.data.schema import Image
 from training.fit.augment import augment
 from training.fit.optimise import optimiser
 from training.fit.precision import layout, prepare
+from training.fit.state import average_of
 from training.network.build import build, normalise
 from training.recipe import schema as recipes
 from training.recipe.schema import Recipe
@@ -125,7 +125,7 @@ class _Trainer:
             prepare(self._network, recipe, torch.device("cpu"))
         self._network.train()
         self._optimiser = optimiser(recipe.optimiser, self._network.parameters())
-        self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)  # type: ignore[no-untyped-call]
+        self._average = average_of(self._network, 0.998)
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
@@ -166,7 +166,7 @@ def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], T
 def _batches(recipe: Recipe, images: Tensor, labels: Tensor, *, channels_last: bool, side: int) -> Iterator[Batch]:
     scale, size = normalise(recipe), int(recipe.batch_size)
     for chosen in torch.randperm(len(labels)).split(size)[: len(labels) // size]:  # type: ignore[no-untyped-call]
-        batch = augment(scale(images[chosen]), recipe.augment, side=side)
+        batch = augment(scale(images[chosen]), recipe.augment, size=(side, side))
         yield layout(batch, recipe) if channels_last else batch.contiguous(), labels[chosen]
 
 

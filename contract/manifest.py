@@ -24,7 +24,11 @@ GRAPH = "model.onnx"
 CARD = "card.md"
 GOLDEN = "golden.npz"
 
-Label = Annotated[str, Field(max_length=200)]
+MAX_LABELS = 100_000
+
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Labels = Annotated[list[Label], Field(min_length=2, max_length=MAX_LABELS)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, lt=1 << 63)]
 Precision = Literal["float32", "int8", "float16"]
@@ -64,17 +68,19 @@ class Manifest(Section):
     """Everything that serving must know about a model version."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+    model: ModelName
     version: Annotated[int, Field(ge=1, lt=10**9)]
     task: Literal["classification"] = "classification"
     input: Input
-    labels: Annotated[list[Label], Field(min_length=2, max_length=100_000)]
+    labels: Labels
     preprocessing_version: int
     max_batch: Annotated[int, Field(ge=1, le=1 << 16)]
     temperature: Annotated[float, Field(gt=0)]
     """The graph divides its logits by it, for calibration."""
     length_exponent: float = 0.0
     """The temperature of a text of L tokens is multiplied by (L / 64) to this power."""
+    length_range: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """The lengths between which this is fitted: L is at least the first and at most the second, if they are given."""
     test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
     """The metrics on each held-out test split, by the name of its data set."""
     dataset: str

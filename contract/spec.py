@@ -25,6 +25,8 @@ _MAX_RUN_IMAGES, _MAX_RUN_VALUES = 32, 1 << 18
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Side = Annotated[int, Field(ge=1, le=4096)]
+Length = Annotated[int, Field(ge=1, le=1 << 20)]
+Vocabulary = Annotated[int, Field(ge=2, le=1 << 24)]
 Axes = tuple[int | str, ...]
 
 
@@ -171,8 +173,8 @@ class TextInput(InputSpec):
     measurements."""
 
     kind: Literal["text"] = "text"
-    length: Annotated[int, Field(ge=1, le=1 << 20)]
-    vocabulary: Annotated[int, Field(ge=2, le=1 << 24)]
+    length: Length
+    vocabulary: Vocabulary
     tokenizer: FileName = TOKENIZER
 
     @property

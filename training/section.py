@@ -1,10 +1,11 @@
 """The base class of all tables of a recipe, and the types of their values."""
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Activation = Literal["relu", "sigmoid", "tanh", "softmax", "none"]
+Activation = Literal["relu", "leaky-relu", "elu", "gelu", "softplus", "sigmoid", "tanh", "softmax", "none"]
 Count = Annotated[int, Field(ge=1)]
 Padding = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -16,6 +17,25 @@ class Section(BaseModel):
     """A table of a recipe. It is immutable; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def check_idle(self, name: str, uses: Mapping[str, set[str]]) -> None:
+        """Refuse keys that have no effect: those that differ from their default, but that `name` does not use.
+
+        Args:
+            name: the value of `name` in this table.
+            uses: by key, the names that use it.
+
+        Raises:
+            ValueError: it names the key and the names that use it.
+        """
+        for key, users in uses.items():
+            default = type(self).model_fields[key].get_default(call_default_factory=True)
+            if name not in users and getattr(self, key) != default:
+                raise ValueError(f"{key}: has no effect with name = {name!r}; only with {_either(users)}")
+
+
+def _either(words: Iterable[str]) -> str:
+    return " or ".join(map(repr, sorted(words)))
 
 
 def count_or(word: str, meaning: str) -> BeforeValidator:

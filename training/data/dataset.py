@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the usual name
 from torch import Tensor
@@ -24,10 +23,17 @@ class Split:
 
     inputs: Tensor
     labels: Tensor
+    files: tuple[str, ...] | None = None
+    """The file of each example, if each has its own."""
 
     def __post_init__(self) -> None:
         assert self.inputs.dtype in {torch.uint8, torch.int32}, self.inputs.dtype
         assert len(self.inputs) == len(self.labels), (len(self.inputs), len(self.labels))
+        assert self.files is None or len(self.files) == len(self.labels), (len(self.files), len(self.labels))
+
+    def name(self, index: int) -> str:
+        """How people find an example: its file, or its number in the split, from 0."""
+        return str(index) if self.files is None else self.files[index]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,11 +55,15 @@ class Split:
 
     def first(self, count: int) -> "Split":
         """The first `count` examples."""
-        return Split(self.inputs[:count], self.labels[:count])
+        return Split(self.inputs[:count], self.labels[:count], self.files and self.files[:count])
 
     def renumbered(self, numbers: Tensor) -> "Split":
         """The same examples; label n becomes `numbers[n]`, which is int64 (classes)."""
-        return Split(self.inputs, numbers[self.labels])
+        return replace(self, labels=numbers[self.labels])
+
+    def at(self, rows: Tensor) -> "Split":
+        """The examples at `rows`, indices int64 (n) or a mask bool (N)."""
+        return Split(self.inputs[rows], self.labels[rows])
 
     def __add__(self, other: "Split") -> "Split":
         inputs = [self.inputs, other.inputs]
@@ -74,6 +84,13 @@ class Dataset:
     fingerprint: str
     tokenizer: str | None = None
     """For texts, the content of the tokenizer.json that gave the token ids."""
+    stored_validation: Split | None = None
+    """The validation images as the training images are stored, for a refit; None if they are stored alike."""
+
+    @property
+    def refit(self) -> Split:
+        """The training and the validation examples together."""
+        return self.train + (self.stored_validation or self.validation)
 
     def renumbered(self, numbers: Tensor) -> "Dataset":
         """The same data set, each split as `Split.renumbered` gives it."""
@@ -81,6 +98,7 @@ class Dataset:
             self,
             train=self.train.renumbered(numbers),
             validation=self.validation.renumbered(numbers),
+            stored_validation=self.stored_validation and self.stored_validation.renumbered(numbers),
             tests={name: split.renumbered(numbers) for name, split in self.tests.items()},
         )
 
@@ -97,27 +115,74 @@ def cache_folder() -> Path:
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split]:
-    """Hold out `count` images by the hash of their pixels: (rest, held out).
+    """Hold out `count` images of each label in proportion: (rest, held out).
 
-    The choice depends on the content alone, not on order or seed. Equal images are on the same side, so the held-out
-    part can be slightly larger than `count`.
+    The choice depends on the pixels and labels alone, not on order or seed. Equal images are on the same side, so the
+    held-out part can be slightly larger than `count`.
 
     Raises:
         DataError: the split has no more than `count` images.
     """
-    digests = np.array([hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in split.inputs])
-    check_held_out(count, len(digests))
-    held_out = torch.from_numpy(digests <= np.sort(digests)[count - 1])
-    return (
-        Split(split.inputs[~held_out], split.labels[~held_out]),
-        Split(split.inputs[held_out], split.labels[held_out]),
-    )
+    keys = digests(split)
+    check_held_out(count, len(keys))
+    chosen = lowest(keys, split.labels.tolist(), count)
+    held_out = torch.tensor([key in chosen for key in keys])
+    return split.at(~held_out), split.at(held_out)
+
+
+def digests(split: Split) -> list[str]:
+    """The SHA-256 of the pixels of each image."""
+    return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in split.inputs]
+
+
+def lowest(keys: Sequence[str], strata: Sequence[Hashable], count: int) -> set[str]:
+    """`count` of N keys, or a few more where keys are equal: the lowest of each stratum, in proportion to its size.
+
+    A key of rank r among the n keys of its stratum has the quantile (r + 1/2) / n; those of the lowest quantiles are
+    chosen. So one in n examples of a stratum of n is only chosen if `count` is more than half of all examples.
+    """
+    quantiles = _quantiles(keys, strata)
+    last = sorted(quantiles[key] for key in keys)[count - 1] if count else (-1.0, "")
+    return {key for key, quantile in quantiles.items() if quantile <= last}
+
+
+def parts(keys: Sequence[str], strata: Sequence[Hashable], count: int) -> dict[str, int]:
+    """The number, from 0, of the part that each of N keys is in: `count` parts with equal shares of each stratum.
+
+    Equal keys are in one part.
+    """
+    first = dict(zip(reversed(keys), reversed(strata), strict=True))
+    ordered = sorted(first, key=lambda key: (str(first[key]), key))
+    return {key: place % count for place, key in enumerate(ordered)}
+
+
+def _quantiles(keys: Sequence[str], strata: Sequence[Hashable]) -> dict[str, tuple[float, str]]:
+    """The quantile of each distinct key in the stratum of its first occurrence, with the key itself for ties."""
+    members: dict[Hashable, set[str]] = {}
+    first = dict(zip(reversed(keys), reversed(strata), strict=True))
+    for key, stratum in first.items():
+        members.setdefault(stratum, set()).add(key)
+    return {
+        key: ((rank + 0.5) / len(group), key) for group in members.values() for rank, key in enumerate(sorted(group))
+    }
 
 
 def check_held_out(count: int, total: int) -> None:
     """Raise a DataError unless `count` of `total` examples can be held out with some left to train on."""
     if not 0 < count < total:
         raise DataError(f"data.validation: cannot hold out {count} of {total} examples; set it below {total}")
+
+
+def check_complete(labels: Iterable[int], names: Sequence[str]) -> None:
+    """Refuse training examples whose labels, numbers of `names`, leave out a name.
+
+    Raises:
+        DataError: it names the absent labels.
+    """
+    present = set(labels)
+    absent = [name for number, name in enumerate(names) if number not in present]
+    if absent:
+        raise DataError(f"the training split has no example with the label {', '.join(absent)}")
 
 
 def fingerprint(*splits: Split) -> str:

@@ -7,18 +7,14 @@ of compressed files is never written to.
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torchvision.datasets import MNIST
 
 from contract.spec import ImageInput
-from training.data.dataset import Dataset, Split, data_folder, fingerprint, hold_out
+from training.data.dataset import Dataset, Split, data_folder, digests, fingerprint, hold_out, parts
 from training.data.schema import Data, Image
 from training.errors import DataError
-
-KIND: Literal["image", "text"] = "image"
-LABELS: tuple[str, ...] = tuple(map(str, range(10)))
 
 
 def load(data: Data, _spec: Image) -> Dataset:
@@ -30,6 +26,22 @@ def load(data: Data, _spec: Image) -> Dataset:
     official_train, test = read(train=True), read(train=False)
     train, held_out = hold_out(official_train, data.validation)
     return Dataset(train, held_out, {"mnist": test}, fingerprint(official_train, test))
+
+
+def fold(data: Data, _spec: Image, number: int) -> Dataset:
+    """Fold `number`, from 0, of a cross-validation over the 60,000 training images.
+
+    Raises:
+        DataError: as `load`.
+    """
+    assert data.folds is not None, "no cross-validation"
+    images = read(train=True)
+    keys = digests(images)
+    part_of = parts(keys, images.labels.tolist(), data.folds)
+    tested = torch.tensor([part_of[key] == number for key in keys])
+    test = images.at(tested)
+    train, held_out = hold_out(images.at(~tested), data.validation)
+    return Dataset(train, held_out, {"mnist": test}, fingerprint(images))
 
 
 def tests(name: str, _spec: ImageInput, _tokenizer: str | None) -> dict[str, Split]:

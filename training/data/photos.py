@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,19 +31,29 @@ from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
 from contract.manifest import PREPROCESSING_VERSION, sha256
 from contract.spec import ImageInput
-from training.data.dataset import Dataset, Split, cache_folder, check_held_out, data_folder
-from training.data.schema import Data, Image
+from training.data.dataset import (
+    Dataset,
+    Split,
+    cache_folder,
+    check_complete,
+    check_held_out,
+    data_folder,
+    lowest,
+    parts,
+)
+from training.data.schema import SPECIES, Data, Image
 from training.errors import DataError
 from training.progress import say
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-KIND: Literal["image", "text"] = "image"
-LABELS: tuple[str, ...] = ("cat", "dog")
+LABELS = SPECIES
 _TEST_SHARE = 10
 """One in ten photos is held out as the test split of a layout that has none."""
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+"""Of the formats in `contract.picture.FORMATS`, in lower case."""
+_USUAL_OTHERS = {".db", ".ini"}  # Thumbs.db is in Microsoft's archive
 
 
 @dataclass(frozen=True)
@@ -63,19 +73,45 @@ class Files(NamedTuple):
 
 
 def load(data: Data, spec: Image) -> Dataset:
-    """The splits: training uint8 (N, side, side, 3), validation and test uint8 (N, height, width, 3).
+    """The splits, disjoint by the content of the files and without duplicates.
 
-    The side is `data.stored_side`, or the input's. Splits are disjoint by the content of the files, without duplicates.
+    Training: uint8 (N, h, w, 3) with a longer side of `data.stored_side`. Others: uint8 (N, height, width, 3).
 
     Raises:
-        DataError: the photos are missing, or too few.
+        DataError: the photos are missing, too few, or without one of the labels.
     """
     train, validation, test = split(data)
+    return _dataset(train, validation, test, data, spec)
+
+
+def fold(data: Data, spec: Image, number: int) -> Dataset:
+    """Fold `number`, from 0, of a cross-validation over all photos but the published test split.
+
+    Raises:
+        DataError: as `load`.
+    """
+    assert data.folds is not None, "no cross-validation"
+    files = _files(data.name)
+    photos = _unique(_hashed(files.train))
+    if files.test is not None:
+        tested = {photo.digest for photo in _hashed(files.test)}
+        photos = [photo for photo in photos if photo.digest not in tested]
+    part_of = parts([photo.digest for photo in photos], [photo.label for photo in photos], data.folds)
+    test = [photo for photo in photos if part_of[photo.digest] == number]
+    rest = [photo for photo in photos if part_of[photo.digest] != number]
+    check_held_out(data.validation, len(rest))
+    return _dataset(*_hold_out(rest, data.validation), test, data, spec)
+
+
+def _dataset(train: list[Photo], validation: list[Photo], test: list[Photo], data: Data, spec: Image) -> Dataset:
+    check_complete([photo.label for photo in train], LABELS)
+    stored, served = spec.served(data.stored_side), spec.served()
     return Dataset(
-        train=decode(train, spec.served(data.stored_side), "training"),
-        validation=decode(validation, spec.served(), "validation"),
-        tests={data.name: decode(test, spec.served(), "test")},
+        train=decode(train, stored, "training"),
+        validation=decode(validation, served, "validation"),
+        tests={data.name: decode(test, served, "test")},
         fingerprint=_fingerprint(train + validation, test),
+        stored_validation=decode(validation, stored, "validation") if data.refit and stored != served else None,
     )
 
 
@@ -112,13 +148,17 @@ def split(data: Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
 
 def _split_test(name: str) -> tuple[list[Photo], list[Photo]]:
     """(all other photos, each content once; the test photos as published)."""
-    files = {"cats-vs-dogs": cats_vs_dogs, "oxford-pets": oxford_pets}[name]()
+    files = _files(name)
     train = _unique(_hashed(files.train))
     if files.test is None:
-        return _hold_out(train, len(train) // _TEST_SHARE)
+        return _hold_out(train, max(len(train) // _TEST_SHARE, 1))
     test = _hashed(files.test)
     tested = {photo.digest for photo in test}
     return [photo for photo in train if photo.digest not in tested], test
+
+
+def _files(name: str) -> Files:
+    return {"cats-vs-dogs": cats_vs_dogs, "oxford-pets": oxford_pets}[name]()
 
 
 def cats_vs_dogs() -> Files:
@@ -129,13 +169,14 @@ def cats_vs_dogs() -> Files:
     """
     root = data_folder() / "cats-vs-dogs"
     if (root / "train" / "cat").is_dir():
-        return Files(_by_folder(root / "train", LABELS), _by_folder(root / "test", LABELS))
+        test = _by_folder(root / "test", LABELS) if (root / "test").is_dir() else None
+        return Files(_by_folder(root / "train", LABELS), test)
     pets = next((folder for folder in (root / "PetImages", root) if (folder / "Cat").is_dir()), None)
     if pets is not None:
         return Files(_by_folder(pets, ("Cat", "Dog")), None)
     kaggle = [
         Photo(path, LABELS.index(path.name.split(".")[0]))
-        for path in sorted((root / "train").glob("*.jpg"))
+        for path in _images_in(root / "train")
         if path.name.split(".")[0] in LABELS
     ]
     if kaggle:
@@ -175,6 +216,8 @@ def decode(photos: Sequence[Photo], spec: ImageInput, name: str) -> Split:
     Raises:
         DataError: no photo can be decoded, or the cache cannot be written or read.
     """
+    if not photos:
+        raise DataError(f"the {name} split has no photos")
     store = cache_folder() / f"photos-{_key(photos, spec)}.npy"
     index = store.with_suffix(".json")
     if not index.exists():
@@ -184,10 +227,9 @@ def decode(photos: Sequence[Photo], spec: ImageInput, name: str) -> Split:
         pixels = np.load(store, mmap_mode="c", allow_pickle=False)  # copy on write, since torch needs writable memory
     except (OSError, ValueError) as error:
         raise DataError(f"{store}: cannot read the decoded photos: {error}. Remove {index} to decode again.") from error
-    labels = [photo.label for photo in photos if photo.digest not in skipped]
-    if not labels:
-        raise DataError(f"none of the {len(photos)} {name} photos can be decoded")
-    return Split(torch.from_numpy(pixels), torch.tensor(labels))
+    kept = [photo for photo in photos if photo.digest not in skipped]
+    labels = torch.tensor([photo.label for photo in kept])
+    return Split(torch.from_numpy(pixels), labels, tuple(str(photo.path) for photo in kept))
 
 
 def faults(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
@@ -222,6 +264,8 @@ def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, n
             return ""
 
         skipped = {digest for digest in _parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
+        if len(skipped) == len({photo.digest for photo in photos}):
+            raise DataError(f"none of the {len(photos)} {name} photos can be decoded")
         if skipped:
             np.save(compact, pixels[np.array([photo.digest not in skipped for photo in photos])])
             compact.replace(partial)
@@ -262,12 +306,17 @@ def _key(photos: Sequence[Photo], spec: ImageInput) -> str:
 
 
 def _by_folder(root: Path, names: Sequence[str]) -> list[Photo]:
-    return [
-        Photo(path, label)
-        for label, name in enumerate(names)
-        for path in sorted((root / name).glob("*"))
-        if path.suffix.lower() in _SUFFIXES
-    ]
+    return [Photo(path, label) for label, name in enumerate(names) for path in _images_in(root / name)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The files with the suffix of an image format that the service reads; others are reported."""
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = sorted({path.suffix or path.name for path in set(files) - set(images)} - _USUAL_OTHERS)
+    if others:
+        say(f"{folder}: {len(files) - len(images)} files are not read, since they are not images: {', '.join(others)}")
+    return images
 
 
 def _hashed(photos: list[Photo]) -> list[Photo]:
@@ -287,10 +336,10 @@ def _unique(photos: list[Photo]) -> list[Photo]:
 
 
 def _hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
-    """(rest, the `count` photos with the lowest digests): the choice depends on the content alone."""
-    last = sorted(photo.digest for photo in photos)[count - 1] if count else ""
-    rest = [photo for photo in photos if photo.digest > last]
-    return rest, [photo for photo in photos if photo.digest <= last]
+    """(rest, `count` photos, in proportion to the labels): the choice depends on the content alone."""
+    chosen = lowest([photo.digest for photo in photos], [photo.label for photo in photos], count)
+    rest = [photo for photo in photos if photo.digest not in chosen]
+    return rest, [photo for photo in photos if photo.digest in chosen]
 
 
 def _fingerprint(train: list[Photo], test: list[Photo]) -> str:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,14 +23,12 @@ import torch
 
 from contract.spec import TextInput
 from training.data import vocabulary
-from training.data.dataset import Dataset, Split, check_held_out, data_folder
+from training.data.dataset import Dataset, Split, check_held_out, data_folder, lowest
 from training.data.schema import Data, Text
 from training.errors import DataError
 
 Source = Literal["imdb", "mr", "sst2"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-KIND: Literal["image", "text"] = "text"
-LABELS: tuple[str, ...] = ("negative", "positive")
 
 NGRAM = 32
 """Sentences that share a run of this many letters and digits hold the same words; shorter phrases are common."""
@@ -48,7 +45,7 @@ _NO_LETTER = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One text and the number of its label in `LABELS`."""
+    """One text and the number of its label, 0 for negative and 1 for positive."""
 
     text: str
     label: int
@@ -108,19 +105,23 @@ def tests(name: str, spec: TextInput, tokenizer: str | None) -> dict[str, Split]
 
 
 def fold(data: Data, spec: Text, number: int) -> Dataset:
-    """Fold `number`, from 0, of a cross-validation over all of MR, as in Kim (2014, section 3).
+    """Fold `number`, from 0, of a cross-validation over all of MR, as in Kim (2014, section 3), or over training texts.
 
-    The `data.folds` test splits partition MR into parts of nearly equal size; copies of one text stay together. Each
-    fold has its own vocabulary and holds out `data.validation` of its training texts for early stopping.
+    The `data.folds` test splits partition the texts into parts of nearly equal size; copies of one text stay together,
+    and so do neighbouring reviews of IMDB. Each fold has its own vocabulary and holds out `data.validation` of its
+    training texts for early stopping.
 
     Raises:
         DataError: as `load`.
     """
-    assert data.name == "mr", data.name
     assert data.folds is not None, "no cross-validation"
-    folds = partition(read_mr(), data.folds)
-    test = folds.pop(number)
-    return _dataset([review for part in folds for review in part], {"mr": test}, data, spec)
+    rest: list[Review] = []
+    tests: dict[Source, list[Review]] = {}
+    for name in _sources(data.name):
+        folds = partition(read_mr() if name == "mr" else read(name).train, data.folds)
+        tests[name] = folds.pop(number)
+        rest += [review for part in folds for review in part]
+    return _dataset(rest, tests, data, spec)
 
 
 def read(name: Source) -> Corpus:
@@ -194,21 +195,16 @@ def _ngrams(review: Review) -> Iterator[str]:
 
 
 def hold_out(reviews: list[Review], count: int) -> tuple[list[Review], list[Review]]:
-    """Hold out `count` texts by content, in proportion to the sources: (rest, held out), in the order of `reviews`.
+    """Hold out `count` texts by content, in proportion to sources and labels: (rest, held out), in the order given.
 
     Raises:
         DataError: there are no more than `count` texts.
     """
     check_held_out(count, len(reviews))
     orders = [review.order("validation") for review in reviews]
-    of_source: dict[str, list[str]] = {}
-    for order, review in sorted(zip(orders, reviews, strict=True), key=itemgetter(0)):
-        of_source.setdefault(review.source, []).append(order)
-    # Rank r of n in a source has the quantile (r + 1/2) / n; the lowest quantiles over all sources are held out.
-    quantiles = sorted(
-        ((rank + 0.5) / len(ranked), order) for ranked in of_source.values() for rank, order in enumerate(ranked)
-    )
-    chosen = {order for _quantile, order in quantiles[:count]}
+    # Blocks of whole reviews stay together, with both labels, so those are drawn in proportion to the sources alone.
+    strata = [(review.source, None if review.block else review.label) for review in reviews]
+    chosen = lowest(orders, strata, count)
     rest = [review for order, review in zip(orders, reviews, strict=True) if order not in chosen]
     return rest, [review for order, review in zip(orders, reviews, strict=True) if order in chosen]
 

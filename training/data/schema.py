@@ -1,10 +1,12 @@
 """The tables of a recipe that describe the data: `[data]`, its source, and `[input]`, what the network takes."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from contract.spec import ImageInput, TextInput
+from contract.spec import ImageInput, Length, Side, TextInput, Vocabulary
+from training.errors import RecipeError
 from training.section import Count, Positive, Section
 
 
@@ -12,8 +14,8 @@ class Image(Section):
     """Images of height x width, scaled to [0, 1], then (x - mean) / std for each channel."""
 
     kind: Literal["image"] = "image"
-    height: Count
-    width: Count
+    height: Side
+    width: Side
     mode: Literal["L", "RGB"]
     framing: Literal["mnist", "squash"]
     mean: list[float]
@@ -23,9 +25,11 @@ class Image(Section):
     def channels(self) -> int:
         return {"L": 1, "RGB": 3}[self.mode]
 
-    def served(self, side: int | None = None) -> ImageInput:
-        """The input of the published model, or the same with another `side` in pixels."""
-        return ImageInput(height=side or self.height, width=side or self.width, mode=self.mode, framing=self.framing)
+    def served(self, longest: int | None = None) -> ImageInput:
+        """The input of the published model, or the same shape with another longer side, in pixels."""
+        scale = 1 if longest is None else longest / max(self.height, self.width)
+        height, width = round(self.height * scale), round(self.width * scale)
+        return ImageInput(height=max(height, 1), width=max(width, 1), mode=self.mode, framing=self.framing)
 
     @model_validator(mode="after")
     def _framing_fits(self) -> "Image":
@@ -52,8 +56,8 @@ class Text(Section):
     """
 
     kind: Literal["text"]
-    length: Count
-    vocabulary: Annotated[int, Field(ge=3)]
+    length: Length
+    vocabulary: Annotated[Vocabulary, Field(ge=3)]
     min_count: Count = 1
 
     def served(self) -> TextInput:
@@ -69,25 +73,40 @@ INPUTS: dict[str, type[Section]] = {"image": Image, "text": Text}
 Input = Annotated[Annotated[Image, Tag("image")] | Annotated[Text, Tag("text")], Discriminator(_input_kind)]
 
 
+Name = Literal["mnist", "cats-vs-dogs", "oxford-pets", "imdb", "mr", "sst2", "reviews"]
+PHOTOS = frozenset({"cats-vs-dogs", "oxford-pets"})
+DIGITS = tuple(map(str, range(10)))
+SPECIES = ("cat", "dog")
+SENTIMENTS = ("negative", "positive")
+LABELS: dict[str, tuple[str, ...]] = {
+    name: DIGITS if name == "mnist" else SPECIES if name in PHOTOS else SENTIMENTS for name in get_args(Name)
+}
+"""The labels of each data set, in the order in which its loader numbers them."""
+KINDS: dict[str, Literal["image", "text"]] = {
+    name: "image" if name == "mnist" or name in PHOTOS else "text" for name in LABELS
+}
+
+
 class Data(Section):
     """The data set, and how its training examples are used."""
 
-    name: Literal["mnist", "cats-vs-dogs", "oxford-pets", "imdb", "mr", "sst2", "reviews"]
-    validation: Annotated[int, Field(ge=100)]
+    name: Name
+    validation: Annotated[int, Field(ge=2)]
     """The number of training examples that are held out for choices and calibration."""
     refit: bool = False
     """After the choices on the validation split, train again on the training and the validation split together."""
-    stored_side: Count | None = None
-    """Side in pixels at which training photos are stored; above the input's it leaves detail for crops."""
+    stored_side: Side | None = None
+    """Longer side in pixels at which training photos are stored; above the input's it leaves detail for crops."""
     folds: Annotated[int, Field(ge=2)] | None = None
-    """Cross-validation: the number of folds. For each, a network is trained on the others and tested on it."""
+    """Cross-validation: the number of folds. For each, a network is trained on the others and tested on it. The folds
+    are of the training examples; a published test split is not used."""
     repeat: dict[Literal["imdb", "mr", "sst2"], Count] = Field(default={})
     """How often each training text of a source of `reviews` is seen in an epoch; the default is once."""
 
     @model_validator(mode="after")
-    def _folds_replace_a_test_split(self) -> "Data":
-        if self.folds and self.name != "mr":
-            raise ValueError(f"folds: {self.name!r} has a published test split; cross-validation is for 'mr'")
+    def _stored_side_is_for_photos(self) -> "Data":
+        if self.stored_side and self.name not in PHOTOS:
+            raise ValueError(f"stored_side: has no effect on {self.name!r}; it is for {' and '.join(sorted(PHOTOS))}")
         return self
 
     @model_validator(mode="after")
@@ -95,3 +114,44 @@ class Data(Section):
         if self.repeat and self.name != "reviews":
             raise ValueError(f"repeat: {self.name!r} is one source; only the sources of 'reviews' can be repeated")
         return self
+
+
+def check(data: Data, spec: Image | Text, labels: list[str]) -> None:
+    """Refuse an input or labels that are not those of the data set, without reading it.
+
+    Raises:
+        RecipeError: the kind or the size of the input, or the labels, are not those of the data set.
+    """
+    check_kind(data.name, spec.kind)
+    check_labels(data.name, labels)
+    if data.name == "mnist" and isinstance(spec, Image) and (spec.height, spec.width, spec.channels) != (28, 28, 1):
+        raise RecipeError(
+            f"input: got {spec.height} x {spec.width} pixels of mode {spec.mode!r}, but the images of 'mnist' have 28 "
+            "x 28 of mode 'L'"
+        )
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Refuse the kind of another data set.
+
+    Raises:
+        RecipeError: the message names both kinds.
+    """
+    if kind != KINDS[name]:
+        raise RecipeError(f"input.kind: got {kind!r}, but data set {name!r} has inputs of kind {KINDS[name]!r}")
+
+
+def check_labels(name: str, labels: Sequence[str]) -> None:
+    """Refuse labels that are not those of a data set, in any order.
+
+    Raises:
+        RecipeError: the message names the unknown and the missing labels.
+    """
+    expected = LABELS[name]
+    if sorted(labels) != sorted(expected):
+        unknown = ", ".join(label for label in labels if label not in expected) or "none"
+        missing = ", ".join(label for label in expected if label not in labels) or "none"
+        raise RecipeError(
+            f"labels: got {', '.join(labels)}; expected the labels of {name!r} in any order: {', '.join(expected)} "
+            f"(unknown: {unknown}; missing: {missing})"
+        )

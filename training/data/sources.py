@@ -17,6 +17,7 @@ from contract.manifest import sha256
 from contract.spec import ImageInput
 from training.data import download, reviews
 from training.data.dataset import data_folder
+from training.data.schema import DIGITS, SENTIMENTS
 from training.errors import DataError
 
 Lines: TypeAlias = Iterator[str]
@@ -163,7 +164,7 @@ def _inspect_texts(name: str, _root: Path) -> Lines:
     corpus = reviews.read(next(source for source in reviews.SOURCES if source == name))
     for split, texts in (("train", corpus.train), ("test", corpus.test)):
         labels = [review.label for review in texts]
-        yield f"{split}: {_counts(labels, reviews.LABELS)}"
+        yield f"{split}: {_counts(labels, SENTIMENTS)}"
         expected = TEXT_COUNTS[name][split]
         if (labels.count(0), labels.count(1)) != expected:
             raise DataError(
@@ -183,7 +184,7 @@ def _inspect_mnist(name: str, root: Path) -> Lines:
             raise DataError(f"{path} is damaged: remove it and run `python -m training data {name}`")
     for split, expected in (("train", 60_000), ("test", 10_000)):
         data = mnist.read(train=split == "train")
-        yield f"{split}: {_counts(data.labels.tolist(), mnist.LABELS)}"
+        yield f"{split}: {_counts(data.labels.tolist(), DIGITS)}"
         if data.inputs.shape != (expected, 28, 28, 1):
             raise DataError(
                 f"{root} is incomplete: expected {expected:,} images of 28 x 28 in the {split} split; remove it"

@@ -73,6 +73,11 @@ def metrics(probs: Probabilities, labels: Tensor) -> Metrics:
     )
 
 
+def baseline(labels: Tensor) -> float:
+    """The accuracy of always naming the most frequent of labels (N)."""
+    return int(labels.bincount().max()) / len(labels)
+
+
 def expected_calibration_error(confidence: npt.NDArray[np.float32], correct: npt.NDArray[np.bool_]) -> float:
     """The mean gap between confidence and accuracy in 15 equal bins, weighted by their counts.
 

@@ -53,8 +53,10 @@ class ImageLoader:
         self._recipe = recipe
         self._split = split
         self._machine = machine
-        self._side = side if recipe.resolutions or recipe.data.stored_side else None
+        assert isinstance(recipe.input, Image), "loads images"
+        self._size = (side, side) if recipe.resolutions else (recipe.input.height, recipe.input.width)
         self._scale = normalise(recipe).to(machine.device)
+        self._mean, self._std = torch.tensor(recipe.input.mean), torch.tensor(list(recipe.input.std))
         self._random = recipe.augment != Augment()
 
     def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,11 +64,22 @@ class ImageLoader:
         share, device = chosen[self._machine.world.rows(len(chosen))], self._machine.device
         return self._scale(self._split.inputs[share].to(device)), self._split.labels[share].to(device)
 
+    def plain(self, chosen: Tensor) -> Tensor:
+        """The chosen images without augmentation, whatever the processes: float32 (N, C, height, width)."""
+        images = self._scale(self._split.inputs[chosen].to(self._machine.device))
+        return layout(augment.resize(images, self._size), self._recipe)
+
     def augment(self, images: Tensor, batch_size: int) -> Tensor:
-        """float32 (n, C, H, W) -> (n, C, side, side) in the memory layout of the network."""
-        options, rows = self._recipe.augment, self._machine.world.rows(batch_size)
+        """float32 (n, C, H, W) -> (n, C, height, width) in the memory layout of the network."""
+        options, rows, device = self._recipe.augment, self._machine.world.rows(batch_size), self._machine.device
         draws = augment.draw(options, batch_size)[:, rows] if self._random else None
-        return layout(augment.augment(images, options, draws, self._side), self._recipe)
+        if options.hue and draws is not None:
+            turns = (draws[augment.HUE] * options.hue).to(device)
+            images = augment.rotate_hue(images, turns, self._mean.to(device), self._std.to(device))
+        images = augment.augment(images, options, draws, self._size)
+        if options.noise:
+            images = images + torch.randn(batch_size, *images.shape[1:])[rows].to(device) * options.noise
+        return layout(images, self._recipe)
 
 
 class TextLoader:
@@ -81,6 +94,10 @@ class TextLoader:
         """Token ids int32 (N, L) of all texts, since augmentation depends on the longest; labels int64 (n)."""
         share = chosen[self._machine.world.rows(len(chosen))]
         return self._split.texts(chosen), self._split.labels[share].to(self._machine.device)
+
+    def plain(self, chosen: Tensor) -> Tensor:
+        """The chosen texts without augmentation, whatever the processes: int64 (N, L)."""
+        return self._split.texts(chosen).long()
 
     def augment(self, tokens: Tensor, batch_size: int) -> Tensor:
         """int32 (N, L) -> int64 (n, at most L) on the device."""

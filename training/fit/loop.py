@@ -6,9 +6,12 @@ on the step's number alone, so a run that continues from a checkpoint ends as on
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -18,13 +21,15 @@ from training.data.dataset import Split
 from training.errors import RecipeError, RunError
 from training.evaluation import metrics as evaluate
 from training.fit.batch import Loader, batches, loader_for, resolution
-from training.fit.optimise import learning_rate, loss_of
-from training.fit.parallel import Machine
+from training.fit.optimise import class_weights, learning_rate, loss_of, reductions
+from training.fit.parallel import Machine, World
 from training.fit.precision import autocast
 from training.fit.state import Epoch, State, initial_state
+from training.network import pretrained
 from training.network.build import BoundedLinear, normalise
 from training.progress import EpochBar, say
 from training.recipe.layers import NGrams
+from training.recipe.optimise import Loss
 from training.recipe.schema import Recipe
 
 
@@ -93,6 +98,8 @@ class Trainer:
         self._machine = machine
         self._network = machine.world.wrap(state.network)
         self._bounded = [layer for layer in state.network.modules() if isinstance(layer, BoundedLinear)]
+        weights = class_weights(recipe.loss, recipe.labels, train.labels)
+        self._class_weights = None if weights is None else weights.to(machine.device)
 
     def epoch(self, number: int) -> Epoch:
         """Train for epoch `number`, counted from 1, then measure the network that would be published.
@@ -103,71 +110,102 @@ class Trainer:
         side = resolution(self._recipe, number)
         with EpochBar(number, self._recipe.epochs, len(self._train), visible=self._machine.world.leads) as bar:
             started = time.perf_counter()
-            loss, accuracy, rate = self._steps(number, side, bar)
+            sums, rate = self._steps(number, side, bar)
             seconds = time.perf_counter() - started
-            figures = self._validate()
+            # The leading process decides for all when to stop: on GPUs the others may round differently.
+            figures = self._machine.world.broadcast(self._validate())
             self._check_finite(number)
             bar.finish(*figures)
-        return Epoch(number, loss, accuracy, *figures, len(self._train) / seconds, seconds, rate, side)
+        mean = sums.mean(self._machine.world)
+        return Epoch(
+            number,
+            mean.loss,
+            mean.accuracy,
+            *figures,
+            len(self._train) / seconds,
+            seconds,
+            rate,
+            side,
+            cross_entropy=mean.cross_entropy,
+        )
 
-    def _steps(self, number: int, side: int, bar: EpochBar) -> tuple[float, float, float]:
-        """All steps of an epoch: mean loss and accuracy over the augmented examples, and the last learning rate."""
-        recipe, world, train = self._recipe, self._machine.world, self._train
+    def _steps(self, number: int, side: int, bar: EpochBar) -> tuple["Sums", float]:
+        """All steps of an epoch: sums over the augmented examples, and the last learning rate."""
+        recipe, train, sums, rate = self._recipe, self._train, Sums(), 0.0
         torch.manual_seed(recipe.seed * 1_000_003 + number)  # an epoch draws the same wherever a run starts
         loader = loader_for(recipe, train, side, self._machine)
         self._network.train()
-        steps = math.ceil(len(train) / self._batch_size)
-        seen, rate, loss_sum, correct = 0, 0.0, 0.0, 0
-        for index, chosen in enumerate(batches(train, self._batch_size)):
+        if recipe.initialise.freeze:
+            pretrained.body(self._state.network).eval()  # as it will be served: without dropout, batch norm fixed
+        reduced = self._reductions()
+        steps = math.ceil(math.ceil(len(train) / self._batch_size) / recipe.accumulate)
+        for index, group in enumerate(grouped(batches(train, self._batch_size), recipe.accumulate)):
             step = (number - 1) * steps + index
-            rate = recipe.optimiser.learning_rate * learning_rate(recipe.schedule, step, steps * recipe.epochs)
-            loss, logits, labels = self.step(loader, chosen, rate)
-            seen += len(chosen)
-            loss_sum += loss * len(labels)
-            correct += int((logits.argmax(dim=1) == labels).sum())
-            if not math.isfinite(loss_sum):
+            rate = recipe.optimiser.learning_rate * learning_rate(recipe.schedule, step, steps * recipe.epochs, reduced)
+            self.step(loader, group, rate, (number, step), sums)
+            if not math.isfinite(sums.loss):
                 raise RunError(
-                    f"the loss became {loss} in epoch {number}, step {index + 1}, at a learning rate of "
+                    f"the loss became {sums.loss} in epoch {number}, step {index + 1}, at a learning rate of "
                     f"{rate:.3g}. {_last_good(number)} Lower the learning rate: "
                     f"--set optimiser.learning_rate={recipe.optimiser.learning_rate / 10:g}"
                 )
-            bar.step(seen, loss_sum * world.size / seen, correct * world.size / seen)
+            bar.step(sums.seen, *sums.shown(self._machine.world.size))
         if not recipe.average_decay:  # the average is the network itself: copied once an epoch, not after each step
             self._state.average.update_parameters(self._state.network)
-        loss_sum, total_correct = world.sum(loss_sum, correct)
-        return loss_sum / seen, total_correct / seen, rate
+        return sums, rate
 
-    def step(self, loader: Loader, chosen: Tensor, rate: float) -> tuple[float, Tensor, Tensor]:
-        """Load, augment, forward, loss, backward, step and average, for the `chosen` examples (N) of a batch.
+    def step(self, loader: Loader, group: list[Tensor], rate: float, place: tuple[int, int], sums: "Sums") -> None:
+        """Load, augment, forward, loss, backward, step and average, for the batches (N) of a `group` of examples.
 
-        Returns:
-            The mean loss, the logits (n, classes) and the labels (n) of the n examples that this process computes: all
-            N, or its share where several processes train together.
+        With several processes, each computes its share of every batch. `place`, the numbers of epoch and step, seeds
+        the dropout of each process. The results are added to `sums`.
         """
-        recipe, optimiser = self._recipe, self._state.optimiser
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        # Scaled images float32 (n, C, H, W), or token ids int32 (N, L); labels int64 (n).
-        inputs, labels = loader.load(chosen)
-        # float32 (n, C, side, side), or token ids int64 (n, at most L).
-        inputs = loader.augment(inputs, len(chosen))
-        with autocast(self._machine.device, recipe.precision):
-            logits = self._network(inputs)  # (n, classes)
-        loss = loss_of(recipe.loss, logits.float(), labels)  # the mean over n examples
+        recipe, optimiser, world = self._recipe, self._state.optimiser, self._machine.world
+        for settings in optimiser.param_groups:
+            settings["lr"] = rate
         optimiser.zero_grad()
-        # Gradients of the mean over all N examples.
-        self._machine.world.weighted(loss, len(labels), len(chosen)).backward()  # type: ignore[no-untyped-call]
+        total = sum(map(len, group))
+        for chosen in group:
+            # Scaled images float32 (n, C, H, W), or token ids int32 (N, L); labels int64 (n).
+            inputs, labels = loader.load(chosen)
+            # float32 (n, C, side, side), or token ids int64 (n, at most L).
+            inputs = loader.augment(inputs, len(chosen))
+            with world.own_draws(recipe.seed, *place), autocast(self._machine.device, recipe.precision):
+                logits = self._network(inputs)  # (n, classes)
+            logits = logits.float()
+            loss = loss_of(recipe.loss, logits, labels, self._class_weights)  # the mean over n examples
+            # Gradients of the mean over all examples of the group.
+            world.weighted(loss, len(labels), total).backward()  # type: ignore[no-untyped-call]
+            sums.add(recipe.loss, loss.item(), logits.detach(), labels, len(chosen))
+        self._adjust_gradients()
         optimiser.step()
         for layer in self._bounded:
             layer.bound()
         if recipe.average_decay:
             self._state.average.update_parameters(self._state.network)
-        return loss.item(), logits, labels
+
+    def _adjust_gradients(self) -> None:
+        """Add the gradient of the L1 penalty on weights, then shorten a gradient that is longer than the bound."""
+        recipe = self._recipe
+        parameters = [each for each in self._state.network.parameters() if each.grad is not None]
+        if recipe.l1:
+            for weights in parameters:
+                if weights.ndim > 1 and weights.grad is not None:
+                    weights.grad.add_(weights.detach().sign(), alpha=recipe.l1)
+        if recipe.clip_gradient:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip_gradient)
+
+    def _reductions(self) -> int:
+        """How often the schedule `plateau` has reduced the learning rate."""
+        if self._recipe.schedule.name != "plateau":
+            return 0
+        losses = [epoch.validation_loss for epoch in self._state.history]
+        return reductions(losses, self._recipe.schedule.patience)
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Loss and accuracy of the published network on the validation split, if any."""
         split = self._validation
-        if split is None:
+        if split is None or not self._machine.world.leads:
             return None, None
         logits = evaluate.logits(self._state.published, normalise(self._recipe), split, device=self._machine.device)
         accuracy = float((logits.argmax(dim=1) == split.labels).float().mean())
@@ -175,12 +213,58 @@ class Trainer:
 
     def _check_finite(self, number: int) -> None:
         """Refuse weights that the epoch's last step made infinite, before they reach the checkpoint."""
-        scale, examples = normalise(self._recipe), self._train.first(100)
-        if not evaluate.logits(self._state.network, scale, examples, device=self._machine.device).isfinite().all():
+        network, device = self._state.network.eval(), self._machine.device
+        loader = loader_for(self._recipe, self._train, resolution(self._recipe, self._recipe.epochs), self._machine)
+        inputs = loader.plain(torch.arange(min(len(self._train), 100)))
+        with torch.inference_mode():
+            is_finite = network(inputs.to(device)).isfinite().all()
+        if not is_finite:
             raise RunError(
                 f"the network's outputs are infinite or NaN after epoch {number}. {_last_good(number)} "
                 "Lower the learning rate with --set optimiser.learning_rate=..."
             )
+
+
+@dataclass
+class Sums:
+    """Sums over the examples that this process has computed in an epoch, and the number that all have `seen`."""
+
+    loss: float = 0.0
+    cross_entropy: float = 0.0
+    correct: int = 0
+    seen: int = 0
+
+    def add(self, options: Loss, loss: float, logits: Tensor, labels: Tensor, examples: int) -> None:
+        """Add a batch: its mean loss, logits (n, classes), labels (n), and its examples in all processes."""
+        is_plain = options == Loss()
+        entropy = loss if is_plain or not len(labels) else F.cross_entropy(logits, labels).item()
+        self.loss += loss * len(labels)
+        self.cross_entropy += entropy * len(labels)
+        self.correct += int((logits.argmax(dim=1) == labels).sum())
+        self.seen += examples
+
+    def shown(self, processes: int) -> tuple[float, float]:
+        """Mean loss and accuracy so far, as this process estimates them."""
+        return self.loss * processes / self.seen, self.correct * processes / self.seen
+
+    def mean(self, world: World) -> "Mean":
+        """The means over the examples of all processes."""
+        return Mean(*(value / self.seen for value in world.sum(self.loss, self.cross_entropy, self.correct)))
+
+
+class Mean(NamedTuple):
+    """Means over the augmented examples of an epoch: the loss of the recipe, plain cross-entropy, and accuracy."""
+
+    loss: float
+    cross_entropy: float
+    accuracy: float
+
+
+def grouped(parts: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Batches in lists of `size`; the last may be shorter."""
+    iterator = iter(parts)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 @contextmanager

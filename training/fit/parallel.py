@@ -8,7 +8,8 @@ single process and its methods change nothing.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -51,12 +52,25 @@ class World:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def broadcast(self, text: str) -> str:
-        """The leading process's text, on every process."""
-        texts = [text]
+    def broadcast(self, value: T) -> T:
+        """The leading process's value, on every process."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(texts)
-        return texts[0]
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    @contextmanager
+    def own_draws(self, *seed: int) -> Iterator[None]:
+        """Random numbers that differ between processes; afterwards, all draw as if none had been drawn here.
+
+        Without this, all processes would drop the same units. A single process draws as everywhere else.
+        """
+        if self.size == 1:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(hash((*seed, self.rank)) % 2**63)
+            yield
 
     def wait(self) -> None:
         """Wait until all processes have called this method."""
@@ -78,7 +92,7 @@ class World:
             return network
         for block in list(network.modules()):
             for name, layer in list(block.named_children()):
-                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                     setattr(block, name, _WholeBatchNorm(layer))
         return DistributedDataParallel(network, forward_sync_buffers=False)
 
@@ -123,7 +137,7 @@ class _WholeBatchNorm(nn.Module):
     It shares the parameters and the running statistics of `norm`, under the same names.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__()
         self.eps, self.momentum = norm.eps, norm.momentum or 0.1
         self.weight, self.bias = norm.weight, norm.bias

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn, optim
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn, optim
+from torch.optim.swa_utils import AveragedModel
 
 from training.data.dataset import Split
 from training.errors import RunError
@@ -21,6 +21,8 @@ from training.network import ngrams, pretrained, vectors
 from training.network.build import Embed, build
 from training.recipe.layers import Embedding, NGrams
 from training.recipe.schema import Recipe
+
+Parts = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Epoch:
     """The last step's."""
     resolution: int = 0
     """Side of the training images in pixels; 0 for texts."""
+    cross_entropy: float | None = None
+    """Of the training examples, without label smoothing and weights: what `validation_loss` is on the others."""
 
 
 @dataclass
@@ -129,9 +133,28 @@ def initial_state(recipe: Recipe, device: torch.device, train: Split | None = No
     if recipe.initialise.freeze:
         pretrained.body(network).requires_grad_(requires_grad=False)
     network = prepare(network, recipe, device)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    average = average_of(network, recipe.average_decay)
     trainable = (parameter for parameter in network.parameters() if parameter.requires_grad)
     return State(network, average, optimiser(recipe.optimiser, trainable), [])
+
+
+def average_of(network: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights and buffers.
+
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage: with `decay`
+    itself, the average of a short run would be nearly its initial weights.
+    """
+
+    @torch.no_grad()
+    def update(averages: Parts, values: Parts, steps: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, share)
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)  # counters
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 def _learn_words(recipe: Recipe, network: nn.Sequential, train: Split) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
 from training.data.schema import Text
-from training.network.calibrated import Calibration, stretch
+from training.network.calibrated import Calibration
 from training.network.initialise import initialise
 from training.network.ngrams import NGramTable
 from training.recipe.layers import (
@@ -266,7 +266,7 @@ class Served(nn.Module):
 
     def __init__(self, recipe: Recipe, network: nn.Sequential, calibration: Calibration) -> None:
         super().__init__()
-        self.length_exponent = calibration.length_exponent
+        self.calibration = calibration
         self.normalise = normalise(recipe)
         self.network = network.eval()
         *layers, last = network
@@ -280,6 +280,6 @@ class Served(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits = self.network(self.normalise(inputs))
-        if self.length_exponent:
-            logits = logits / stretch((inputs != 0).sum(dim=1), self.length_exponent)
+        if self.calibration.length_exponent:
+            logits = logits / self.calibration.stretch((inputs != 0).sum(dim=1))
         return torch.softmax(logits, dim=1)

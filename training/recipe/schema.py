@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from contract.manifest import Labels, ModelName
 from training.data.schema import INPUTS, Data, Image, Input, Text
 from training.errors import RecipeError
 from training.recipe.faults import Faults
 from training.recipe.layers import LAYERS, Layer
+from training.recipe.optimise import OPTIMISERS, Loss, Optimiser, Schedule
 from training.section import Activation, Count, Fraction, NotNegative, Positive, Section, count_or
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,17 +27,18 @@ class Initialise(Section):
     """The initial weights: PyTorch's default, Glorot & Bengio (2010) or He et al. (2015), normal or uniform.
 
     `fixed` has the same `spread` in all layers: the standard deviation of the normal, or the bound of the uniform
-    distribution (0.01 in Krizhevsky et al., 2012). `pretrained` reads all layers but the last from a file of torch
-    weights at `url` with the checksum `sha256`, or its first digits; the last layer has PyTorch's default.
+    distribution (0.01 in Krizhevsky et al., 2012). `orthogonal` has orthogonal rows (Saxe et al., 2014); with `zeros`
+    all units of a layer stay equal. `pretrained` reads all layers but the last from a file of torch weights at `url`
+    with the checksum `sha256`, or its first digits; the last layer has PyTorch's default.
     """
 
-    name: Literal["pytorch", "xavier", "he", "fixed", "pretrained"] = "pytorch"
+    name: Literal["pytorch", "xavier", "he", "fixed", "zeros", "orthogonal", "pretrained"] = "pytorch"
     distribution: Literal["normal", "uniform"] = "uniform"
     spread: Positive = 0.01
     url: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
     freeze: bool = False
-    """Train the last layer only."""
+    """Train the last layer only; the others compute as in evaluation, without dropout and with fixed batch norm."""
 
     @model_validator(mode="after")
     def _pretrained_has_a_source(self) -> "Initialise":
@@ -43,107 +46,21 @@ class Initialise(Section):
             raise ValueError("url and sha256 are required with name = 'pretrained', and not allowed with other names")
         if self.freeze and self.name != "pretrained":
             raise ValueError("freeze = true needs name = 'pretrained'")
+        self.check_idle(self.name, {"distribution": {"xavier", "he", "fixed"}, "spread": {"fixed"}})
         return self
-
-
-class Loss(Section):
-    """Cross-entropy, or mean squared error of the probabilities, with label smoothing (Szegedy et al., 2016)."""
-
-    name: Literal["cross-entropy", "mean-squared-error"] = "cross-entropy"
-    label_smoothing: Fraction = 0.0
-
-
-class SGD(Section):
-    """Stochastic gradient descent, optionally with momentum (Polyak, 1964; Nesterov, 1983)."""
-
-    name: Literal["sgd"]
-    learning_rate: Positive
-    momentum: Fraction = 0.0
-    nesterov: bool = False
-    weight_decay: NotNegative = 0.0
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "SGD":
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov = true needs a momentum above 0")
-        return self
-
-
-class AdaGrad(Section):
-    """Duchi et al. (2011)."""
-
-    name: Literal["adagrad"]
-    learning_rate: Positive
-    weight_decay: NotNegative = 0.0
-
-
-class RMSProp(Section):
-    """Tieleman & Hinton (2012)."""
-
-    name: Literal["rmsprop"]
-    learning_rate: Positive
-    alpha: Fraction = 0.99
-    weight_decay: NotNegative = 0.0
-
-
-class Adadelta(Section):
-    """Zeiler (2012)."""
-
-    name: Literal["adadelta"]
-    learning_rate: Positive = 1.0
-    rho: Fraction = 0.9
-    weight_decay: NotNegative = 0.0
-
-
-class Adam(Section):
-    """Kingma & Ba (2015)."""
-
-    name: Literal["adam"]
-    learning_rate: Positive
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    weight_decay: NotNegative = 0.0
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
-
-    name: Literal["adamw"]  # type: ignore[assignment]
-
-
-OPTIMISERS: dict[str, type[Section]] = {
-    "sgd": SGD,
-    "adagrad": AdaGrad,
-    "rmsprop": RMSProp,
-    "adadelta": Adadelta,
-    "adam": Adam,
-    "adamw": AdamW,
-}
-Optimiser = Annotated[SGD | AdaGrad | RMSProp | Adadelta | Adam | AdamW, Field(discriminator="name")]
-
-
-class Schedule(Section):
-    """The learning rate over the steps of a run, relative to that of the optimiser.
-
-    `cosine` falls to 0 (Loshchilov & Hutter, 2017). `one-cycle` rises linearly from 1/25 during the fraction `warmup`
-    of the steps, then falls along a cosine to 0 (Smith & Topin, 2018, without the momentum cycle). `step` is multiplied
-    by `factor` at each of `milestones`, which are fractions of the steps (Krizhevsky et al., 2012).
-    """
-
-    name: Literal["constant", "cosine", "one-cycle", "step"] = "constant"
-    warmup: Fraction = 0.3
-    milestones: list[Fraction] = Field(default=[0.5, 0.75])
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 class Augment(Section):
     """Random changes to each training example, uniform within the bounds, drawn again in every epoch.
 
     Images: first a crop of at least the fraction `crop` of the area, with an aspect ratio from 3:4 to 4:3 (Szegedy et
-    al., 2015); a mirror image half of the time with `flip`; rotation, scaling, shear and shift; then `brightness`,
-    `contrast` and `tint` (brightness of each channel) in units of the input's standard deviation. Texts: those longer
-    than `span` tokens are cut to a random part of at least `span` tokens; `word_dropout` replaces each token with the
-    unknown word with that probability (Iyyer et al., 2015).
+    al., 2015); a mirror image half of the time with `flip`, and upside down with `flip_vertical`; rotation, scaling,
+    shear and shift; then `brightness`, `contrast` and `tint` (brightness of each channel) in units of the input's
+    standard deviation, `hue` in turns of the colour circle, a Gaussian blur with a standard deviation of up to
+    `blur_px`, normal `noise` with that standard deviation in units of the input's; last, a rectangle of up to the
+    fraction `erase` of the area is set to the mean (Zhong et al., 2020). Texts: those longer than `span` tokens are cut
+    to a random part of at least `span` tokens; `word_dropout` replaces each token with the unknown word with that
+    probability (Iyyer et al., 2015).
     """
 
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -152,20 +69,28 @@ class Augment(Section):
     shift_px: NotNegative = 0.0
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     flip: bool = False
+    flip_vertical: bool = False
     brightness: NotNegative = 0.0
     contrast: Fraction = 0.0
     tint: NotNegative = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    blur_px: NotNegative = 0.0
+    noise: NotNegative = 0.0
+    erase: Fraction = 0.0
     word_dropout: Fraction = 0.0
     span: Count | None = None
+
+
+TEXT_AUGMENTATIONS = ("word_dropout", "span")
 
 
 class Recipe(Section):
     """One experiment. `name` is the name of the file."""
 
-    name: str
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$", max_length=100)]
+    task: ModelName
     """The name of the model that is published."""
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Labels
     """The labels of the data set, in the order of the network's outputs."""
     description: str
     activation: Activation = "relu"
@@ -181,7 +106,14 @@ class Recipe(Section):
     early_stopping: Count | None = None
     """Stop after this many epochs without a better validation accuracy, and keep the weights of the best epoch."""
     average_decay: Fraction = 0.0
-    """Decay of a moving average of the weights, which is evaluated and published; 0 switches it off."""
+    """Decay of a moving average of the weights, which is evaluated and published; 0 switches it off. After n steps, it
+    is at most (1 + n) / (10 + n), so that a short run forgets its initial weights."""
+    accumulate: Count = 1
+    """The number of batches whose gradients are averaged for one step."""
+    clip_gradient: Positive | None = None
+    """The longest norm of the gradient of all parameters; longer ones are scaled to it (Pascanu et al., 2013)."""
+    l1: NotNegative = 0.0
+    """The weight of the sum of absolute weights, without biases and norms, in what is minimised."""
     input: Input
     data: Data
     initialise: Initialise = Initialise()
@@ -203,13 +135,43 @@ class Recipe(Section):
             raise ValueError("early_stopping: not allowed with data.refit = true, which trains on the validation split")
         if self.data.folds and self.data.refit:
             raise ValueError("data.folds: not allowed with data.refit = true, since cross-validation publishes nothing")
-        if self.resolutions and isinstance(self.input, Text):
-            raise ValueError("resolutions: not allowed for input.kind = 'text'")
-        if self.resolutions and isinstance(self.input, Image) and self.input.height != self.input.width:
-            raise ValueError(
-                f"resolutions: need a square input, got height = {self.input.height} and width = {self.input.width}"
-            )
+        if self.schedule.name == "plateau" and self.data.refit:
+            raise ValueError("schedule.name: 'plateau' needs a validation split, which data.refit = true trains on")
+        weights = self.loss.class_weights
+        unknown = sorted(set(weights) - set(self.labels)) if isinstance(weights, dict) else []
+        if unknown:
+            raise ValueError(f"loss.class_weights: {', '.join(unknown)} not in labels: {', '.join(self.labels)}")
         return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_input(self) -> "Recipe":
+        spec, is_text = self.input, isinstance(self.input, Text)
+        for key, field in Augment.model_fields.items():
+            if (key in TEXT_AUGMENTATIONS) != is_text and getattr(self.augment, key) != field.default:
+                kind = "images" if is_text else "texts"
+                raise ValueError(f"augment.{key}: is for {kind}, but input.kind = {spec.kind!r}")
+        for key, value in (("resolutions", self.resolutions), ("data.stored_side", self.data.stored_side)):
+            if value and is_text:
+                raise ValueError(f"{key}: is for images, but input.kind = 'text'")
+        if isinstance(spec, Image):
+            self._check_sides(spec)
+        return self
+
+    def _check_sides(self, spec: Image) -> None:
+        if self.augment.hue and spec.mode != "RGB":
+            raise ValueError(f"augment.hue: needs colours, but input.mode = {spec.mode!r}")
+        longest, stored = max(spec.height, spec.width), self.data.stored_side
+        if stored and stored < longest:
+            raise ValueError(
+                f"data.stored_side: {stored} is less than the input's longer side, {longest}: photos would be enlarged"
+            )
+        if self.resolutions and spec.height != spec.width:
+            raise ValueError(f"resolutions: need a square input, got height = {spec.height} and width = {spec.width}")
+        if self.resolutions and max(self.resolutions) > (stored or longest):
+            raise ValueError(
+                f"resolutions: {max(self.resolutions)} is more than the {stored or longest} pixels at which training "
+                "images are stored; set data.stored_side to it"
+            )
 
 
 _UNIONS: dict[str, dict[str, type[Section]]] = {"layers": LAYERS, "optimiser": OPTIMISERS, "input": INPUTS}

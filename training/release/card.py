@@ -6,7 +6,6 @@ from textwrap import fill
 from contract.manifest import Manifest, Metrics, Variant
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
-from training.runs.record import temperature_text
 from training.runs.result import Result
 
 _HEADER = """\
@@ -34,17 +33,24 @@ that the training texts do not contain, mislead it.""",
 }
 
 
-def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str) -> str:
-    """The card of a new model (Mitchell et al., 2019); `verdict` is the gate's."""
+def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int) -> str:
+    """The card of a new model (Mitchell et al., 2019).
+
+    Args:
+        manifest: the new version's.
+        recipe: what it was trained with.
+        result: of its run.
+        verdict: the gate's.
+        looks: how often the test splits were used to decide about a publication, with this one.
+    """
     rows = {f"test: {name}": metrics for name, metrics in manifest.test_metrics.items()}
-    temperature = temperature_text(manifest.temperature, manifest.length_exponent)
     refit = "" if not recipe.data.refit else (
         " After that, the network was trained again on training and validation split together; the metrics of the"
         " validation split are those of the first training."
     )  # fmt: skip
     choices = (
         "Choices and the calibration were made on the validation split; the temperature, "
-        f"{temperature}, is part of the graph. The test splits were used once, for this publication.{refit}"
+        f"{result.calibration_text}, is part of the graph. {_looks(looks)}{refit}"
     )
     training = (
         f"Training took {result.seconds:,.0f} s on {result.hardware}, with seed {recipe.seed}. "
@@ -124,6 +130,15 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
     return (
         f"| batch size | float32, items/s | {name}, items/s | ratio |\n| --- | --- | --- | --- |\n{rows}\n\n"
         f"Items for each second of processor time: medians of alternating runs on {machine}."
+    )
+
+
+def _looks(count: int) -> str:
+    if count == 1:
+        return "The test splits were used once, for this publication."
+    return (
+        f"The test splits were used {count} times so far to decide about a publication of this model, so that the best "
+        "of several models may owe its figures to chance."
     )
 
 

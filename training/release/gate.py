@@ -1,12 +1,15 @@
-"""Decides whether a new model may replace the version in service: not if it is worse on the same test examples.
+"""Decides whether a new model may be published: not if it is worse on the same test examples than one before it.
 
 Both models classify the same examples, and only those count where one is right and the other wrong (McNemar, 1947). The
 new model is worse if so many losses among them have a probability below 5 % for two models that are equally good.
 """
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,62 +65,162 @@ class Comparison:
         )
 
 
-def pass_gate(correct: dict[str, Correct], manifest: Manifest, home: Path, *, force: bool) -> str:
-    """Compare a new model with the version in service, and describe the comparison for the model card.
+class Judgement(NamedTuple):
+    """What the gate found."""
+
+    comparisons: list[Comparison]
+    obstacles: list[str]
+    """Why the new model cannot be compared with the version in service, or needs no comparison to be refused."""
+    sentence: str
+    """The comparison, for the card."""
+
+
+def pass_gate(
+    correct: dict[str, Correct],
+    manifest: Manifest,
+    home: Path,
+    *,
+    force: bool,
+    baselines: Mapping[str, float] | None = None,
+) -> str:
+    """Compare a new model with the versions before it, and describe the comparison for the model card.
 
     Args:
         correct: for each test split, which examples the new model classifies correctly.
         manifest: the new model's.
         home: the folder of the model's versions.
-        force: accept a model that is worse, too.
+        force: accept a model that is worse or cannot be compared, too.
+        baselines: for each test split, the accuracy of always naming its largest class, which must be surpassed.
 
     Raises:
-        PublishError: the new model is worse, without `force`.
-        DataError: the test splits of the version in service cannot be read.
+        PublishError: the new model is worse than a version, not better than the baseline, or cannot be compared,
+            without `force`.
+        DataError: the test splits of a version cannot be read.
     """
-    comparisons, verdict = compare(correct, manifest, home)
-    worse = [str(comparison) for comparison in comparisons if comparison.is_worse]
-    if worse and not force:
-        raise PublishError(
-            f"the model is significantly worse than the version in service: {'; '.join(worse)}. "
-            "Nothing was published; --force publishes it nevertheless"
-        )
-    return f"Published with --force, although significantly worse. {verdict}" if worse else verdict
+    judgement = compare(correct, manifest, home)
+    faults = [
+        *_below(correct, baselines or {}),
+        *judgement.obstacles,
+        *(f"the model is significantly worse: {each}" for each in judgement.comparisons if each.is_worse),
+    ]
+    if faults and not force:
+        raise PublishError(f"{'; '.join(faults)}. Nothing was published; --force publishes it nevertheless")
+    if faults:
+        return f"Published with --force, although {'; '.join(faults)}. {judgement.sentence}"
+    return judgement.sentence
 
 
-def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> tuple[list[Comparison], str]:
-    """Compare a new model with the highest version in `home` that the service can load.
+def _below(correct: dict[str, Correct], baselines: Mapping[str, float]) -> Iterator[str]:
+    for name, baseline in baselines.items():
+        accuracy = float(correct[name].mean())
+        if accuracy <= baseline:
+            yield (
+                f"the accuracy on {name}, {accuracy:.2%}, is not above that of always naming the largest class, "
+                f"{baseline:.2%}"
+            )
+
+
+def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> Judgement:
+    """Compare a new model with the highest version in `home` that the service can load, and with the best one.
+
+    Labels are compared by name. The best version is that with the highest recorded accuracy among those with the same
+    labels and test splits.
 
     Args:
         correct: for each test split, which examples the new model classifies correctly.
         manifest: the new model's.
         home: the folder of the model's versions.
 
-    Returns:
-        A comparison for each test split that both were measured on, and a sentence about it.
-
     Raises:
-        DataError: the test splits of the version in service cannot be read.
+        DataError: the test splits of a version cannot be read.
     """
+    versions = _versions(home)
+    serving = next(((folder, other, session) for folder, other in versions if (session := _open(folder, other))), None)
+    if serving is None:
+        return Judgement([], [], "Not compared: no version was in service.")
+    folder, other, session = serving
+    obstacle = _obstacle(manifest, other)
+    if obstacle:
+        return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
+    others = correct_answers(session, other, folder)
+    for name, ours in correct.items():
+        if len(others[name]) != len(ours):
+            obstacle = (
+                f"the test split {name} has {len(ours):,} examples, but {len(others[name]):,} for version "
+                f"{other.version} in service"
+            )
+            return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
+    comparisons = [_compare(name, other.version, ours, others[name]) for name, ours in correct.items()]
+    sentence = f"Compared with version {other.version} in service. {'; '.join(map(str, comparisons))}."
+    best = _best(versions, manifest, _accuracy(other))
+    if best is not None:
+        folder, other, session = best
+        others = correct_answers(session, other, folder)
+        more = [
+            _compare(name, other.version, ours, others[name])
+            for name, ours in correct.items()
+            if len(others[name]) == len(ours)
+        ]
+        comparisons += more
+        sentence += f" Compared with version {other.version}, the best one. {'; '.join(map(str, more))}."
+    return Judgement(comparisons, [], sentence)
+
+
+def _versions(home: Path) -> list[tuple[Path, Manifest]]:
+    """The versions whose files match their manifests, the highest first."""
+    versions = []
     for number in reversed(numbers(home)):
         folder = home / str(number)
-        try:
-            other = open_version(folder)
-            session = Session(folder / GRAPH, other, provider="cpu", threads=processors.count())
-        except (ConvokeError, PublishError):
-            continue  # the service does not serve it either
-        if set(other.labels) != set(manifest.labels):
-            return [], f"Not compared with version {number} in service, which has other labels."
-        others = correct_answers(session, other, folder)
-        comparisons = [
-            _compare(name, number, ours, others[name])
-            for name, ours in correct.items()
-            if name in others and len(others[name]) == len(ours)
-        ]
-        if not comparisons:
-            return [], f"Not compared with version {number} in service, which was measured on other test splits."
-        return comparisons, f"Compared with version {number} in service. {'; '.join(map(str, comparisons))}."
-    return [], "Not compared: no version was in service."
+        with suppress(ConvokeError, PublishError):  # the service does not serve it either
+            versions.append((folder, open_version(folder)))
+    return versions
+
+
+def _open(folder: Path, manifest: Manifest) -> Session | None:
+    try:
+        return Session(folder / GRAPH, manifest, provider="cpu", threads=processors.count())
+    except ConvokeError:
+        return None
+
+
+def _best(
+    versions: list[tuple[Path, Manifest]], manifest: Manifest, at_least: float
+) -> tuple[Path, Manifest, Session] | None:
+    """The version of the highest recorded accuracy above `at_least` that can be compared and loaded, if any."""
+    better = [
+        (folder, other)
+        for folder, other in versions
+        if _accuracy(other) > at_least and _obstacle(manifest, other) is None
+    ]
+    for folder, other in sorted(better, key=lambda version: -_accuracy(version[1])):
+        session = _open(folder, other)
+        if session is not None:
+            return folder, other, session
+    return None
+
+
+def _accuracy(manifest: Manifest) -> float:
+    """The recorded accuracy over the examples of all test splits."""
+    metrics = manifest.test_metrics.values()
+    return sum(each.accuracy * each.n for each in metrics) / sum(each.n for each in metrics)
+
+
+def _obstacle(manifest: Manifest, other: Manifest) -> str | None:
+    """Why two versions cannot be compared, if they cannot."""
+    ours, theirs = set(manifest.labels), set(other.labels)
+    if ours != theirs:
+        only_ours, only_theirs = (", ".join(sorted(labels)) or "none" for labels in (ours - theirs, theirs - ours))
+        return (
+            f"the labels are not those of version {other.version} (only in the new model: {only_ours}; only in the "
+            f"version: {only_theirs})"
+        )
+    tests, other_tests = sorted(manifest.test_metrics), sorted(other.test_metrics)
+    if tests != other_tests:
+        return (
+            f"version {other.version} was measured on other test splits: {', '.join(other_tests)} instead of "
+            f"{', '.join(tests)}"
+        )
+    return None
 
 
 def correct_answers(session: Session, manifest: Manifest, folder: Path) -> dict[str, Correct]:

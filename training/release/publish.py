@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import torch
 
 from contract import batches, processors
-from contract.manifest import GOLDEN, GRAPH, PREPROCESSING_VERSION, Manifest, Metrics
+from contract.manifest import GOLDEN, GRAPH, MAX_BATCH_VALUES, PREPROCESSING_VERSION, Manifest, Metrics
 from contract.session import Session
 from contract.spec import TOKENIZER, InputSpec
 from training.data.dataset import Split
@@ -22,6 +23,7 @@ from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
 from training.release.card import card
 from training.release.gate import is_correct, pass_gate
+from training.release.looks import record
 from training.release.version import building, place, provenance
 from training.runs import run
 from training.runs.result import Result
@@ -34,7 +36,7 @@ _MAX_GAP = 1e-4  # between the probabilities of torch and ONNX Runtime, both on 
 def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     """Publish a run as the next version of its model, and return the version's folder.
 
-    This is the only use of the test splits, with the exported graph.
+    This is the only use of the test splits, with the exported graph; the card states how often it has happened.
 
     Args:
         folder: the run's folder.
@@ -63,24 +65,28 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         session = Session(partial / GRAPH, draft, provider="cpu", threads=processors.count())
         probabilities = {name: check_parity(served, session, split) for name, split in data.tests.items()}
         correct = {name: is_correct(probabilities[name], split) for name, split in data.tests.items()}
-        verdict = pass_gate(correct, draft, home, force=force)
+        looks = record(home, draft)
+        baselines = {name: evaluate.baseline(split.labels) for name, split in data.tests.items()}
+        verdict = pass_gate(correct, draft, home, force=force, baselines=baselines)
         inputs = batches.random(spec, _GOLDEN)
         np.savez_compressed(partial / GOLDEN, inputs=inputs, probabilities=session.run(inputs))
         metrics = {name: evaluate.metrics(probabilities[name], split.labels) for name, split in data.tests.items()}
         manifest = draft.model_copy(update={"test_metrics": metrics})
-        return place(partial, home, manifest, card(manifest, recipe, result, verdict))
+        return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks))
 
 
 def _draft(recipe: Recipe, result: Result, tests: Iterable[str], partial: Path, home: Path) -> Manifest:
     """The manifest before the test splits are measured."""
+    spec = recipe.input.served()
     return Manifest(
         model=recipe.task,
-        input=recipe.input.served(),
+        input=spec,
         labels=recipe.labels,
         preprocessing_version=PREPROCESSING_VERSION,
-        max_batch=MAX_BATCH,
+        max_batch=max(min(MAX_BATCH, MAX_BATCH_VALUES // prod(spec.shape(1, spec.max_length))), 1),
         temperature=result.temperature,
         length_exponent=result.length_exponent,
+        length_range=None if result.length_range is None else list(result.length_range),
         test_metrics=dict.fromkeys(tests, Metrics(n=1, accuracy=0, nll=0, ece=0)),
         dataset=recipe.data.name,
         dataset_fingerprint=result.fingerprint,

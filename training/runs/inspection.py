@@ -148,7 +148,7 @@ def _manifest(manifest: Manifest) -> Facts:
             yield f"test on {split}, {precision}", f"{figures}, n = {metrics.n:,}, {manifest.graph(precision)}"
     yield "recipe", manifest.recipe.get("name", "-")
     yield "parameters", f"{manifest.parameters:,}"
-    yield "temperature", record.temperature_text(manifest.temperature, manifest.length_exponent)
+    yield "temperature", record.temperature_text(manifest.temperature, manifest.length_exponent, manifest.length_range)
     yield "largest batch", manifest.max_batch
     yield "preprocessing", f"version {manifest.preprocessing_version}"
     yield "data", f"{manifest.dataset}, {manifest.dataset_fingerprint}"

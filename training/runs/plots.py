@@ -43,34 +43,52 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
 
 
-def learning_curves(history: History, loss: str = "cross-entropy (nats)") -> Figure:
-    """Loss and accuracy of training and validation over the epochs; a star marks the lowest validation loss.
+def learning_curves(history: History, published: int | None = None, caption: str = "") -> Figure:
+    """Cross-entropy, accuracy and learning rate over the epochs; a star marks the published epoch.
+
+    Both curves of the cross-entropy are without label smoothing and class weights, whatever loss was minimised. The
+    training curves are of augmented examples, seen with dropout while the weights changed.
 
     Args:
-        history: one mapping for each epoch: epoch, loss, accuracy, validation_loss, validation_accuracy (the last two
-            None or absent without a validation split) and, where it changes, resolution in pixels. Accuracy is a
-            share of 1.
-        loss: the name of the loss, with its unit.
+        history: one mapping for each epoch: epoch, cross_entropy, accuracy, validation_loss, validation_accuracy (the
+            last two None or absent without a validation split), learning_rate and, where it changes, resolution in
+            pixels. Accuracy is a share of 1.
+        published: the epoch whose weights are published; by default the last.
+        caption: what the figure shows, under the title.
     """
     assert history
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, key in ((left, "loss"), (right, "accuracy")):
-        _curve(axes, history, key, "training", _TRAINING)
-        _curve(axes, history, f"validation_{key}", "validation", _VALIDATION)
-        _mark_best(axes, history, key)
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.7))
+    for axes, name, training, validation in (
+        (left, "cross-entropy", "cross_entropy", "validation_loss"),
+        (middle, "accuracy", "accuracy", "validation_accuracy"),
+    ):
+        _curve(axes, history, training, "training (augmented)", _TRAINING)
+        _curve(axes, history, validation, "validation", _VALIDATION)
+        _mark_published(axes, history, validation, published or history[-1]["epoch"])
+        axes.set_title(name.capitalize(), pad=16)
+        axes.legend()
+    _curve(right, history, "learning_rate", "at the end of each epoch", _MARK)
+    right.set_title("Learning rate", pad=16)
+    right.set_ylim(bottom=0)
+    for axes in (left, middle, right):
         _mark_resolutions(axes, history)
-        axes.set_title(key.capitalize(), pad=16)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
         axes.grid(alpha=0.3)
-        axes.legend()
-    left.set_ylabel(loss)
-    right.set_ylabel("accuracy (% of examples)")
-    right.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    left.set_ylabel("cross-entropy (nats)")
+    middle.set_ylabel("accuracy (% of examples)")
+    middle.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     _scale_loss(left, history)
+    _caption(figure, caption)
     return figure
+
+
+def _caption(figure: Figure, caption: str) -> None:
+    """What a figure shows, small at its top: recipe, data, split, number of examples, epoch."""
+    if caption:
+        figure.suptitle(plain(caption), fontsize=9, color=_MARK)
 
 
 def _curve(axes: Axes, history: History, key: str, name: str, colour: str) -> None:
@@ -80,16 +98,14 @@ def _curve(axes: Axes, history: History, key: str, name: str, colour: str) -> No
         axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, markersize=4)
 
 
-def _mark_best(axes: Axes, history: History, key: str) -> None:
-    scored = [epoch for epoch in history if epoch.get("validation_loss") is not None]
-    if not scored:
+def _mark_published(axes: Axes, history: History, key: str, published: int) -> None:
+    value = next((epoch.get(key) for epoch in history if epoch["epoch"] == published), None)
+    if value is None:
         return
-    best = min(scored, key=lambda epoch: float(epoch["validation_loss"]))
-    value = best[f"validation_{key}"]
-    shown = f"{value:.4f}" if key == "loss" else f"{value:.2%}"
-    axes.axvline(best["epoch"], color=_MARK, linestyle=":", linewidth=1.2)
-    label = f"lowest validation loss: epoch {best['epoch']}, {shown}"
-    axes.plot(best["epoch"], value, "*", color=_MARK, markersize=12, linestyle="", label=label)
+    shown = f"{value:.4f}" if key == "validation_loss" else f"{value:.2%}"
+    axes.axvline(published, color=_MARK, linestyle=":", linewidth=1.2)
+    label = f"published: epoch {published}, {shown}"
+    axes.plot(published, value, "*", color=_MARK, markersize=12, linestyle="", label=label)
 
 
 def _mark_resolutions(axes: Axes, history: History) -> None:
@@ -105,8 +121,9 @@ def _mark_resolutions(axes: Axes, history: History) -> None:
 
 
 def _scale_loss(axes: Axes, history: History) -> None:
-    losses = [epoch[key] for epoch in history for key in ("loss", "validation_loss") if epoch.get(key) is not None]
-    if min(losses) > 0 and max(losses) / min(losses) > _LOG_RATIO:
+    keys = ("cross_entropy", "validation_loss")
+    losses = [epoch[key] for epoch in history for key in keys if epoch.get(key) is not None]
+    if losses and min(losses) > 0 and max(losses) / min(losses) > _LOG_RATIO:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

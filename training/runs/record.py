@@ -4,6 +4,7 @@ Only the form of the files is checked, so that runs of older recipes can be read
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,12 @@ def text(value: Any) -> str:
             return str(value)
 
 
-def temperature_text(temperature: float, length_exponent: float) -> str:
+def temperature_text(temperature: float, length_exponent: float, length_range: Sequence[int] | None = None) -> str:
     """A temperature for the terminal, with the factor for the length of a text if there is an exponent."""
-    return f"{temperature:.4f}" + (f" * (tokens / 64)^{length_exponent:.3f}" if length_exponent else "")
+    if not length_exponent:
+        return f"{temperature:.4f}"
+    bounds = f", for {length_range[0]} to {length_range[1]} tokens" if length_range else ""
+    return f"{temperature:.4f} * (tokens / 64)^{length_exponent:.3f}{bounds}"
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

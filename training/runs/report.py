@@ -22,6 +22,7 @@ def write(
     logits: Tensor,
     calibration: Calibration,
     history: Sequence[Epoch],
+    published: int | None = None,
 ) -> None:
     """Write learning curves, confusion matrix, reliability diagram, first filters and most confident mistakes.
 
@@ -33,6 +34,7 @@ def write(
         logits: the network's outputs over the validation split, (N, classes).
         calibration: turns the logits into probabilities.
         history: the epochs of the training.
+        published: the epoch whose weights are published; by default the last.
 
     Raises:
         RunError: a file cannot be written.
@@ -41,7 +43,7 @@ def write(
     before, after = (each.probabilities(logits, split.lengths).numpy() for each in (Calibration(1.0), calibration))
     wrong = evaluate.mistakes(after, split.labels)
     figures = {
-        "curves": plots.learning_curves([vars(epoch) for epoch in history]),
+        "curves": plots.learning_curves([vars(epoch) for epoch in history], published),
         "confusion": plots.confusion_matrix(after, truth, labels),
         "reliability": plots.reliability_diagram(before, after, truth),
     }

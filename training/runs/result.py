@@ -65,10 +65,27 @@ class Result(Saved):
     folds: tuple[Metrics, ...] = ()
     """The test metrics of each fold of a cross-validation."""
     length_exponent: float = 0.0
+    length_range: tuple[int, int] | None = None
+    temperature_interval: tuple[float, float] | None = None
+    """The 95 % interval of the temperature; None if there were too few examples to fit it."""
+    baseline: float | None = None
+    """The share of the most frequent label of the validation split: the accuracy of always naming it."""
 
     @property
     def calibration(self) -> Calibration:
-        return Calibration(self.temperature, self.length_exponent)
+        return Calibration(self.temperature, self.length_exponent, self.length_range)
+
+    @property
+    def calibration_text(self) -> str:
+        """The temperature with its interval, and what can be said about it."""
+        text = temperature_text(self.temperature, self.length_exponent, self.length_range)
+        if self.temperature_interval is None:
+            return f"{text} (not fitted: {self.validation.n:,} examples are too few)"
+        low, high = self.temperature_interval
+        text = f"{text} (95 % interval {low:.2f} to {high:.2f})"
+        if low <= 1 <= high and not self.length_exponent:
+            text += ", which does not differ from 1 by more than chance"
+        return text
 
     def __str__(self) -> str:
         metrics = self.validation
@@ -79,10 +96,10 @@ class Result(Saved):
                 f"(n = {metrics.n:,}, standard deviation of the folds {deviation:.2%}), "
                 f"calibration error {metrics.ece:.4f}"
             )
-        temperature = temperature_text(self.temperature, self.length_exponent)
+        baseline = "" if self.baseline is None else f", always naming the largest class has {self.baseline:.2%}"
         return (
-            f"trained in {self.seconds:,.0f} s; validation accuracy {metrics.accuracy:.2%} (n = {metrics.n:,}), "
-            f"calibration error {metrics.ece:.4f}, temperature {temperature}"
+            f"trained in {self.seconds:,.0f} s; validation accuracy {metrics.accuracy:.2%} (n = {metrics.n:,})"
+            f"{baseline}, calibration error {metrics.ece:.4f}, temperature {self.calibration_text}"
         )
 
 

@@ -127,14 +127,18 @@ def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
     validation = _metrics(calibration, logits, data.validation)
     if machine.world.leads:
         history = state.history(folder / FIT)
-        report.write(folder / PICTURES, recipe.labels, network, data, logits, calibration, history)
+        published = state.best_epoch(history) if recipe.early_stopping else len(history)
+        report.write(folder / PICTURES, recipe.labels, network, data, logits, calibration, history, published)
     if recipe.data.refit:
         if machine.world.leads and not (folder / REFIT).exists():
             say(f"validation accuracy {validation.accuracy:.2%}; training again, on training and validation split")
-        _fit(folder / REFIT, recipe, data.train + data.validation, None, machine)
+        _fit(folder / REFIT, recipe, data.refit, None, machine)
     return Result(
         temperature=calibration.temperature,
         length_exponent=calibration.length_exponent,
+        length_range=calibration.length_range,
+        temperature_interval=calibrate.interval(calibration, logits, data.validation.labels, data.validation.lengths),
+        baseline=evaluate.baseline(data.validation.labels),
         validation=validation,
         seconds=sum(state.seconds(folder / name) for name in CHECKPOINTS),
         fingerprint=data.fingerprint,
@@ -178,8 +182,7 @@ def _train_fold(path: Path, recipe: Recipe, number: int, machine: Machine) -> Fo
     network, scale = _fit(path, recipe, data.train, data.validation, machine), normalise(recipe)
     logits = evaluate.logits(network, scale, data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)
-    (test,) = data.tests.values()
-    metrics = _metrics(calibration, evaluate.logits(network, scale, test), test)
+    metrics = pooled(tuple(_metrics(calibration, evaluate.logits(network, scale, t), t) for t in data.tests.values()))
     return Fold(metrics=metrics, seconds=state.seconds(path), fingerprint=data.fingerprint)
 
 

@@ -235,7 +235,7 @@ def test_a_version_with_another_order_predicts_by_name(
     )
     answers = gate.correct_answers(session, manifest, folder)
     turned = manifest.model_copy(update={"labels": manifest.labels[::-1]})
-    (comparison,), _ = gate.compare(answers, turned, folder.parent)
+    (comparison,), _, _ = gate.compare(answers, turned, folder.parent)
     assert (comparison.gained, comparison.lost, comparison.accuracy) == (0, 0, 1.0)
 
 

@@ -170,7 +170,7 @@ def test_pixels_are_those_of_the_service(root: Path) -> None:
         assert split.labels.tolist() == [photo.label for photo in part]
     large = photos.load(data_table(stored_side=11), SPEC)
     np.testing.assert_array_equal(large.train.inputs, expected(train, SPEC.served(11)))
-    assert large.train.inputs.shape[1:] == (11, 11, 3)
+    assert large.train.inputs.shape[1:] == (7, 11, 3)  # the shape of the input, with a longer side of 11
     np.testing.assert_array_equal(large.validation.inputs, data.validation.inputs)
     alone = photos.tests("cats-vs-dogs", FRAME, None)["cats-vs-dogs"]
     np.testing.assert_array_equal(alone.inputs, data.tests["cats-vs-dogs"].inputs)

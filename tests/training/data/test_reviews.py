@@ -222,10 +222,15 @@ def test_copies_of_a_text_are_in_one_fold(corpora: Path) -> None:
 
 
 @pytest.mark.usefixtures("corpora")
-def test_only_mr_is_folded() -> None:
-    """The message says that the other data sets have a published test split."""
-    with pytest.raises(ValueError, match="folds: 'sst2'"):
-        Data(name="sst2", validation=100, folds=10)
+def test_other_sources_are_folded_without_their_test_splits() -> None:
+    """The test parts of the folds of sst2 are disjoint, and together they are its training texts."""
+    data, train = Data(name="sst2", validation=20, folds=2), reviews.read("sst2").train
+    folds = [reviews.fold(data, SPEC, number) for number in range(2)]
+    assert sum(len(fold.tests["sst2"]) for fold in folds) == len(train)
+    parts = reviews.partition(train, 2)
+    assert sorted(review.text for part in parts for review in part) == sorted(review.text for review in train)
+    for fold, part in zip(folds, parts, strict=True):
+        assert fold.tests["sst2"].labels.tolist() == [review.label for review in part]
 
 
 def test_loading_is_deterministic_and_the_fingerprint_is_of_texts_and_labels(corpora: Path) -> None:

@@ -77,10 +77,10 @@ def test_bfloat16_is_chosen_if_it_is_faster_by_a_tenth_and_its_gradient_is_accur
         (
             {
                 "input": SQUARE,
-                "resolutions": [4, 8],
+                "resolutions": [4, 6],
                 "layers": [{"conv": 2, "kernel": 3}, {"pool": "average", "size": "global"}, FLAT, OUT],
             },
-            (16, 1, 8, 8),
+            (16, 1, 6, 6),
         ),
         (TEXT, (16, 12)),
         ({**TEXT, "input": {**TEXT["input"], "length": 600}}, (16, 256)),

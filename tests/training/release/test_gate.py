@@ -1,6 +1,5 @@
 """The gate: its arithmetic against coins counted by hand, and the version that it compares with."""
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, PREPROCESSING_VERSI
 from contract.session import Session
 from contract.spec import ImageInput
 from training.data.dataset import Split
-from training.errors import TrainingError
-from training.release import gate
+from training.errors import PublishError, TrainingError
+from training.release import gate, looks
 from training.release.gate import Comparison, compare
 
 GRAPH_TEXT = """
@@ -116,7 +115,7 @@ def test_a_model_is_worse_if_a_coin_loses_as_often_in_less_than_5_percent_of_cas
 def test_examples_in_dispute_are_those_that_only_one_model_classifies_correctly(tmp_path: Path) -> None:
     """Edges at 90 and 115 are wrong on 10 and 15 different images: the new model gains 10 and loses 15."""
     manifest = publish(tmp_path, 1, edge=89.5)
-    (comparison,), verdict = compare(correct(115), manifest, tmp_path)
+    (comparison,), _, verdict = compare(correct(115), manifest, tmp_path)
     assert comparison == Comparison("levels", 1, accuracy=185 / 200, accuracy_in_service=190 / 200, gained=10, lost=15)
     assert str(comparison) in verdict
     for fact in ("92.50%", "version 1 has 95.00%", "10 examples gained", "15 lost", "p = 0.21"):
@@ -131,7 +130,7 @@ def test_the_highest_version_that_can_be_loaded_is_in_service(tmp_path: Path) ->
     (tmp_path / "notes").mkdir()
 
     def in_service() -> tuple[int, int]:
-        (comparison,), _ = compare(correct(TRUTH), manifest, tmp_path)
+        (comparison,), _, _ = compare(correct(TRUTH), manifest, tmp_path)
         return comparison.version, comparison.gained
 
     assert in_service() == (10, 10)
@@ -149,26 +148,71 @@ def test_a_graph_that_cannot_be_loaded_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "2" / GRAPH).write_bytes(b"garbage")
     files = {**second.files, GRAPH: sha256(tmp_path / "2" / GRAPH)}
     second.model_copy(update={"files": files}).write(tmp_path / "2")
-    (comparison,), _ = compare(correct(TRUTH), second, tmp_path)
+    (comparison,), _, _ = compare(correct(TRUTH), second, tmp_path)
     assert comparison.version == 1
 
 
-def test_other_labels_are_not_compared(tmp_path: Path) -> None:
-    """The verdict on a model with other labels than the version in service says so."""
-    publish(tmp_path, 1, TRUTH - 0.5, labels=("night", "day"))
+def test_a_model_with_other_labels_needs_force(tmp_path: Path) -> None:
+    """The refusal names the labels that only one of the two has; with force, the card has the reason."""
+    publish(tmp_path, 1, TRUTH - 0.5, labels=("night", "light"))
     ours = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
-    comparisons, verdict = compare(correct(150), ours, tmp_path)
-    assert not comparisons
-    assert re.search("[Nn]ot compared.* version 1 .*labels", verdict)
+    with pytest.raises(PublishError, match=r"labels .* version 1 \(only in the new model: dark; .*: night\).*--force"):
+        gate.pass_gate(correct(150), ours, tmp_path, force=False)
+    verdict = gate.pass_gate(correct(150), ours, tmp_path, force=True)
+    assert verdict.startswith("Published with --force, although the labels are not those of version 1")
 
 
-def test_other_test_splits_are_not_compared(tmp_path: Path) -> None:
-    """A split of another name or size is not compared with that of the version in service."""
+def test_labels_in_another_order_are_compared_by_name(tmp_path: Path) -> None:
+    """Equal sets of labels are one task, whatever their order."""
     manifest = publish(tmp_path, 1, TRUTH - 0.5)
-    for other in ({"others": correct(150)["levels"]}, {"levels": correct(150)["levels"][:-1]}):
-        comparisons, verdict = compare(other, manifest, tmp_path)
-        assert not comparisons
-        assert re.search("[Nn]ot compared.* version 1 .*test splits", verdict)
+    turned = manifest.model_copy(update={"labels": manifest.labels[::-1]})
+    (comparison,), obstacles, _ = compare(correct(TRUTH), turned, tmp_path)
+    assert not obstacles
+    assert (comparison.gained, comparison.lost) == (0, 0)
+
+
+def test_other_test_splits_need_force(tmp_path: Path) -> None:
+    """A split of another name or size than that of the version in service is a refusal, not a pass."""
+    manifest = publish(tmp_path, 1, TRUTH - 0.5)
+    renamed = manifest.model_copy(update={"test_metrics": {"others": manifest.test_metrics["levels"]}})
+    for other, name, draft in (
+        (correct(150)["levels"], "others", renamed),
+        (correct(150)["levels"][:-1], "levels", manifest),
+    ):
+        with pytest.raises(PublishError, match=r"(test split.*version 1|version 1.*test split).*--force"):
+            gate.pass_gate({name: other}, draft, tmp_path, force=False)
+        assert "Not compared with version 1" in gate.pass_gate({name: other}, draft, tmp_path, force=True)
+
+
+def test_the_best_version_is_compared_too(tmp_path: Path) -> None:
+    """A model that equals the poor version in service, but is worse than an older one, is refused."""
+    first = publish(tmp_path, 1, TRUTH - 0.5)
+    second = publish(tmp_path, 2, 139.5)
+    for manifest, accuracy in ((first, 1.0), (second, 0.8)):
+        metrics = {"levels": Metrics(n=200, accuracy=accuracy, nll=0, ece=0)}
+        manifest.model_copy(update={"test_metrics": metrics}).write(tmp_path / str(manifest.version))
+    comparisons, _, verdict = compare(correct(140), second, tmp_path)
+    assert [(each.version, each.is_worse) for each in comparisons] == [(2, False), (1, True)]
+    assert "version 1, the best one" in verdict
+    with pytest.raises(PublishError, match=r"worse: levels: .* version 1 has 100\.00%"):
+        gate.pass_gate(correct(140), second, tmp_path, force=False)
+
+
+def test_a_model_must_surpass_the_largest_class(tmp_path: Path) -> None:
+    """An accuracy of the baseline is refused also for the first version, unless forced."""
+    manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
+    always_light = {"levels": (LEVELS >= TRUTH).numpy()}
+    with pytest.raises(PublishError, match=r"levels, 50\.00%, is not above .* largest class, 50\.00%"):
+        gate.pass_gate(always_light, manifest, tmp_path, force=False, baselines={"levels": 0.5})
+    assert "although" in gate.pass_gate(always_light, manifest, tmp_path, force=True, baselines={"levels": 0.5})
+    assert gate.pass_gate(correct(TRUTH), manifest, tmp_path, force=False, baselines={"levels": 0.5})
+
+
+def test_looks_at_the_test_splits_are_counted(tmp_path: Path) -> None:
+    """Each publication and refusal counts, and so does a version that was published before the count began."""
+    manifest = publish(tmp_path, 1, TRUTH - 0.5)
+    other = manifest.model_copy(update={"dataset_fingerprint": "sha256:other"})
+    assert [looks.record(tmp_path, draft) for draft in (manifest, manifest, other, manifest)] == [2, 3, 1, 4]
 
 
 def test_without_a_version_in_service_there_is_nothing_to_compare(tmp_path: Path) -> None:
@@ -176,8 +220,9 @@ def test_without_a_version_in_service_there_is_nothing_to_compare(tmp_path: Path
     manifest = publish(tmp_path / "elsewhere", 1, 99.5)
     home = tmp_path / "home"
     home.mkdir()
-    comparisons, verdict = compare(correct(150), manifest, home)
+    comparisons, obstacles, verdict = compare(correct(150), manifest, home)
     assert not comparisons
+    assert not obstacles
     assert "no version was in service" in verdict
 
 

@@ -98,6 +98,7 @@ def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
             "optimiser.learning_rate",
             "optimiser.beta1",
             "optimiser.beta2",
+            "optimiser.amsgrad",
             "optimiser.momentum",
             "optimiser.nesterov",
         ]

@@ -20,11 +20,13 @@ NAMES = ["cat", "dog"]
 
 
 def epochs(*losses: float, validation: bool = True, **more: Any) -> list[dict[str, Any]]:
-    """A history with these validation losses; training loss is 0.1 lower, accuracy falls as the loss rises."""
+    """A history with these validation losses; training cross-entropy is 0.1 lower, accuracy falls as the loss rises."""
     return [
         {
             "epoch": number,
-            "loss": loss - 0.1,
+            "loss": loss + 0.7,
+            "cross_entropy": loss - 0.1,
+            "learning_rate": 0.1 / number,
             "accuracy": 1 - loss / 4,
             "validation_loss": loss if validation else None,
             "validation_accuracy": 1 - loss / 2 if validation else None,
@@ -76,28 +78,30 @@ def gaps(axes: Axes) -> float:
 
 
 def test_the_curves_are_those_of_the_history() -> None:
-    """Both panels show training and validation, point by point, on axes with names and units."""
+    """The panels show training and validation, point by point, on axes with names and units; not the smoothed loss."""
     history = epochs(0.8, 0.4, 0.6)
-    loss, accuracy = plots.learning_curves(history).axes
-    assert lines(loss)["training"] == [(epoch["epoch"], epoch["loss"]) for epoch in history]
-    assert lines(loss)["validation"] == [(1, 0.8), (2, 0.4), (3, 0.6)]
+    entropy, accuracy, rate = plots.learning_curves(history).axes
+    assert lines(entropy)["training (augmented)"] == [(epoch["epoch"], epoch["cross_entropy"]) for epoch in history]
+    assert lines(entropy)["validation"] == [(1, 0.8), (2, 0.4), (3, 0.6)]
     assert lines(accuracy)["validation"] == [(epoch["epoch"], epoch["validation_accuracy"]) for epoch in history]
-    assert (loss.get_xlabel(), accuracy.get_xlabel()) == ("epoch", "epoch")
-    assert loss.get_ylabel() == "cross-entropy (nats)"
+    assert lines(rate)["at the end of each epoch"] == [(1, 0.1), (2, 0.05), (3, 0.1 / 3)]
+    assert (entropy.get_xlabel(), accuracy.get_xlabel(), rate.get_xlabel()) == ("epoch", "epoch", "epoch")
+    assert entropy.get_ylabel() == "cross-entropy (nats)"
     assert accuracy.get_ylabel() == "accuracy (% of examples)"
 
 
-def test_the_best_epoch_is_marked_in_both_panels() -> None:
-    """A star marks the epoch of the lowest validation loss, and the legend has its values."""
-    loss, accuracy = plots.learning_curves(epochs(0.8, 0.4, 0.6)).axes
-    assert lines(loss)["lowest validation loss: epoch 2, 0.4000"] == [(2, 0.4)]
-    assert lines(accuracy)["lowest validation loss: epoch 2, 80.00%"] == [(2, 0.8)]
+@pytest.mark.parametrize(("published", "epoch", "loss"), [(None, 3, 0.6), (1, 1, 0.8)])
+def test_the_published_epoch_is_marked(published: int | None, epoch: int, loss: float) -> None:
+    """A star marks the epoch whose weights are published, by default the last, not that of the lowest loss."""
+    entropy, accuracy, _ = plots.learning_curves(epochs(0.8, 0.4, 0.6), published).axes
+    assert lines(entropy)[f"published: epoch {epoch}, {loss:.4f}"] == [(epoch, loss)]
+    assert lines(accuracy)[f"published: epoch {epoch}, {1 - loss / 2:.2%}"] == [(epoch, 1 - loss / 2)]
 
 
 def test_a_training_without_validation_has_its_own_curve_only() -> None:
-    """A refit has neither a validation curve nor a best epoch."""
-    for axes in plots.learning_curves(epochs(0.8, 0.4, validation=False)).axes:
-        assert legend(axes) == ["training"]
+    """A refit has neither a validation curve nor a marked epoch."""
+    for axes in plots.learning_curves(epochs(0.8, 0.4, validation=False)).axes[:2]:
+        assert legend(axes) == ["training (augmented)"]
 
 
 def test_resolutions_are_named_where_they_change() -> None:

@@ -1,0 +1,169 @@
+"""The tables of a recipe about learning: `[loss]`, `[optimiser]` and `[schedule]`. `fit.optimise` computes them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.section import Count, Fraction, NotNegative, Positive, Section
+
+Decayed = Literal["all", "weights"]
+"""What weight decay falls on: all parameters, or only weights, without biases and the parameters of norms."""
+
+
+class Loss(Section):
+    """The mean over examples of a loss of the logits z and the label y.
+
+    `cross-entropy` of the softmax; `binary-cross-entropy` of each logit's sigmoid, summed over the labels;
+    `mean-squared-error` and `mean-absolute-error` of the softmax, summed over the labels; `hinge`, the sum over the
+    other labels of max(0, 1 + z_other - z_y) (Weston & Watkins, 1999).
+    """
+
+    name: Literal["cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error", "hinge"] = (
+        "cross-entropy"
+    )
+    label_smoothing: Fraction = 0.0
+    """The share of the target that is spread over all labels (Szegedy et al., 2016)."""
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    """The weight of the examples of each label, 1 if not given; `balanced` is n / (labels * n of the label)."""
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_target(self) -> "Loss":
+        self.check_idle(
+            self.name,
+            {
+                "label_smoothing": {
+                    "cross-entropy",
+                    "binary-cross-entropy",
+                    "mean-squared-error",
+                    "mean-absolute-error",
+                }
+            },
+        )
+        return self
+
+
+class SGD(Section):
+    """Stochastic gradient descent, optionally with momentum (Polyak, 1964; Nesterov, 1983)."""
+
+    name: Literal["sgd"]
+    learning_rate: Positive
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "SGD":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs a momentum above 0")
+        return self
+
+
+class AdaGrad(Section):
+    """Duchi et al. (2011)."""
+
+    name: Literal["adagrad"]
+    learning_rate: Positive
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+
+class RMSProp(Section):
+    """Tieleman & Hinton (2012), optionally with momentum."""
+
+    name: Literal["rmsprop"]
+    learning_rate: Positive
+    alpha: Fraction = 0.99
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+
+class Adadelta(Section):
+    """Zeiler (2012)."""
+
+    name: Literal["adadelta"]
+    learning_rate: Positive = 1.0
+    rho: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+
+class Adam(Section):
+    """Kingma & Ba (2015); with `amsgrad`, Reddi et al. (2018)."""
+
+    name: Literal["adam"]
+    learning_rate: Positive
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    amsgrad: bool = False
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
+
+    name: Literal["adamw"]  # type: ignore[assignment]
+
+
+class NAdam(Section):
+    """Adam with Nesterov's momentum (Dozat, 2016)."""
+
+    name: Literal["nadam"]
+    learning_rate: Positive
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    weight_decay: NotNegative = 0.0
+    weight_decay_on: Decayed = "all"
+
+
+OPTIMISERS: dict[str, type[Section]] = {
+    "sgd": SGD,
+    "adagrad": AdaGrad,
+    "rmsprop": RMSProp,
+    "adadelta": Adadelta,
+    "adam": Adam,
+    "adamw": AdamW,
+    "nadam": NAdam,
+}
+Optimiser = Annotated[SGD | AdaGrad | RMSProp | Adadelta | Adam | AdamW | NAdam, Field(discriminator="name")]
+
+
+class Schedule(Section):
+    """The learning rate over the steps of a run, relative to that of the optimiser.
+
+    First, it rises linearly from 1/25 of its value during the fraction `warmup` of the steps. Then, with t from 0 to
+    below 1 over the other steps: `constant` stays; `cosine` and `one-cycle` fall as (1 + cos(pi t)) / 2 (Loshchilov &
+    Hutter, 2017; Smith & Topin, 2018, without the momentum cycle); `exponential` is `factor`^t; `inverse-time` is
+    1 / (1 + `decay` t). `step` is multiplied by `factor` at each of `milestones`, which are fractions of all steps
+    (Krizhevsky et al., 2012), and `plateau` after each `patience` epochs without a lower validation loss.
+    """
+
+    name: Literal["constant", "cosine", "one-cycle", "step", "exponential", "inverse-time", "plateau"] = "constant"
+    warmup: Fraction | None = None
+    """The default is 0.3 for `one-cycle` and 0 for the others."""
+    milestones: list[Fraction] = Field(default=[0.5, 0.75])
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    decay: Positive = 9.0
+    patience: Count = 3
+
+    @property
+    def warmup_share(self) -> float:
+        """The share of the steps that `warmup` has, with its default."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0.3 if self.name == "one-cycle" else 0.0
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> "Schedule":
+        self.check_idle(
+            self.name,
+            {
+                "milestones": {"step"},
+                "factor": {"step", "exponential", "plateau"},
+                "decay": {"inverse-time"},
+                "patience": {"plateau"},
+            },
+        )
+        return self
