@@ -304,7 +304,7 @@ def test_a_word_is_dropped_where_its_draw_is_below_the_share() -> None:
 
 
 def test_shrunk_images_have_the_gradient_energy_of_served_ones() -> None:
-    """Within a fifth of that of Pillow's antialiased bilinear filter; without antialiasing it is 1.3 to 1.5 times as large.
+    """Within a fifth of that of Pillow's bilinear filter; without antialiasing it is 1.3 to 1.5 times as large.
 
     The images have 144 pixels and, like photos, noise of every size.
     """
