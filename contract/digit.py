@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from contract.errors import NoDigit
 from contract.ink import Found, find_digit
 from contract.picture import Pixels
-from contract.regions import dilate, opening
+from contract.regions import dilate, opening, surround
 
 Levels = npt.NDArray[np.float32]
 
@@ -18,6 +18,7 @@ _BOX = 20  # MNIST's digits fill a box of 20 x 20 inside of their frame
 _SHORTEST = 15  # pixels of the longer side of a digit that needs no scaling
 _NEAR = 4.0  # pixels from the middle, up to which a digit is moved there
 _OFF_CENTRE = 1.2  # pixels between the centre of mass and the middle of a framed digit, at most
+_FAINT = 12  # levels between paper and ink, under which grey levels are noise
 _THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
 _DETAIL = 224  # longer side at which the strokes of a digit are looked at
 _MIDDLE = (SIDE - 1) / 2
@@ -46,38 +47,56 @@ def as_framed(image: Image.Image) -> Pixels | None:
     """The pixels (28, 28) of an image of mode L that is framed like MNIST's, or of its inverse; None for any other.
 
     Framed is what has black paper and white ink, 15 to 20 pixels long, with its centre of mass in the middle. A digit
-    that is framed but for some pixels off the middle is moved there.
+    that is framed but for some pixels off the middle is moved there; one that is framed but for its grey levels, such
+    as a mask of 0 and 1, is stretched to them.
     """
     corner = image.getpixel((0, 0))
     if corner == 255:  # noqa: PLR2004 -- white
         image = ImageOps.invert(image)
     elif corner:
-        return None
+        return _stretched(image)
     # Pillow, and one product: calls of NumPy evict the session's code from the CPU's caches, which costs a run 15 us.
     _, brightest = image.getextrema()
     left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
-    is_sized = _SHORTEST <= max(right - left, bottom - top) <= _BOX
-    if cast("int", brightest) < 200 or not is_sized:  # noqa: PLR2004 -- the faintest of MNIST has 227
+    if not _SHORTEST <= max(right - left, bottom - top) <= _BOX:
         return None
+    if cast("int", brightest) < 200:  # noqa: PLR2004 -- the faintest of MNIST has 227
+        return _stretched(image)
     pixels = np.frombuffer(image.tobytes(), np.uint8)
     mass, row, column = _MOMENTS.dot(pixels).tolist()
     down, right_by = _MIDDLE - row / mass, _MIDDLE - column / mass
     if max(abs(down), abs(right_by)) <= _OFF_CENTRE:
         return pixels.reshape(SIDE, SIDE)
     has_gap = not pixels.reshape(SIDE, SIDE)[:, left:right].any(axis=0).all()  # as two digits have between them
-    if max(abs(down), abs(right_by)) > _NEAR or has_gap:
-        return None
     rows, columns = round(down), round(right_by)
-    if top + rows < 0 or bottom + rows > SIDE or left + columns < 0 or right + columns > SIDE:
+    fits = top + rows >= 0 and bottom + rows <= SIDE and left + columns >= 0 and right + columns <= SIDE
+    if max(abs(down), abs(right_by)) > _NEAR or has_gap or not fits:
         return None
     return np.frombuffer(ImageChops.offset(image, columns, rows).tobytes(), np.uint8).reshape(SIDE, SIDE)
+
+
+def _stretched(image: Image.Image) -> Pixels | None:
+    """`as_framed` of an image of mode L whose paper and ink are other levels than black and white.
+
+    The whole border has the level of the paper, and all ink is lighter, or all is darker.
+    """
+    levels = np.asarray(image, np.int16)
+    paper, low, high = int(levels[0, 0]), int(levels.min()), int(levels.max())
+    border = (levels[0], levels[-1], levels[:, 0], levels[:, -1])
+    is_two_sided = low < paper < high
+    if is_two_sided or low == high or any((edge != paper).any() for edge in border):
+        return None
+    if high - low < _FAINT and ((levels != low) & (levels != high)).any():
+        return None
+    share = (levels - paper) / (high - paper or low - paper)  # 0 on the paper, 1 in the ink
+    return as_framed(Image.fromarray((share * 255 + 0.5).astype(np.uint8)))
 
 
 def _strokes(found: Found) -> Pixels:
     """The ink of a digit, uint8 (h, w): 255 in a stroke, 0 on the paper, at full resolution up to `_DETAIL`."""
     digit, scale = found.region, found.scale
     if scale >= 1:
-        ink, shape = found.ink[digit.box], np.pad(digit.mask, 1).astype(np.uint8)
+        ink, shape = found.ink[digit.box], surround(digit.mask).astype(np.uint8)
         allowed = dilate(shape, 3)[1:-1, 1:-1] > 0
     else:
         margin = max(0.35 * digit.size, 3)
@@ -142,7 +161,7 @@ def _thicken(box: Image.Image) -> Image.Image:
 
     A stroke of width w and length l has area w*l and about 2*l of outline, so w is about 2 * area / outline.
     """
-    mask = np.pad(np.asarray(box) > 127, 1)  # noqa: PLR2004 -- the middle of 0 to 255
+    mask = surround(np.asarray(box) > 127)  # noqa: PLR2004 -- the middle of 0 to 255
     outline = int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
     width = 2 * int(mask.sum()) / max(outline, 1)
     missing = _THIN * max(box.size) - width

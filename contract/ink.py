@@ -265,19 +265,16 @@ def _line_slope(mask: Mask, blocks: int = 16) -> float | None:
     if (counts.max(axis=1) >= 0.4 * np.diff(edges)).mean() < 0.6:  # noqa: PLR2004 -- of the blocks hold no line
         return None
     middles = (edges[:-1] + edges[1:] - width) / 2
-    best, best_score = None, 0.0
-    for slope in np.linspace(-0.12, 0.12, 25) if width >= _SMALL_SIDE else (0.0,):
-        cover = np.zeros(height)
-        for count, shift in zip(counts, np.round(middles * slope).astype(int), strict=True):
-            if shift >= 0:
-                cover[: height - shift] += count[shift:]
-            else:
-                cover[-shift:] += count[:shift]
-        cover /= width
-        score = float((cover[cover > _LINE] ** 2).sum())
-        if score > best_score:
-            best, best_score = float(slope), score
-    return best
+    slopes = np.linspace(-0.12, 0.12, 25) if width >= _SMALL_SIDE else np.zeros(1)
+    shifts = np.round(slopes[:, None] * middles).astype(int)  # (slopes, blocks)
+    reach = int(np.abs(shifts).max())
+    padded = np.zeros((blocks, height + 2 * reach), np.int32)
+    padded[:, reach : reach + height] = counts
+    starts = shifts + reach + np.arange(blocks) * padded.shape[1]
+    cover = padded.ravel()[starts[..., None] + np.arange(height)].sum(axis=1) / width  # (slopes, H)
+    scores = np.where(cover > _LINE, cover**2, 0).sum(axis=1)
+    best = int(scores.argmax())
+    return float(slopes[best]) if scores[best] > 0 else None
 
 
 def _without_rings(regions: list[Region]) -> list[Region]:

@@ -6,6 +6,7 @@ NumPy alone: scipy or OpenCV would be larger than all that the service otherwise
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ class Region:
     @cached_property
     def outline(self) -> int:
         """Sides of pixels between the region and what is outside of it."""
-        padded = np.pad(self.mask, 1)
+        padded = surround(self.mask)
         return int((padded[1:] != padded[:-1]).sum() + (padded[:, 1:] != padded[:, :-1]).sum())
 
     @cached_property
@@ -75,7 +76,7 @@ class Region:
         scale = _CELLS / self.size
         size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         cells = Image.fromarray(self.mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        solid = np.pad((np.asarray(cells) > 140).astype(np.uint8), 1)  # noqa: PLR2004 -- somewhat more than half
+        solid = surround((np.asarray(cells) > 140).astype(np.uint8))  # noqa: PLR2004 -- somewhat more than half
         return bool(erode(solid, _SOLID_CELLS).any()) or self.area > _SOLID_SHARE * self._hull_area()
 
     def _hull_area(self) -> float:
@@ -92,7 +93,7 @@ class Region:
     @cached_property
     def holes(self) -> int:
         """How many holes the region has, apart from the smallest."""
-        outside = find_regions(~np.pad(self.mask, 1), min_size=1)
+        outside = find_regions(~surround(self.mask), min_size=1)
         least = max(3.0, 0.002 * self.height * self.width)
         return sum(hole.area > least and not hole.border for hole in outside)
 
@@ -182,6 +183,13 @@ def find_regions(mask: Mask, *, min_size: int, max_count: int = 60) -> list[Regi
     return found
 
 
+def surround(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The plane (H, W) with zeros around it, (H + 2, W + 2): as np.pad, in a tenth of the time for small planes."""
+    padded = np.zeros((plane.shape[0] + 2, plane.shape[1] + 2), plane.dtype)
+    padded[1:-1, 1:-1] = plane
+    return padded
+
+
 def dilate(plane: Plane, side: int) -> Plane:
     """The highest value in the square of `side` pixels around each pixel; (H, W) -> (H, W)."""
     return _slide(_slide(plane, side, np.maximum, 0), side, np.maximum, 1)
@@ -201,23 +209,25 @@ def _slide(plane: Plane, side: int, combine: np.ufunc, axis: int) -> Plane:
     """Combine windows of `side` pixels along an axis, the edges repeated, in steps that double."""
     if side <= 1:
         return plane
-    before, behind = side // 2, side - 1 - side // 2
-    length = plane.shape[axis]
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = before, behind
-    values = np.moveaxis(np.pad(plane, padding, mode="edge"), axis, 0)
+    before = side // 2
+    plane = plane if axis == 0 else plane.T
+    length = len(plane)
+    values = np.empty((length + side - 1, plane.shape[1]), plane.dtype)  # np.pad would take as long as the rest
+    values[before : before + length], values[:before], values[before + length :] = plane, plane[:1], plane[-1:]
     done = 1
     while done * 2 <= side:
         values = combine(values[:-done], values[done:])
         done *= 2
     if done < side:
         values = combine(values[:length], values[side - done :])
-    return np.moveaxis(values, 0, axis)
+    return values if axis == 0 else np.ascontiguousarray(values.T)
 
 
 def _runs(mask: Mask) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The runs of set pixels, row by row: their rows, first columns, and the columns behind their last."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = mask
+    edges = np.diff(padded, axis=1)
     rows, starts = np.nonzero(edges == 1)
     stops = np.nonzero(edges == -1)[1]
     return rows, starts, stops

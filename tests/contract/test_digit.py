@@ -141,3 +141,17 @@ def test_several_digits_are_refused(kind: str, digits: Digits) -> None:
         except ConvokeError as error:
             codes.append(error.code)
     assert codes.count("several_digits") >= 0.9 * len(digits), codes
+
+
+@pytest.mark.parametrize("kind", ["dark_on_grey_28", "light_on_dark_grey_28", "zeros_and_ones", "colour_map"])
+def test_levels_alone_are_stretched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digit that is framed but for its levels needs no search, which would take fifty times as long."""
+    monkeypatch.setattr("contract.digit.find_digit", lambda _: pytest.fail("searched"))
+    for digit in range(10):
+        original = np.asarray(mnist_like(digit))
+        image = KINDS[kind](original, np.random.default_rng(digit))
+        framed = frame(image if image.mode == "L" else image.convert("RGB")).astype(float)
+        expected = (original > 100) * 255.0 if kind == "zeros_and_ones" else original.astype(float)
+        assert np.abs(framed - expected).mean() < 4
+        assert framed.max() == 255
+        assert framed[0].max() == 0
