@@ -69,10 +69,10 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Im
             if layout is not None:
                 upright = _upright(jpeg.load(image, data, layout, image.mode if convert else mode, spec.working_side))
                 return _flatten(upright, mode, spec, 0, convert)
-            is_deep = ";16" in str(image.tile[:1]) and image.mode in {"RGB", "RGBA"}
+            is_deep = ";16" in str(image.tile[:1]) and image.mode in {"RGB", "RGBA", "CMYK"}
             image = _load(image, data)
             limit = _declared_maximum(image, data)
-            if is_deep and np.max(image.getextrema()[:3]) < _FAINT_BYTE:
+            if is_deep and np.max(image.getextrema()[: _colours(image)]) < _FAINT_BYTE:
                 _add_low_bytes(image, data, limit)
             return _flatten(_upright(image), mode, spec, limit, convert)
     except ConvokeError:
@@ -250,10 +250,7 @@ def _add_low_bytes(image: Image.Image, data: bytes, declared: int) -> None:
 
     Read in the other order of bytes, the file gives the low ones.
     """
-    low = Image.open(io.BytesIO(data), formats=FORMATS)
-    low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
-    low.load()
-    colours, high = len("RGB"), 0
+    low, colours, high = _low_bytes(data), _colours(image), 0
     for box in _bands(image):
         values = np.asarray(image.crop(box))[..., :colours].astype(np.uint16) << 8
         high = max(high, int((values | np.asarray(low.crop(box))[..., :colours]).max()))
@@ -265,6 +262,23 @@ def _add_low_bytes(image: Image.Image, data: bytes, declared: int) -> None:
         is_opaque = pixels[..., colours:].max(initial=0) >= _FAINT_BYTE  # alpha has its own, full range
         pixels[..., : colours if is_opaque else None] = scaled[..., : colours if is_opaque else None]
         image.paste(Image.fromarray(pixels, image.mode), box)
+
+
+def _colours(image: Image.Image) -> int:
+    """How many channels have colours rather than alpha."""
+    return len(image.getbands()) - ("A" in image.getbands())
+
+
+def _low_bytes(data: bytes) -> Image.Image:
+    """The low bytes of an image of 16 bits, in the mode in which Pillow gives the high ones."""
+    low = _open(data)
+    is_grey = str(low.tile[0].args).startswith("LA")  # as RGBA it is: high and low byte of grey, and of alpha
+    low.tile = [tile._replace(args="RGBA" if is_grey else _swapped(tile.args)) for tile in low.tile]
+    low.load()
+    if not is_grey:
+        return low
+    grey, alpha = low.getchannel(1), low.getchannel(3)
+    return Image.merge("RGBA", (grey, grey, grey, alpha))
 
 
 def _swapped(args: Any) -> Any:

@@ -116,26 +116,26 @@ def test_16_bits_are_scaled_not_clipped() -> None:
 
 
 def deep_png(values: np.ndarray, *chunks: bytes) -> bytes:
-    """A colour PNG of 16 bits, (H, W, 3 or 4); Pillow cannot write it."""
+    """A PNG of 16 bits, (H, W, 2 to 4); Pillow cannot write it."""
     height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
     body = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return SIGNATURE + b"".join(body)
 
 
 def deep_tiff(values: np.ndarray, order: str = "<") -> bytes:
-    """A colour TIFF of 16 bits, (H, W, 3); Pillow cannot write it."""
-    height, width, _ = values.shape
+    """A colour TIFF of 16 bits, (H, W, 3 or 4 for CMYK); Pillow cannot write it."""
+    height, width, channels = values.shape
     content = values.astype(order + "u2").tobytes()
-    tags = [(256, width), (257, height), (258, 0), (259, 1), (262, 2), (273, 8), (277, 3), (278, height)]
-    tags += [(279, len(content))]
+    tags = [(256, width), (257, height), (258, 0), (259, 1), (262, {3: 2, 4: 5}[channels]), (273, 8), (277, channels)]
+    tags += [(278, height), (279, len(content))]
     start = 8 + len(content)
     entries = [struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags]
-    entries[2] = struct.pack(order + "HHII", 258, 3, 3, start + 2 + 12 * len(tags) + 4)
+    entries[2] = struct.pack(order + "HHII", 258, 3, channels, start + 2 + 12 * len(tags) + 4)
     header = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", start)
     directory = struct.pack(order + "H", len(tags)) + b"".join(entries) + bytes(4)
-    return header + content + directory + struct.pack(order + "HHH", 16, 16, 16)
+    return header + content + directory + struct.pack(f"{order}{channels}H", *[16] * channels)
 
 
 def depths(bits: int) -> dict[str, bytes]:
@@ -147,6 +147,9 @@ def depths(bits: int) -> dict[str, bytes]:
         "grey PNG": encode(Image.fromarray(ramp)),
         "colour PNG": deep_png(colour),
         "colour PNG with alpha": deep_png(opaque),
+        "grey PNG with alpha": deep_png(opaque[..., 2:]),
+        "CMYK TIFF": deep_tiff(np.dstack([np.zeros_like(colour), ramp[:, ::-1]])),
+        "CMYK TIFF, big-endian": deep_tiff(np.dstack([np.zeros_like(colour), ramp[:, ::-1]]), ">"),
         "grey TIFF": encode(Image.fromarray(ramp), "TIFF"),
         "grey TIFF, deflated": encode(Image.fromarray(ramp), "TIFF", compression="tiff_deflate"),
         "int32 TIFF": encode(Image.fromarray(ramp.astype(np.int32)), "TIFF"),
