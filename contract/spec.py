@@ -161,7 +161,8 @@ class TextInput(InputSpec):
     """A text as the graph takes it: token ids int64 (L), 1 <= L <= `length`, each below `vocabulary`.
 
     Id 0 is padding: it follows the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer` names
-    the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids.
+    the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids. `normalisation` is the
+    version of `contract.normalise` that texts pass through before; 0 if the tokenizer takes raw text.
     """
 
     tensor: ClassVar[str] = "tokens"
@@ -176,6 +177,7 @@ class TextInput(InputSpec):
     length: Length
     vocabulary: Vocabulary
     tokenizer: FileName = TOKENIZER
+    normalisation: Literal[0, 1] = 0
 
     @property
     def axes(self) -> Axes:

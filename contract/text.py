@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from contract.errors import ModelRefused, TooLarge, Unreadable
 from contract.manifest import read_text
+from contract.normalise import normalise
 from contract.spec import TextInput
 
 Tokens = npt.NDArray[np.int64]
@@ -74,6 +75,8 @@ def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
     Raises:
         Unreadable: the text has no word or holds half of a surrogate pair, or the tokenizer gives up on it.
     """
+    if spec.normalisation:
+        text = normalise(text)
     try:  # `encode` alone would hold the interpreter's lock; for a batch the library releases it
         (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
     except TypeError as error:

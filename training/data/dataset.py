@@ -25,6 +25,8 @@ class Split:
     labels: Tensor
     files: tuple[str, ...] | None = None
     """The file of each example, if each has its own."""
+    token_counts: Tensor | None = None
+    """The tokens of each text, int64 (N): above L if the text is longer than the network reads."""
 
     def __post_init__(self) -> None:
         assert self.inputs.dtype in {torch.uint8, torch.int32}, self.inputs.dtype
@@ -43,6 +45,20 @@ class Split:
         """The number of tokens of each text, int64 (N); None for images."""
         return (self.inputs != 0).sum(dim=1) if self.inputs.dtype == torch.int32 else None
 
+    def cut_texts(self) -> str:
+        """A sentence about the texts of which the network only reads the beginning; empty if there are none."""
+        if self.token_counts is None:
+            return ""
+        length = self.inputs.shape[1]
+        cut = int((self.token_counts > length).sum())
+        if not cut:
+            return ""
+        longest = int(self.token_counts.max())
+        return (
+            f"{cut:,} of {len(self):,} texts have more than {length:,} tokens (the longest {longest:,}); "
+            f"only the first {length:,} of each are read"
+        )
+
     def texts(self, rows: Tensor) -> Tensor:
         """The token ids of the texts at `rows`, padded to the longest of them: int32 (n, L)."""
         assert self.lengths is not None, "images have no length"
@@ -55,7 +71,8 @@ class Split:
 
     def first(self, count: int) -> "Split":
         """The first `count` examples."""
-        return Split(self.inputs[:count], self.labels[:count], self.files and self.files[:count])
+        counts = None if self.token_counts is None else self.token_counts[:count]
+        return Split(self.inputs[:count], self.labels[:count], self.files and self.files[:count], counts)
 
     def renumbered(self, numbers: Tensor) -> "Split":
         """The same examples; label n becomes `numbers[n]`, which is int64 (classes)."""
@@ -63,14 +80,17 @@ class Split:
 
     def at(self, rows: Tensor) -> "Split":
         """The examples at `rows`, indices int64 (n) or a mask bool (N)."""
-        return Split(self.inputs[rows], self.labels[rows])
+        counts = None if self.token_counts is None else self.token_counts[rows]
+        return Split(self.inputs[rows], self.labels[rows], token_counts=counts)
 
     def __add__(self, other: "Split") -> "Split":
         inputs = [self.inputs, other.inputs]
         if self.lengths is not None:
             length = max(tokens.shape[1] for tokens in inputs)
             inputs = [F.pad(tokens, (0, length - tokens.shape[1])) for tokens in inputs]
-        return Split(torch.cat(inputs), torch.cat([self.labels, other.labels]))
+        counts = [split.token_counts for split in (self, other) if split.token_counts is not None]
+        labels = torch.cat([self.labels, other.labels])
+        return Split(torch.cat(inputs), labels, token_counts=torch.cat(counts) if counts else None)
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,13 @@ class Dataset:
     def refit(self) -> Split:
         """The training and the validation examples together."""
         return self.train + (self.stored_validation or self.validation)
+
+    def cut_texts(self) -> Iterator[str]:
+        """A line for each split with texts of which the network only reads the beginning."""
+        tests = {f"test split {name}": split for name, split in self.tests.items()}
+        for name, split in {"training split": self.train, "validation split": self.validation, **tests}.items():
+            if sentence := split.cut_texts():
+                yield f"{name}: {sentence}"
 
     def renumbered(self, numbers: Tensor) -> "Dataset":
         """The same data set, each split as `Split.renumbered` gives it."""

@@ -4,6 +4,7 @@ IMDB (Maas et al., 2011) has whole reviews. MR (Pang & Lee, 2005) has one snippe
 tenth, chosen by content, is its test split. SST-2 (Socher et al., 2013) has MR's snippets, cut into sentences and
 labelled again, with a fixed split. MR and SST-2 overlap almost completely, with different spelling and cuts. Training
 texts are therefore compared with test texts by their letters and digits alone, sentences by their character n-grams.
+Letters of all scripts count; a text without any letter or digit, such as one of emoji, is compared as it is.
 
 Test splits are as published. Layout below the data folder: `imdb/aclImdb_v1.tar.gz` or `imdb/aclImdb/`,
 `mr/rt-polarity.{pos,neg}`, `sst2/stsa.binary.{train,dev,test}`.
@@ -12,6 +13,7 @@ Test splits are as published. Layout below the data folder: `imdb/aclImdb_v1.tar
 import hashlib
 import re
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,12 +22,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from contract.spec import TextInput
 from training.data import vocabulary
 from training.data.dataset import Dataset, Split, check_held_out, data_folder, lowest
 from training.data.schema import Data, Text
 from training.errors import DataError
+from training.progress import say
 
 Source = Literal["imdb", "mr", "sst2"]
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -35,12 +39,13 @@ NGRAM = 32
 BLOCK = 150
 """The number of neighbouring reviews of IMDB that are held out together: up to 30 in a row are of one film."""
 MAX_REVIEW_BYTES = 1_000_000  # the longest has 14 kB
+_ACCENTS = re.compile("[\u0300-\u036f\ufe0f]+")
 _TEST_SHARE = 10
 """One in ten texts of MR is held out as its test split."""
 
 _MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
 _MARKUP = re.compile(r"-[lr][rsc]b-|<br ?/?>")
-_NO_LETTER = re.compile(r"[^a-z0-9]+")
+_NOT_ASCII = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +56,31 @@ class Review:
     label: int
     source: Source
     key: str = field(init=False)
-    """The letters and digits of the text, in lower case: equal for two spellings of one text."""
+    """The letters and digits of the text, in lower case and without accents: equal for two spellings of one text."""
     block: str = ""
     """Reviews of one block are neighbours in the published order, most of them of a few films; "" if unknown."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", _NO_LETTER.sub("", _MARKUP.sub(" ", self.text.lower())))
+        object.__setattr__(self, "key", _key(self.text))
 
     def order(self, purpose: str = "") -> str:
         """The sort key of a shuffle that depends on the content of the texts and the purpose of the shuffle alone.
 
-        Texts of one block stay together, so that few films have reviews on both sides of a split.
+        Texts of one block stay together, so that few films have reviews on both sides of a split. Letters and digits of
+        ASCII decide where there are any, so that the splits on which models were published stay the same.
         """
+        content = _NOT_ASCII.sub("", _MARKUP.sub(" ", self.text.lower())) or self.key
         block = hashlib.sha256(f"{purpose}{self.block}".encode()).hexdigest() if self.block else ""
-        return block + hashlib.sha256(f"{purpose}{self.key}".encode()).hexdigest()
+        return block + hashlib.sha256(f"{purpose}{content}".encode()).hexdigest()
+
+
+def _key(text: str) -> str:
+    lower = _MARKUP.sub(" ", text.lower())
+    if lower.isascii():
+        return _NOT_ASCII.sub("", lower) or "".join(text.split())
+    decomposed = _ACCENTS.sub("", unicodedata.normalize("NFKD", lower.casefold()))
+    # Vowel signs of Indic scripts are marks, which are no letters.
+    return "".join(c for c in decomposed if c.isalnum() or unicodedata.category(c)[0] == "M") or "".join(text.split())
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ def tests(name: str, spec: TextInput, tokenizer: str | None) -> dict[str, Split]
         DataError: as `load`.
     """
     assert tokenizer is not None, "texts need a tokenizer"
-    return {source: _encode(read(source).test, tokenizer, spec) for source in _sources(name)}
+    return {source: _encode(read(source).test, tokenizer, spec)[0] for source in _sources(name)}
 
 
 def fold(data: Data, spec: Text, number: int) -> Dataset:
@@ -143,23 +159,28 @@ def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: Data,
     rest, held_out = hold_out(without(unique(train), tested), data.validation)
     rest = without(rest, held_out)  # sentences that share words with one that was held out
     tokenizer = vocabulary.build([review.text for review in rest], spec)
-    encode = partial(_encode, tokenizer=tokenizer, spec=spec)
-    encoded = encode(rest + held_out)  # together, so that a refit can join the two splits
-    rows = torch.tensor([row for row, review in enumerate(rest) for _ in range(data.repeat.get(review.source, 1))])
+    encode = partial(_encode, tokenizer=tokenizer, spec=spec.served())
+    encoded, kept = encode(rest + held_out)  # together, so that a refit can join the two splits
+    first = int(kept[: len(rest)].sum())  # of the held-out texts
+    repeats = torch.tensor([data.repeat.get(review.source, 1) for review in rest])[kept[: len(rest)]]
     return Dataset(
-        train=Split(encoded.inputs[rows], encoded.labels[rows]),
-        validation=Split(encoded.inputs[len(rest) :], encoded.labels[len(rest) :]),
-        tests={name: encode(test) for name, test in tests.items()},
+        train=encoded.at(torch.arange(first).repeat_interleave(repeats)),
+        validation=encoded.at(torch.arange(first, len(encoded))),
+        tests={name: encode(test)[0] for name, test in tests.items()},
         fingerprint=_fingerprint(train + tested),
         tokenizer=tokenizer,
     )
 
 
-def _encode(reviews: list[Review], tokenizer: str, spec: Text | TextInput) -> Split:
-    return Split(
-        vocabulary.encode([review.text for review in reviews], tokenizer, spec),
-        torch.tensor([review.label for review in reviews]),
-    )
+def _encode(reviews: list[Review], tokenizer: str, spec: TextInput) -> tuple[Split, Tensor]:
+    """The texts that have a word, and which of `reviews` they are, bool (N)."""
+    tokens, counts = vocabulary.encode([review.text for review in reviews], tokenizer, spec)
+    kept = counts > 0
+    if not kept.all():
+        empty = next(review for review, has_word in zip(reviews, kept.tolist(), strict=True) if not has_word)
+        say(f"{int((~kept).sum()):,} of {len(kept):,} texts have no word and are left out, like {empty.text[:60]!r}")
+    labels = torch.tensor([review.label for review in reviews])
+    return Split(tokens[kept], labels[kept], token_counts=counts[kept]), kept
 
 
 def _fingerprint(reviews: Iterable[Review]) -> str:
@@ -172,7 +193,7 @@ def _fingerprint(reviews: Iterable[Review]) -> str:
 
 
 def unique(reviews: Iterable[Review]) -> list[Review]:
-    """The first of equal texts; texts with two labels, or without a letter or digit, are left out."""
+    """The first of equal texts; texts with two labels, and empty ones, are left out."""
     labels: dict[str, set[int]] = {}
     first: dict[str, Review] = {}
     for review in reviews:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from contract.normalise import VERSION as NORMALISATION
 from contract.spec import ImageInput, Length, Side, TextInput, Vocabulary
 from training.errors import RecipeError
 from training.section import Count, Positive, Section
@@ -62,7 +63,7 @@ class Text(Section):
 
     def served(self) -> TextInput:
         """The input of the published model."""
-        return TextInput(length=self.length, vocabulary=self.vocabulary)
+        return TextInput(length=self.length, vocabulary=self.vocabulary, normalisation=NORMALISATION)
 
 
 def _input_kind(value: Any) -> str:

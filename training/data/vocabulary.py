@@ -1,17 +1,19 @@
 r"""A vocabulary of words as a `tokenizer.json` of Hugging Face `tokenizers`, which serving reads.
 
-The tokenizer takes raw text. It gives web text (`<br />`, entities, curly quotes, accents) and the spelling of the Penn
-Treebank (`-lrb-`, `\/`, ``) the same tokens, so that all review corpora and the texts of users share one vocabulary:
-`It doesn't work.<br />` and `it does n't work .` are both `it does n't work .`. As in Kim (2014), contractions are
-split. Of the punctuation, only `. ... , ! ?` are tokens, since they carry sentiment; the rest separates words.
+Texts pass through `contract.normalise` first. It gives web text (`<br />`, entities, curly quotes, accents) and the
+spelling of the Penn Treebank (`-lrb-`, `\/`, ``) one form, so that all review corpora and the texts of users share one
+vocabulary. As in Kim (2014), contractions are split: `It doesn't work.<br />` and `it does n't work .` are both
+`it does n't work .`. Of the punctuation, only `. ... , ! ?` are tokens, since they carry sentiment; so are emoji. The
+rest separates words.
 """
 
 from collections.abc import Iterable
 
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from contract.normalise import normalise
 from contract.spec import TextInput
 from training.data.schema import Text
 from training.errors import DataError
@@ -19,22 +21,16 @@ from training.errors import DataError
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 """Ids 0 and 1. No text contains them, since the tokenizer lower-cases words and drops brackets."""
 
-_MARKUP = (
-    r"<br ?/?>|</?(?:p|i|b|em|hr|strong) ?/?>"
-    r"|&(?:amp|quot|lt|gt|nbsp|#[0-9]{1,5});"
-    r"|-[lr][rsc]b-"  # brackets in the Penn Treebank
-)
-_INVISIBLE = r"[\u00ad\u200b-\u200d\ufeff]"  # soft hyphens and zero-width characters
-_APOSTROPHE = r"[\u2018\u2019\u201b\u2032\u00b4\u0091\u0092`]"
-
 _WORD = (
     r"n't(?!\p{L})"
     r"|'(?:s|re|ve|d|ll|m)(?!\p{L})"
     r"|[0-9]+(?:[.,][0-9]+)+"
     r"|\p{L}+?(?=n't(?!\p{L}))"  # the do of don't
-    r"|[\p{L}\p{N}]+"
+    r"|(?<![\p{L}\p{N}])can(?=not(?![\p{L}\p{N}]))"
+    r"|[\p{L}\p{N}][\p{L}\p{N}\p{M}]*"
     r"|\.\.\."
     r"|[.,!?]"
+    r"|\p{So}"
 )
 
 _BATCH = 1000  # texts encoded at a time; bounds the memory of their encodings
@@ -52,7 +48,7 @@ def build(texts: Iterable[str], spec: Text) -> str:
     """
     counter = _tokenizer({PADDING: 0, UNKNOWN: 1})
     counter.train_from_iterator(
-        texts,
+        map(normalise, texts),
         trainers.WordLevelTrainer(
             vocab_size=spec.vocabulary,
             min_frequency=spec.min_count,
@@ -66,43 +62,29 @@ def build(texts: Iterable[str], spec: Text) -> str:
     return _tokenizer(vocabulary).to_str(pretty=True)
 
 
-def encode(texts: list[str], tokenizer_json: str, spec: Text | TextInput) -> Tensor:
-    """The ids of the first `spec.length` tokens of each text, padded with 0 to the longest: int32 (N, L).
+def encode(texts: list[str], tokenizer_json: str, spec: TextInput) -> tuple[Tensor, Tensor]:
+    """The ids of the first `spec.length` tokens of each text, and how many tokens it has.
 
     The ids are those of `contract.text.text_to_tokens`, which serving uses.
 
-    Raises:
-        DataError: a text has no word.
+    Returns:
+        The ids, padded with 0 to the longest, int32 (N, L). The numbers of tokens, int64 (N): above L for a text that
+        is cut, 0 for one without a word.
     """
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.enable_truncation(spec.length)
     rows: list[Tensor] = []
+    counts: list[int] = []
     for start in range(0, len(texts), _BATCH):
-        encodings = tokenizer.encode_batch_fast(texts[start : start + _BATCH], add_special_tokens=False)
-        rows += [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in encodings]
-    for text, row in zip(texts, rows, strict=True):
-        if not len(row):
-            raise DataError(f"a text has no word: {text[:60]!r}")
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # N x (L) -> (N, longest L)
+        batch = texts[start : start + _BATCH]
+        if spec.normalisation:
+            batch = list(map(normalise, batch))
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            rows.append(torch.tensor(encoding.ids[: spec.length], dtype=torch.int32))
+            counts.append(len(encoding.ids))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(counts)  # N x (L) -> (N, longest L)
 
 
 def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Lowercase(),
-            _replace(_MARKUP, " "),
-            _replace(_INVISIBLE, ""),
-            _replace(_APOSTROPHE, "'"),  # before NFKD, which turns a lone acute accent into a space
-            _replace(r"\bcannot\b", "can not"),
-            normalizers.NFKD(),
-            normalizers.StripAccents(),
-            _replace(r"\.(?: ?\.)+", "..."),
-        ]
-    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
-
-
-def _replace(pattern: str, content: str) -> normalizers.Replace:
-    return normalizers.Replace(Regex(pattern), content)

@@ -47,14 +47,16 @@ def in_order(split: Split, run: Callable[[Tensor], Tensor], batch_size: int) -> 
     """The outputs of `run` for the inputs of a split, in batches, in the order of the split: (N, ...).
 
     `run` receives images uint8 (n, H, W, C) or token ids int64 (n, L). Texts are sorted by length, so that they need
-    little padding, in batches of up to 20,000 tokens.
+    little padding, in batches of up to 20,000 tokens, padding included; a longer text is a batch of its own.
     """
     if split.lengths is None:
         return torch.cat([run(batch) for batch in split.batches(batch_size)])
     order = split.lengths.argsort(stable=True)
+    ascending, counts = split.lengths[order], torch.arange(1, batch_size + 1)
     outputs, start = [], 0
     while start < len(order):
-        size = min(batch_size, max(_TOKENS // max(int(split.lengths[order[start]]), 1), 1))
+        longest = ascending[start : start + batch_size]  # of a batch that ends there
+        size = max(int((longest * counts[: len(longest)] <= _TOKENS).sum()), 1)
         outputs.append(run(split.texts(order[start : start + size]).long()))
         start += size
     return torch.cat(outputs)[order.argsort()]

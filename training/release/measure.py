@@ -35,8 +35,11 @@ def measure(folder: Path) -> Iterator[str]:
     recipe = manifest.recipe.get("name")
     yield f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters"
     for name, split in tests_of(manifest, folder).items():
+        cut = split.cut_texts()
         for session in sessions:
             yield f"\ntest split {name}, {session.precision}, n = {len(split):,}"
+            if cut:
+                yield f"  {cut}"
             yield from (f"  {line}" for line in _figures(session, manifest, split))
 
 

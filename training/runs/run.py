@@ -121,6 +121,9 @@ def train(folder: Path, machine: Machine | None = None) -> Result:
 
 def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
     data = machine.world.in_turn(lambda: load(recipe))
+    if machine.world.leads:
+        for line in data.cut_texts():
+            say(line)
     network = _fit(folder / FIT, recipe, data.train, data.validation, machine)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)
@@ -179,6 +182,9 @@ def _cross_validate(folder: Path, recipe: Recipe, machine: Machine) -> Result:
 
 def _train_fold(path: Path, recipe: Recipe, number: int, machine: Machine) -> Fold:
     data = catalogue.fold(recipe.data, recipe.input, recipe.labels, number)
+    if machine.world.leads:
+        for line in data.cut_texts():
+            say(line)
     network, scale = _fit(path, recipe, data.train, data.validation, machine), normalise(recipe)
     logits = evaluate.logits(network, scale, data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)

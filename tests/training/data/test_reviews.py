@@ -10,7 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from contract.spec import TextInput
+from contract.normalise import normalise
 from tests.training.data import layouts
 from training.data import reviews
 from training.data.dataset import Dataset, Split, data_folder
@@ -118,9 +118,46 @@ def test_the_unpacked_folder_is_read_like_the_archive(corpora: Path) -> None:
 
 @pytest.mark.usefixtures("corpora")
 def test_copies_are_trained_on_once_and_contradictions_never() -> None:
-    """The first of equal texts stays, whatever their spelling; texts with both labels or without a letter go."""
+    """The first of equal texts stays, whatever their spelling; texts with both labels and empty ones go."""
     same = [Review("It's fine !", 1, "mr"), Review("it 's FINE", 1, "sst2"), Review("odd", 0, "mr")]
-    assert reviews.unique([*same, Review("Odd.", 1, "mr"), Review("...", 1, "mr")]) == same[:1]
+    assert reviews.unique([*same, Review("Odd.", 1, "mr"), Review(" \n", 1, "mr")]) == same[:1]
+
+
+@pytest.mark.parametrize(
+    ("text", "same", "other"),
+    [
+        ("Schöne Grüße", "SCHONE  gru\u0308sse!", "Schöne Träume"),
+        ("Хороший фильм", "хороший ФИЛЬМ...", "Плохой фильм"),
+        ("Μέτρια ταινία", "μετρια ταινια...", "Καλή ταινία"),
+        ("很好的电影", "很好的电影。", "很差的电影"),
+        ("की बात", "की  बात!", "कि बात"),
+        ("\U0001f44d\U0001f600", " \U0001f44d \U0001f600 ", "\U0001f44e\U0001f600"),
+    ],
+)
+def test_texts_of_any_script_are_compared(text: str, same: str, other: str) -> None:
+    """Accents, case and punctuation make no difference; letters of any script, and emoji without a letter, do."""
+    assert Review(text, 0, "mr").key == Review(same, 0, "mr").key
+    assert Review(text, 0, "mr").key != Review(other, 0, "mr").key
+    assert len(reviews.unique([Review(text, 0, "mr"), Review(same, 0, "mr"), Review(other, 1, "mr")])) == 2
+
+
+def test_texts_without_a_word_are_left_out_and_named(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text of emoji is trained on; a text of punctuation, which the service refuses, does not end the training."""
+    layouts.sst2(corpora, {"train": [*numbered(2000, 150), (1, "\U0001f44d\U0001f389"), (0, "--")]})
+    data = load("sst2")
+    assert data.tokenizer is not None
+    assert "\U0001f389" in Tokenizer.from_str(data.tokenizer).get_vocab()
+    assert len(data.train) + len(data.validation) == 171
+    assert "1 of 172 texts have no word and are left out, like '--'" in capsys.readouterr().err
+
+
+def test_texts_that_are_cut_are_counted(corpora: Path) -> None:
+    """Each split with texts of more tokens than the network reads has a line, with the longest."""
+    layouts.mr(corpora, [sentence(n) for n in range(200)], [sentence(n, 60) for n in range(200, 400)])
+    lines = {line.partition(":")[0]: line for line in load("mr").cut_texts()}
+    assert set(lines) == {"training split", "validation split", "test split mr"}
+    assert "have more than 40 tokens (the longest 61)" in lines["training split"]
+    assert list(load("sst2").cut_texts()) == []
 
 
 def test_test_texts_are_not_trained_on(corpora: Path) -> None:
@@ -248,8 +285,7 @@ def test_test_splits_in_a_published_tokenizer_s_ids() -> None:
     """A published model is measured on the same test splits as after its training."""
     data = load("reviews")
     assert data.tokenizer is not None
-    spec = TextInput(length=SPEC.length, vocabulary=SPEC.vocabulary)
-    for name, split in reviews.tests("reviews", spec, data.tokenizer).items():
+    for name, split in reviews.tests("reviews", SPEC.served(), data.tokenizer).items():
         assert torch.equal(split.inputs, data.tests[name].inputs)
         assert torch.equal(split.labels, data.tests[name].labels)
 
@@ -363,8 +399,7 @@ def test_real_sentences_of_both_corpora_are_the_same_tokens() -> None:
 
 
 def cut(tokenizer: Tokenizer, text: str) -> list[tuple[int, str]]:
-    normal = tokenizer.normalizer.normalize_str(text)
-    return [(0, word) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+    return [(0, word) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalise(text))]
 
 
 @pytest.mark.data

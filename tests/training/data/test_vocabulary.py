@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from contract.errors import Unreadable
+from contract.normalise import normalise
 from contract.spec import TextInput
 from contract.text import text_to_tokens
 from training.data import vocabulary
@@ -27,7 +28,7 @@ def words(tokenizer_json: str) -> dict[str, int]:
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text whose words are all in the vocabulary."""
-    return Tokenizer.from_str(vocabulary.build([text], SPEC)).encode(text).tokens
+    return Tokenizer.from_str(vocabulary.build([text], SPEC)).encode(normalise(text)).tokens
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,20 @@ def test_two_spellings_of_a_sentence_are_the_same_tokens(spelt: str, otherwise: 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Don't miss it, ever!!! 7.5/10?", ["do", "n't", "miss", "it", ",", "ever", "!", "!", "!", "7.5", "10", "?"]),
+        ("Don't miss it, ever!!! 7.5/10?", ["do", "n't", "miss", "it", ",", "ever", "!", "7.5", "10", "?"]),
         ("the '70s, rock'n'roll; films' end", ["the", "70s", ",", "rock", "n", "roll", "films", "end"]),
         ("don'tt 'twas n'ts", ["don", "tt", "twas", "n", "ts"]),
         ("[PAD] [UNK]", ["pad", "unk"]),
+        ("cannot, CANNOT; cannots, scannot", ["can", "not", ",", "can", "not", "cannots", ",", "scannot"]),
+        ("\U0001f600\U0001f600 ok\u2764\ufe0f", ["\U0001f600", "ok", "\u2764"]),
+        (
+            "\u0939\u093f\u0928\u094d\u0926\u0940 \u0444\u0438\u043b\u044c\u043c",
+            ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u0444\u0438\u043b\u044c\u043c"],
+        ),
     ],
 )
 def test_contractions_are_split_and_some_punctuation_is_kept(text: str, expected: list[str]) -> None:
-    """As in Kim's clean_str: n't and 's are tokens, and . ... , ! ?; other punctuation separates words."""
+    """As in Kim's clean_str: n't and 's are tokens, and . ... , ! ?, and emoji; other punctuation separates words."""
     assert tokens(text) == expected
 
 
@@ -104,14 +111,15 @@ def test_no_word_frequent_enough_is_refused() -> None:
 
 
 def test_texts_are_truncated_and_padded() -> None:
-    """int32 (N, longest L): unknown words are 1, padding is 0, and no text is longer than the input."""
+    """int32 (N, longest L): unknown words are 1, padding is 0, no text is longer than the input; all tokens count."""
     built = vocabulary.build(TEXTS, SPEC)
     ids = words(built)
-    encoded = vocabulary.encode(["a zeppelin", "film " * 20], built, SPEC)
+    encoded, counts = vocabulary.encode(["a zeppelin", "film " * 20], built, SPEC.served())
     assert (encoded.dtype, encoded.shape) == (torch.int32, (2, SPEC.length))
     assert encoded[0].tolist() == [ids["a"], 1, *[0] * (SPEC.length - 2)]
     assert encoded[1].tolist() == [ids["film"]] * SPEC.length
-    assert vocabulary.encode(["a", "a film"], built, SPEC).shape == (2, 2)
+    assert counts.tolist() == [2, 20]
+    assert vocabulary.encode(["a", "a film"], built, SPEC.served())[0].shape == (2, 2)
 
 
 def test_many_texts_keep_their_order() -> None:
@@ -119,26 +127,35 @@ def test_many_texts_keep_their_order() -> None:
     built = vocabulary.build(["one two three"], SPEC)
     ids = words(built)
     texts = [("one", "two", "three")[index % 3] for index in range(2500)]
-    assert vocabulary.encode(texts, built, SPEC)[:, 0].tolist() == [ids[text] for text in texts]
+    assert vocabulary.encode(texts, built, SPEC.served())[0][:, 0].tolist() == [ids[text] for text in texts]
 
 
-def test_a_text_without_a_word_is_refused_and_named() -> None:
-    """A text that serving would refuse is an error in training, too."""
-    with pytest.raises(DataError, match="'-- <br />'"):
-        vocabulary.encode(["a film", "-- <br />"], vocabulary.build(TEXTS, SPEC), SPEC)
+def test_a_text_without_a_word_has_no_token() -> None:
+    """What serving refuses is a row of padding in training."""
+    encoded, counts = vocabulary.encode(["a film", "-- <br />"], vocabulary.build(TEXTS, SPEC), SPEC.served())
+    assert counts.tolist() == [2, 0]
+    assert encoded[1].tolist() == [0, 0]
+
+
+def test_a_tokenizer_of_raw_text_is_given_raw_text() -> None:
+    """For a model of normalisation 0 the text is not touched, in training as in serving."""
+    built = vocabulary.build(["film"], SPEC)
+    raw = TextInput(length=SPEC.length, vocabulary=SPEC.vocabulary)
+    for spec, expected in ((raw, 1), (SPEC.served(), words(built)["film"])):
+        assert vocabulary.encode(["FILM"], built, spec)[0].tolist() == [[expected]]
+        assert text_to_tokens("FILM", Tokenizer.from_str(built), spec).tolist() == [expected]
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*TEXTS, "'", "n't", "<br />", "é", "ß", "\0"])).map("".join))
 def test_serving_gives_the_same_ids(text: str) -> None:
-    """For any text, `encode` and `text_to_tokens` give the same ids, or both an error."""
+    """For any text, `encode` and `text_to_tokens` give the same ids, or none and an error."""
     built = vocabulary.build(TEXTS, SPEC)
-    served = TextInput(length=SPEC.length, vocabulary=SPEC.vocabulary)
+    (row,), (count,) = vocabulary.encode([text], built, SPEC.served())
     try:
-        expected = text_to_tokens(text, Tokenizer.from_str(built), served).tolist()
+        expected = text_to_tokens(text, Tokenizer.from_str(built), SPEC.served()).tolist()
     except Unreadable:
-        with pytest.raises(DataError):
-            vocabulary.encode([text], built, SPEC)
+        assert count == 0
     else:
-        assert vocabulary.encode([text], built, SPEC)[0].tolist() == expected
-        assert vocabulary.encode([text, "film " * 12], built, served)[0, : len(expected)].tolist() == expected
+        assert row.tolist() == expected
+        assert vocabulary.encode([text, "film " * 12], built, SPEC.served())[0][0, : len(expected)].tolist() == expected
         assert min(expected) > 0, "no text can spell padding"

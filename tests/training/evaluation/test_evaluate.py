@@ -167,6 +167,21 @@ def test_outputs_for_texts_are_in_the_split_s_order(batch_size: int) -> None:
     assert all(width == longest for width, longest in widths)
 
 
+def test_the_longest_text_bounds_a_batch() -> None:
+    """Of 1,000 texts of 1 to 1,000 words, no batch has more than 20,000 tokens, padding included, and few have less."""
+    tokens = (torch.arange(1000) <= torch.arange(1000)[:, None]).int()
+    sizes: list[int] = []
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(batch.numel())
+        return batch.sum(dim=1)
+
+    outputs = in_order(Split(tokens, torch.zeros(1000, dtype=torch.int64)), run, 1000)
+    assert outputs.tolist() == list(range(1, 1001))
+    assert max(sizes) <= 20_000
+    assert len(sizes) < 35
+
+
 def test_long_texts_are_in_small_batches() -> None:
     """300 texts of 2,000 words in batches of ten, or 20,000 tokens, although a thousand texts are allowed."""
     split = Split(torch.ones(300, 2000, dtype=torch.int32), torch.zeros(300, dtype=torch.int64))
