@@ -108,6 +108,11 @@ class Dataset:
     """The validation images as the training images are stored, for a refit; None if they are stored alike."""
 
     @property
+    def tokenizer_sha256(self) -> str | None:
+        """The SHA-256 of the tokenizer.json, as 64 hexadecimal digits; None for images."""
+        return None if self.tokenizer is None else hashlib.sha256(self.tokenizer.encode()).hexdigest()
+
+    @property
     def refit(self) -> Split:
         """The training and the validation examples together."""
         return self.train + (self.stored_validation or self.validation)

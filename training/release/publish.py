@@ -46,8 +46,8 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     Raises:
         RunError: the run is not finished.
         DataError: the data set is missing or damaged.
-        PublishError: the data set has changed since the training, torch and ONNX Runtime disagree, the model is worse
-            than the version in service, or a file cannot be written.
+        PublishError: the data set or its token ids have changed since the training, torch and ONNX Runtime disagree,
+            the model is worse than the version in service, or a file cannot be written.
     """
     recipe = run.recipe_of(folder)
     network, result = run.finished(folder)
@@ -55,6 +55,11 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
     if data.fingerprint != result.fingerprint:
         raise PublishError(
             f"{folder}: the data set is {data.fingerprint}, but the run was trained on {result.fingerprint}"
+        )
+    if data.tokenizer_sha256 != result.tokenizer:
+        raise PublishError(
+            f"{folder}: texts now have other token ids than in the training of this run with another Convoke; "
+            "train the recipe again"
         )
     served, spec, home = Served(recipe, network, result.calibration), recipe.input.served(), models / recipe.task
     with building(home) as partial:

@@ -70,6 +70,8 @@ class Result(Saved):
     """The 95 % interval of the temperature; None if there were too few examples to fit it."""
     baseline: float | None = None
     """The share of the most frequent label of the validation split: the accuracy of always naming it."""
+    tokenizer: str | None = None
+    """For texts, the SHA-256 of the tokenizer.json that gave the token ids."""
 
     @property
     def calibration(self) -> Calibration:

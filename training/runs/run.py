@@ -145,6 +145,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
         validation=validation,
         seconds=sum(state.seconds(folder / name) for name in CHECKPOINTS),
         fingerprint=data.fingerprint,
+        tokenizer=data.tokenizer_sha256,
         hardware=_hardware(machine),
     )
 

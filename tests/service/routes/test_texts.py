@@ -322,4 +322,5 @@ def test_models_describes_the_input(call: Call) -> None:
     assert served["digits"]["kind"] == "image"
     assert served["reviews"] == {
         "kind": "text", "length": reviews.LENGTH, "vocabulary": len(reviews.WEIGHTS), "tokenizer": "tokenizer.json",
+        "normalisation": 0,
     }  # fmt: skip

@@ -193,6 +193,17 @@ def test_another_data_set_than_the_run_s_is_refused(
     assert names(tmp_path) == set()
 
 
+def test_other_token_ids_than_the_run_s_are_refused(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose tokenizer the present code does not build again is not published: its weights would not fit."""
+    other = replace(published.data, tokenizer="{}")
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: other)
+    with pytest.raises(PublishError, match="token ids"):
+        publish(published.run, tmp_path / "models")
+    assert names(tmp_path) == set()
+
+
 def test_a_run_that_is_not_finished_is_refused(published: Published, tmp_path: Path) -> None:
     """A run without its last epochs, or without a result, is not published."""
     folder = tmp_path / "run"
