@@ -27,6 +27,7 @@ OPTIONS = ("top", "min_score")
 
 _JSON_KEYS = {spec.json_key for spec in INPUTS}
 _BRACKETS = {b"[", b"{"}
+_UNUSUAL_STARTS = {*_BRACKETS, b'"', b" ", b"\t", b"\r", b"\n", b"\xef", b"\xff", b"\xfe"}  # JSON and byte order marks
 _NO_OPTIONS: Options = {}
 _JSON_START = re.compile(rb'(\xef\xbb\xbf)?\s*[\[{"]')
 _FIELD_NAME = rb"[\w.%+\[\]-]{1,100}="
@@ -63,7 +64,7 @@ async def read(request: Request, spec: InputSpec, settings: Settings) -> tuple[l
 def _is_item(content: bytes, kind: Media, spec: InputSpec) -> bool:
     """Whether a body is one encoded item as it is, as most are."""
     if spec.is_text:
-        return kind.kind == "text" and kind.is_utf8 and not _JSON_START.match(content) and not charset.guess(content)
+        return kind.kind == "text" and kind.is_utf8 and content[:1] not in _UNUSUAL_STARTS and b"\0" not in content
     return kind.kind not in {"multipart", "json"} and content[:1] not in _BRACKETS and not _is_form(content, kind)
 
 
@@ -136,7 +137,7 @@ def _from_text(content: bytes, kind: Media, spec: InputSpec, settings: Settings)
     """The text of a body, or the texts of a body that is JSON although its media type does not say so."""
     text = _text(content, kind, settings)
     if text is None:
-        return _from_json(content, spec, settings)
+        return _from_json(charset.to_utf8(content, kind.charset), spec, settings)
     if kind.type != "text/plain" and content.lstrip()[:1] == b"{":
         raise InvalidRequest(
             "the body looks like JSON, but is not valid; send JSON as application/json, and a text as text/plain"

@@ -110,7 +110,7 @@ def parse(content: bytes, json_length: str | None, manifest: Manifest, settings:
         raise InvalidRequest("shared memory is not supported; send the tensor in the body")
     values = _values(tensor, binary)
     count = tensor.shape[0] if tensor.shape else 0
-    if tensor.datatype == "BYTES" and len(tensor.shape) > 1:  # [N, 1] and [1, N], as clients of Triton send them
+    if len(tensor.shape) > 1 and tensor.datatype == "BYTES":  # [N, 1] and [1, N], as clients of Triton send them
         count = prod(tensor.shape)
         if count != max(tensor.shape):
             raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; expected [N] for BYTES")
@@ -226,12 +226,13 @@ def _items(tensor: InputTensor, values: list[Any] | bytes, manifest: Manifest) -
             return _encoded_items(tensor, values, spec)
         case name, kind if (name, kind) == (spec.tensor, datatype(spec)):
             try:
-                rows = spec.split(_numbers(tensor, values))
+                numbers = _numbers(tensor, values)
+                rows = spec.split(numbers)
             except ValueError as error:
                 raise InvalidRequest(f"input {name!r} {error}") from error
-            if kind == "UINT8" and any(_MASK.fullmatch(row) for row in rows):
+            if kind == "UINT8" and _has_mask(values if isinstance(values, bytes) else numbers.tobytes(), len(rows)):
                 raise InvalidRequest(
-                    f"input {name!r} holds an image of only 0 and 1; expected 0 to 255, so multiply by 255"
+                    f"input {name!r} holds an image of only 0 and 1; expected values from 0 to 255, so multiply by 255"
                 )
             return rows
         case name, kind:
@@ -239,6 +240,12 @@ def _items(tensor: InputTensor, values: list[Any] | bytes, manifest: Manifest) -
                 f"model {manifest.model!r} takes the input {spec.tensor!r} of {datatype(spec)} or {spec.kind!r} of "
                 f"BYTES, not {name[:40]!r} of {kind[:40]!r}"
             )
+
+
+def _has_mask(values: bytes, count: int) -> bool:
+    """Whether one of `count` images holds only 0 and 1."""
+    size = len(values) // count
+    return any(_MASK.fullmatch(values, start, start + size) for start in range(0, len(values), size))
 
 
 def _encoded_items(tensor: InputTensor, values: list[Any] | bytes, spec: InputSpec) -> list[Item]:
@@ -322,14 +329,14 @@ def _explain_length(data: bytes, start: int) -> str:
         return f"the BYTES tensor holds an image without its length; {expected}"
     if int.from_bytes(rest[:4]) <= len(rest) - _LENGTH.size:
         return f"the BYTES tensor holds a length in big-endian order; {expected}"
-    if rest[:4].isalnum():
+    if rest[:4].isascii() and rest[:4].decode().isprintable():
         return f"the BYTES tensor holds {rest[:20]!r} without its length; {expected}"
     return f"the BYTES tensor is cut off: a value is shorter than the length before it; {expected}"
 
 
 def _outputs(request: InferenceRequest) -> list[tuple[OutputName, bool]]:
     """The requested outputs, or all if none is named, each with whether it is binary."""
-    default = bool(_flag(request.parameters, "binary_data_output"))
+    default = bool(request.parameters and _flag(request.parameters, "binary_data_output"))
     requested: dict[OutputName, bool] = {}
     for output in request.outputs or ():
         parameters = output.parameters or {}
@@ -339,7 +346,7 @@ def _outputs(request: InferenceRequest) -> list[tuple[OutputName, bool]]:
             raise InvalidRequest("shared memory is not supported; outputs are in the response")
         if output.name in requested:
             raise InvalidRequest(f"output {output.name!r} is requested twice; request it once")
-        is_binary = _flag(parameters, "binary_data")
+        is_binary = _flag(parameters, "binary_data") if parameters else None
         requested[output.name] = default if is_binary is None else is_binary
     return list(requested.items()) or [(name, default) for name in _OUTPUTS]
 

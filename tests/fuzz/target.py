@@ -11,6 +11,7 @@ from typing import Literal, Self
 import httpx
 
 from contract.errors import ConvokeError
+from service.http import charset
 from service.inference.version import Version
 from tests import reviews
 from tests.fuzz.measure import measured
@@ -155,7 +156,10 @@ class Target:
         spec = version.manifest.input
         try:
             # In JSON, a text may contain lone surrogates; here they stand for invalid bytes.
-            data = item.data.decode("utf-8-sig", "surrogateescape") if spec.is_text else item.data
+            data: bytes | str = item.data
+            if spec.is_text:
+                text = charset.decode(item.data, "")
+                data = text.decode("utf-8-sig", "surrogateescape") if isinstance(text, bytes) else text
             decoded = version.preprocessor.decode(data)
             assert decoded.dtype == spec.dtype
             assert len(spec.split(decoded[None])) == 1  # checks shape and values

@@ -267,6 +267,114 @@ def test_an_invalid_request_is_answered_in_the_protocol_s_form(case: str) -> Non
     assert fact in response.json()["error"]
 
 
+def file_tensor(shape: list[int], data: Any) -> dict[str, Any]:
+    """A BYTES tensor of encoded digits."""
+    return {"inputs": [{"name": "image", "shape": shape, "datatype": "BYTES", "data": data}]}
+
+
+B64 = [base64.b64encode(encode(mnist_like(digit))).decode() for digit in (4, 7)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "labels"),
+    [
+        ([1, 1], [B64[0]], ["4"]), ([1, 1], [[B64[0]]], ["4"]), ([2, 1], [[B64[0]], [B64[1]]], ["4", "7"]),
+        ([2, 1], B64, ["4", "7"]), ([1, 2], [B64], ["4", "7"]), ([1, 1, 1], [[[B64[1]]]], ["7"]),
+        ([2], B64, ["4", "7"]), ([1, 2, 1], [[[B64[0]], [B64[1]]]], ["4", "7"]),
+    ],
+)  # fmt: skip
+def test_bytes_tensors_may_have_axes_of_one(call: Call, shape: list[int], data: Any, labels: list[str]) -> None:
+    """[N, 1] and [1, N], as the examples of Triton and KServe send them, flat or nested, in JSON and binary."""
+    answer = call("POST", INFER, json=file_tensor(shape, data)).json()
+    assert output(answer, "label")["data"] == labels
+    assert output(answer, "probabilities")["shape"] == [len(labels), 10]
+    tail = packed(*(encode(mnist_like(int(label))) for label in labels))
+    tensor = {"name": "image", "shape": shape, "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
+    answer = call("POST", INFER, **binary({"inputs": [tensor]}, tail)).json()
+    assert output(answer, "label")["data"] == labels
+
+
+def test_null_is_as_if_left_out(call: Call) -> None:
+    """KServe's client sends null for what it does not use."""
+    request = file_tensor([1], [B64[0]])
+    request["inputs"][0]["parameters"] = None
+    for outputs in (None, [{"name": "label", "parameters": None}]):
+        response = call("POST", INFER, json={**request, "id": None, "parameters": None, "outputs": outputs})
+        assert output(response.json(), "label")["data"] == ["4"]
+
+
+def test_the_models_are_listed(call: Call) -> None:
+    """As KServe's server lists them."""
+    assert call("GET", "/v2/models").json() == {"models": ["cats-vs-dogs", "digits", "reviews"]}
+
+
+IMAGE = encode(mnist_like(4))
+WORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "an image as the body": ({"content": IMAGE}, "/classify/{model}"),
+    "a form as the body": ({"files": [("f", ("x", IMAGE))]}, "multipart"),
+    "gzip without its header": ({"content": gzip.compress(b"{}")}, "Content-Encoding"),
+    "binary without the header": (
+        {"content": json.dumps({"inputs": [{"name": "image", "shape": [1, 28, 28, 1], "datatype": "UINT8",
+                                            "parameters": {"binary_data_size": 784}}]}).encode() + images(1).tobytes()},
+        LENGTH,
+    ),
+    "an output twice": ({"json": {**replaced()["json"], "outputs": [{"name": "label"}] * 2}}, "twice"),
+    "binary_data in quotes": (
+        {"json": {**replaced()["json"], "outputs": [{"name": "label", "parameters": {"binary_data": "true"}}]}},
+        '"true"; expected true or false',
+    ),
+    "binary_data a number": (
+        {"json": {**replaced()["json"], "outputs": [{"name": "label", "parameters": {"binary_data": 1}}]}}, "is 1;",
+    ),
+    "binary_data_output in quotes": (
+        {"json": {**replaced()["json"], "parameters": {"binary_data_output": "false"}}}, '"false"',
+    ),
+    "binary_data_size in quotes": (replaced(data=None, parameters={"binary_data_size": "784"}), "'784'"),
+    "only 0 and 1": (replaced(data=((images(1) > 100) * 1).tolist()), "only 0 and 1"),
+    "only 0 and 1 in the second": (
+        {"json": {"inputs": [tensor(np.concatenate([images(1), images(1) > 100]).tolist())]}}, "only 0 and 1",
+    ),
+    "two axes": ({"json": file_tensor([2, 2], [*B64, *B64])}, "[2, 2]"),
+    "too few strings": ({"json": file_tensor([2, 1], [[B64[0]]])}, "1 values"),
+    "lists and strings": ({"json": file_tensor([2], [B64[0], [B64[1]]])}, "strings"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(WORDS))
+def test_a_mistake_is_named(call: Call, case: str) -> None:
+    """What clients get wrong is a 400 that says what it is."""
+    kwargs, fact = WORDS[case]
+    response = call("POST", INFER, **kwargs)
+    assert response.status_code == 400, response.text
+    assert fact in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "fact"),
+    [
+        (IMAGE, "image without its length"),
+        (encode(mnist_like(4), "JPEG"), "image without its length"),
+        (b"A good film.", "without its length"),
+        (len(IMAGE).to_bytes(4, "big") + IMAGE, "big-endian"),
+        (packed(IMAGE)[:-5], "cut off"),
+        (packed(IMAGE) + b"\0\0", "2 bytes follow"),
+        (packed(IMAGE, IMAGE), "follow"),
+    ],
+)
+def test_a_binary_value_without_its_length_is_named(call: Call, tail: bytes, fact: str) -> None:
+    """The message says what is wrong with the length before the value."""
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
+    response = call("POST", INFER, **binary({"inputs": [tensor]}, tail))
+    assert response.status_code == 400
+    assert fact in response.json()["error"]
+
+
+def test_a_black_image_is_not_a_mask(call: Call) -> None:
+    """Load generators send tensors of zeros."""
+    assert call("POST", INFER, **replaced(data=[0] * 784)).status_code == 200
+    assert call("POST", INFER, **replaced(data=[0, 1] * 391 + [0, 2])).status_code == 200
+
+
 def test_unknown_models_and_versions_are_named(call: Call) -> None:
     """A 404 lists the models, or the loaded versions."""
     response = call("GET", "/v2/models/cats")
