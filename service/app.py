@@ -29,7 +29,7 @@ class Convoke:
         from service.server.worker import Worker  # noqa: PLC0415 -- saves the server half a second
 
         self._worker = Worker(startup.read_settings(), bentoml.server_context.worker_index or 1)
-        self.asgi, self.drain = self._worker.asgi, self._worker.drain
+        self.asgi, self.drain, self.fast_path = self._worker.asgi, self._worker.drain, self._worker.fast_path
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod

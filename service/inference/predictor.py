@@ -15,7 +15,7 @@ from contract.errors import ConvokeError, TooLarge
 from contract.inputs import Array, Items, Preprocessor
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer
+from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, Outcome
 from service.inference.decoding import Decoders
 from service.inference.repository import Repository
 from service.inference.version import Version
@@ -58,6 +58,9 @@ class Answer:
                 raise type(row)(f"item {place}: {row}") from row
             rows.append(row)
         return rows
+
+
+OnAnswer = Callable[[Answer | ConvokeError], None]
 
 
 class Predictor:
@@ -126,6 +129,39 @@ class Predictor:
             remaining = iter(outcome.rows)
             rows = [item if isinstance(item, ConvokeError) else next(remaining) for item in decoded]
         return self._count(Answer(version, rows, decode_s, outcome.queue_s, outcome.infer_s, truncated))
+
+    def start(
+        self, version: Version, items: list[Item] | Array, on_done: OnAnswer, *, is_gone: Callable[[], bool]
+    ) -> bool:
+        """As `predict`, without waiting, for decoded items or one that is quickly decoded: `on_done` is called later.
+
+        Returns:
+            False if this is not such a request, or if an item cannot be read; then nothing was done.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        start = time.perf_counter()
+        decoded: Items
+        if _are_decoded(items):
+            decoded = items
+        else:
+            item = _decode_quickly(version.preprocessor, items[0]) if len(items) == 1 else None
+            if not isinstance(item, np.ndarray):
+                return False
+            decoded = [item]
+        if not 0 < len(decoded) <= self._settings.max_items:
+            return False
+        decode_s = time.perf_counter() - start
+
+        def on_outcome(outcome: Outcome | ConvokeError) -> None:
+            if isinstance(outcome, ConvokeError):
+                on_done(outcome)
+            else:
+                on_done(self._count(Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s)))
+
+        self._batcher(version).put(decoded, on_outcome, timeout_s=self._settings.request_timeout_s, is_gone=is_gone)
+        return True
 
     @property
     def is_idle(self) -> bool:

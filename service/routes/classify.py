@@ -2,19 +2,22 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
 from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
-from service.http.route import Route
+from service.http.route import Content, Header, OnContent, Route, Start
 from service.inference.predictor import Answer, Predictor
 from service.routes.answer import render
 from service.settings import Settings
-from service.telemetry.facts import of
+from service.telemetry.facts import RequestFacts, of
 
 TOP = "[1-9][0-9]{0,8}"
 MIN_SCORE = r"0(\.[0-9]{1,9})?|1(\.0{1,9})?"
@@ -25,44 +28,65 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
     async def classify(request: Request) -> Response:
         facts, started = of(request.scope), time.perf_counter()
-        query = request.query_params if request.scope["query_string"] else {}
-        top, min_score = _options(query)
+        options = Options.of(request.scope["query_string"])
         version = predictor.resolve(request.path_params["model"])
         encoded, in_body = await items.read(request, version.manifest.input, settings)
         if in_body:
-            top, min_score = _options(_merge(query, in_body))
+            options = Options.of(request.scope["query_string"], in_body)
         read_s = time.perf_counter() - started
         answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
-        facts.model, facts.version, facts.items = version.name, version.number, len(answer.rows)
-        _raise_if_alone(answer)
-        facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        content = render(answer, top=top, min_score=min_score)
-        return Response(content, media_type="application/json")
+        return _content(facts, answer, options, read_s).response()
 
-    return [Route("/classify/{model}", "POST", classify, needs="predict", query=items.OPTIONS)]
+    def prepare(header: Header) -> Start | None:
+        from_query, model = Options.of(header.query), header.parameters["model"]
+        content_type = header.get(b"content-type") or b""
+
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+            started = time.perf_counter()
+            version = predictor.resolve(model)
+            encoded, in_body = items.split(content, content_type, version.manifest.input, settings)
+            options = Options.of(header.query, in_body) if in_body else from_query
+            read_s = time.perf_counter() - started
+
+            def on_answer(answer: Answer | ConvokeError) -> None:
+                on_content(lambda: _content(facts, answer, options, read_s))
+
+            return predictor.start(version, encoded, on_answer, is_gone=is_gone)
+
+        return start
+
+    return [Route("/classify/{model}", "POST", classify, needs="predict", query=items.OPTIONS, prepare=prepare)]
 
 
-def _options(sent: Mapping[str, str]) -> tuple[int | None, float]:
-    """How many labels get a score, or None for all; and the score below which a prediction abstains.
+@dataclass(frozen=True)
+class Options:
+    """The options of a request."""
 
-    Raises:
-        InvalidRequest: an option has an invalid value.
-    """
-    top = _option(sent, "top", TOP, "a whole number from 1 to 999999999")
-    min_score = _option(sent, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
-    return int(top) if top else None, float(min_score or 0)
+    top: int | None
+    """How many labels get a score; None for all."""
+    min_score: float
+    """The score below which a prediction abstains."""
+
+    @classmethod
+    def of(cls, query: bytes, in_body: Mapping[str, str] = MappingProxyType({})) -> "Options":
+        """The options in the query and in the body of a request.
+
+        Raises:
+            InvalidRequest: an option has an invalid value, or is in both.
+        """
+        if not query and not in_body:
+            return _DEFAULTS
+        in_query = QueryParams(query)
+        twice = sorted(in_query.keys() & in_body.keys())
+        if twice:
+            raise InvalidRequest(f"{twice[0]} is both in the query and in the body; send it once")
+        sent = {**in_query, **in_body}
+        top = _option(sent, "top", TOP, "a whole number from 1 to 999999999")
+        min_score = _option(sent, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
+        return cls(int(top) if top else None, float(min_score or 0))
 
 
-def _merge(query: Mapping[str, str], in_body: Mapping[str, str]) -> Mapping[str, str]:
-    """The options of the query and those of the body.
-
-    Raises:
-        InvalidRequest: both have the same one.
-    """
-    twice = sorted(query.keys() & in_body.keys())
-    if twice:
-        raise InvalidRequest(f"{twice[0]} is both in the query and in the body; send it once")
-    return {**query, **in_body}
+_DEFAULTS = Options(None, 0.0)
 
 
 def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> str | None:
@@ -70,6 +94,20 @@ def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> 
     if text is not None and not re.fullmatch(pattern, text):
         raise InvalidRequest(f"{name}={text[:20]!r}: expected {expected}")
     return text
+
+
+def _content(facts: RequestFacts, answer: Answer | ConvokeError, options: Options, read_s: float) -> Content:
+    """The content of a response; the facts of the request are completed.
+
+    Raises:
+        ConvokeError: the error of the request or of its only item.
+    """
+    if isinstance(answer, ConvokeError):
+        raise answer
+    facts.model, facts.version, facts.items = answer.version.name, answer.version.number, len(answer.rows)
+    _raise_if_alone(answer)
+    facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
+    return Content(render(answer, top=options.top, min_score=options.min_score))
 
 
 def _raise_if_alone(answer: Answer) -> None:

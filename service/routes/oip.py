@@ -7,7 +7,7 @@ Its clients work unchanged, among them tritonclient and KServe's. A model takes 
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -16,17 +16,19 @@ from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from contract.errors import ConvokeError
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
-from service.http.route import Endpoint, Need, Route, message_alone
-from service.inference.predictor import Predictor
+from service.http.route import Content, Endpoint, Header, Need, OnContent, Prepare, Route, Start, message_alone
+from service.inference.predictor import Answer, Predictor
 from service.inference.repository import Repository
 from service.inference.version import Version
 from service.routes import tensors
 from service.routes.schemas import TensorMetadata
+from service.routes.tensors import Inference
 from service.settings import Settings
-from service.telemetry.facts import of
+from service.telemetry.facts import RequestFacts, of
 
 _EXTENSIONS = ["binary_tensor_data", "model_repository"]
 _JSON_LENGTH = "Inference-Header-Content-Length"
@@ -116,17 +118,34 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         read_s = time.perf_counter() - started
         facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
         answer = await predictor.predict(version, inference.items, is_gone=body.gone(request))
-        probabilities = answer.probabilities()
-        facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-        return _tensor_response(*tensors.answer(inference, version.manifest, probabilities, answer.truncated))
+        return _content(facts, inference, answer, read_s).response()
+
+    def prepare_infer(header: Header) -> Start | None:
+        model, number = header.parameters["model"], header.parameters.get("version")
+        length = header.get(_JSON_LENGTH.lower().encode())
+        json_length = None if length is None else length.decode("latin-1")
+
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+            started = time.perf_counter()
+            version = predictor.resolve(model, number)
+            inference = tensors.parse(content, json_length, version.manifest, settings)
+            read_s = time.perf_counter() - started
+            facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
+
+            def on_answer(answer: Answer | ConvokeError) -> None:
+                on_content(lambda: _content(facts, inference, answer, read_s))
+
+            return predictor.start(version, inference.items, on_answer, is_gone=is_gone)
+
+        return start
 
     return [
         _route("/v2/models", "GET", names, "look"),
-        *_each_version(metadata, ready, infer),
+        *_each_version(metadata, ready, infer, prepare_infer),
     ]
 
 
-def _each_version(metadata: Endpoint, ready: Endpoint, infer: Endpoint) -> list[Route]:
+def _each_version(metadata: Endpoint, ready: Endpoint, infer: Endpoint, prepare_infer: Prepare) -> list[Route]:
     """The routes of a model, and those of one version of it."""
     return [
         route
@@ -134,16 +153,24 @@ def _each_version(metadata: Endpoint, ready: Endpoint, infer: Endpoint) -> list[
         for route in (
             _route(path, "GET", metadata, "look"),
             _route(f"{path}/ready", "GET", ready, "look"),
-            _route(f"{path}/infer", "POST", infer, "predict"),
+            replace(_route(f"{path}/infer", "POST", infer, "predict"), prepare=prepare_infer),
         )
     ]
 
 
-def _tensor_response(json: bytes, binary: Sequence[bytes]) -> Response:
+def _content(facts: RequestFacts, inference: Inference, answer: Answer | ConvokeError, read_s: float) -> Content:
+    """The content of an inference response; the timings of the request are completed.
+
+    Raises:
+        ConvokeError: the error of the request, or of the first item that failed.
+    """
+    if isinstance(answer, ConvokeError):
+        raise answer
+    json, binary = tensors.answer(inference, answer.version.manifest, answer.probabilities(), answer.truncated)
+    facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
     if not binary:
-        return Response(json, media_type="application/json")
-    headers = {_JSON_LENGTH: str(len(json))}
-    return Response(b"".join([json, *binary]), headers=headers, media_type="application/octet-stream")
+        return Content(json)
+    return Content(b"".join([json, *binary]), "application/octet-stream", {_JSON_LENGTH: str(len(json))})
 
 
 def _repository_routes(repository: Repository, settings: Settings) -> list[Route]:

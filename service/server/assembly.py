@@ -10,6 +10,7 @@ from service.http import access, asgi
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
 from service.routes import classify, docs, models, native, oip, prometheus
+from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
 from service.telemetry.facts import OnResponse
@@ -25,6 +26,8 @@ class Parts:
     predictor: Predictor
     fleet: Fleet
     application: ASGIApp
+    fast_path: FastPath | None
+    """None if the settings switch it off."""
 
 
 def assemble(
@@ -60,4 +63,5 @@ def assemble(
     ]
     routes += docs.routes(routes, settings)
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)
-    return Parts(metrics, repository, predictor, fleet, access.cross_origin(application, settings))
+    fast_path = FastPath(application, settings) if settings.fast_path else None
+    return Parts(metrics, repository, predictor, fleet, access.cross_origin(application, settings), fast_path)

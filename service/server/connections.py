@@ -20,6 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from contract.errors import ConvokeError
 from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader, TooManyConnections
 from service.server.draining import CLOSE
+from service.server.fast_path import FastPath, Plan, Reply
+from service.server.headers import header_fault, new_parser
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -30,16 +32,15 @@ at once, it would be reset, and most clients would report the reset instead of t
 _HALF_CLOSED_S = 2.0
 """How long a client that sends no more may wait for its response."""
 
+_SOON_S = 0.1
+"""How long the fast path waits for the body of a request, which many clients send apart from the header."""
+
 _MAX_PIPELINED = 16
+_MAX_AHEAD_BYTES = 1 << 16
 _WARNING_INTERVAL_S = 10.0
 
 _HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"})
 """The paths that are answered above the limit of connections: an orchestrator stops a worker that fails them."""
-
-_SINGLE_HEADERS = frozenset({
-    b"authorization", b"content-type", b"inference-header-content-length", b"x-api-key",
-})  # fmt: skip
-"""The headers of which two different values are an error, because this service uses one value of each."""
 
 _RESERVE = 32
 """How many connections above the limit may wait for their header, so that its path is known before it is refused."""
@@ -52,8 +53,22 @@ class Limits:
     connections: int
     header_bytes: int
     header_timeout_s: float
+    fast_path: FastPath | None = None
+    """Answers small plain requests; None if all requests take the ordinary path."""
     waiting: "dict[Connection, None]" = field(default_factory=dict, compare=False, repr=False)
     """The connections above the limit whose header has not arrived, the oldest first."""
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A request of the fast path of which `data` has arrived; its body is at `start:stop`."""
+
+    plan: Plan
+    start: int
+    stop: int
+    data: bytearray
+    started: float
+    timer: asyncio.TimerHandle
 
 
 class Connection(HttpToolsProtocol):
@@ -73,6 +88,12 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False  # from then on, what arrives is discarded
         self._is_surplus = False  # opened above the limit of connections
+        self._fast_path = limits.fast_path
+        self._partial: _Partial | None = None  # a request of the fast path whose body has not arrived
+        self._on_fast_path = False  # a request of the fast path has no response yet
+        self._ahead = b""  # what arrives before that response
+        self._used_at = 0.0
+        self._is_last = False  # close after the response
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a header. Above the limit of connections the newest wait, and the oldest is refused for each."""
@@ -91,6 +112,7 @@ class Connection(HttpToolsProtocol):
         """Stop the timer."""
         self._limits.waiting.pop(self, None)
         self._stop_timer()
+        self._drop_partial()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -99,6 +121,7 @@ class Connection(HttpToolsProtocol):
         A client that closed the whole connection looks the same, so it counts as gone if the response takes longer
         than `_HALF_CLOSED_S`.
         """
+        self._leave_fast_path()
         if self._is_refused:
             return self._last_error is not None
         if self._in_header or (self._in_body and self._is_answering):
@@ -109,13 +132,20 @@ class Connection(HttpToolsProtocol):
             return False
         self._stop_timer()
         self._timer = self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
-        self.cycle.keep_alive = False
+        if self._on_fast_path:
+            self._is_last = True
+        else:
+            self.cycle.keep_alive = False
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, and limit the header, or the trailers after a body, which the parser keeps as well."""
-        if self._is_refused:
+        """Give what arrived to the fast path, or else to the parser."""
+        if self._is_refused or (self._fast_path is not None and self._take_fast_path(self._fast_path, data)):
             return
+        self._receive_ordinarily(data)
+
+    def _receive_ordinarily(self, data: bytes) -> None:
+        """Parse what arrived, and limit the header, or the trailers after a body, which the parser keeps as well."""
         self._read_bytes, bodies = len(data), self._bodies
         self._parse(data)
         if self._in_header or (self._in_body and self._bodies == bodies):
@@ -124,6 +154,108 @@ class Connection(HttpToolsProtocol):
                 self._refuse(self._too_large())
             elif self._in_header and self._timer is None:
                 self._expect_header()
+
+    def _take_fast_path(self, fast_path: FastPath, data: bytes) -> bool:
+        """Whether what arrived is a request that the fast path answers, or a part of it; otherwise nothing was done."""
+        if self._on_fast_path:
+            self._ahead += data
+            if len(self._ahead) > _MAX_AHEAD_BYTES:
+                self.flow.pause_reading()
+            return True
+        if self._partial is not None:
+            return self._continue(fast_path, self._partial, data)
+        if not data.startswith(b"POST /") or self._is_surplus or self._in_header or not self._is_between_requests:
+            return False
+        read = fast_path.read(data)
+        if read is None:
+            return False
+        plan, start, stop = read
+        if len(data) < stop:
+            timer = self.loop.call_later(_SOON_S, self._leave_fast_path)
+            self._partial = _Partial(plan, start, stop, bytearray(data), time.perf_counter(), timer)
+            return True
+        return len(data) == stop and self._start_on_fast_path(fast_path, plan, data[start:], time.perf_counter())
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether what arrives now is the start of a request, and no earlier one waits for its response."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_free = cycle is None or (cycle.response_complete and not cycle.more_body)
+        return is_free and not (self.flow.write_paused or self.transport.is_closing())
+
+    def _continue(self, fast_path: FastPath, partial: "_Partial", data: bytes) -> bool:
+        """Add what arrived to a request whose body was incomplete."""
+        partial.data += data
+        if len(partial.data) < partial.stop:
+            return True
+        self._drop_partial()
+        received, body = bytes(partial.data), bytes(memoryview(partial.data)[partial.start :])
+        is_exact = len(received) == partial.stop
+        if not (is_exact and self._start_on_fast_path(fast_path, partial.plan, body, partial.started)):
+            self._receive_ordinarily(received)
+        return True
+
+    def _start_on_fast_path(self, fast_path: FastPath, plan: Plan, body: bytes, started: float) -> bool:
+        self._on_fast_path = True
+        if self._timer is not None:
+            self._stop_timer()
+        if not fast_path.start(plan, body, started, self._reply, self.transport.is_closing):
+            self._on_fast_path = False
+            return False
+        return True
+
+    def _reply(self, reply: Reply) -> None:
+        """Send the response to the request on the fast path, and go on with what arrived meanwhile."""
+        self._on_fast_path = False
+        if self.transport.is_closing():
+            return
+        self.transport.write(reply.bytes_after(self.server_state.default_headers))
+        self.server_state.total_requests += 1
+        if self._is_last:
+            self._stop_timer()
+            self.transport.close()
+            return
+        self._used_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        if self._last_error is not None:
+            self._send_error(self._last_error)
+        elif self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self.flow.resume_reading()
+            self.data_received(ahead)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless a request of the fast path was answered meanwhile: it does not set the timer."""
+        idle_s = self.loop.time() - self._used_at
+        is_busy = self._on_fast_path or self._partial is not None
+        if is_busy or idle_s < self.timeout_keep_alive:
+            left_s = self.timeout_keep_alive if is_busy else self.timeout_keep_alive - idle_s
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        """Close the connection, after the response to its request if it has one."""
+        self._leave_fast_path()
+        if self._on_fast_path:
+            self._is_last = True
+        else:
+            super().shutdown()
+
+    def _leave_fast_path(self) -> None:
+        """Let a request whose body has not arrived soon take the ordinary path."""
+        if self._partial is not None:
+            received = bytes(self._partial.data)
+            self._drop_partial()
+            self._receive_ordinarily(received)
+
+    def _drop_partial(self) -> None:
+        if self._partial is not None:
+            self._partial.timer.cancel()
+            self._partial = None
 
     def _parse(self, data: bytes) -> None:
         """Parse data as uvicorn does, but ignore each offer to upgrade the connection.
@@ -141,7 +273,7 @@ class Connection(HttpToolsProtocol):
                     self._refuse(InvalidRequest("unsupported method CONNECT: this server is not a proxy"))
                     return
                 data = self._header_without_upgrade() + rest
-                self.parser = _parser(self)
+                self.parser = new_parser(self)
             except httptools.HttpParserError as error:
                 self.send_400_response(str(error))
                 return
@@ -173,7 +305,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():  # `_parse` repeats the header without the offer
             return
         is_old = self.parser.get_http_version() == "1.0"
-        if (fault := _fault(self.headers, is_old=is_old)) is not None:
+        if (fault := header_fault(self.headers, is_old=is_old)) is not None:
             self._error = InvalidRequest(fault)
             raise self._error
         if self._is_surplus:
@@ -242,7 +374,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
+        return self._on_fast_path or (cycle is not None and not cycle.response_complete)
 
     def _refuse(self, error: ConvokeError) -> None:
         """Send an error after the responses to earlier requests, and close once the client had time to read it."""
@@ -313,33 +445,6 @@ class Connection(HttpToolsProtocol):
             Connection._warned_at = now
             logger.warning("new connections are refused: %d are open", self._limits.connections)
         return TooManyConnections(f"too many open connections (maximum {self._limits.connections})")
-
-
-def _parser(protocol: Connection) -> httptools.HttpRequestParser:
-    """A parser with the leniency that uvicorn gives its own."""
-    parser = httptools.HttpRequestParser(protocol)
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser
-
-
-def _fault(headers: list[tuple[bytes, bytes]], *, is_old: bool) -> str | None:
-    """What is wrong with the headers of a request (RFC 9112, sections 3.2 and 6.1); `is_old` for HTTP/1.0."""
-    names = [name for name, _ in headers]
-    hosts = names.count(b"host")
-    if hosts != 1 and (hosts or not is_old):
-        return "more than one header Host" if hosts else "missing header Host"
-    if b"transfer-encoding" in names:
-        codings = b", ".join(value for name, value in headers if name == b"transfer-encoding")
-        if is_old or codings.lower() != b"chunked":
-            return (
-                f"unsupported Transfer-Encoding {codings.decode('latin-1')!r}; only chunked is supported, in HTTP/1.1"
-            )
-    distinct = set(names)
-    if len(distinct) < len(names):
-        for single in _SINGLE_HEADERS & distinct:
-            if len({value for name, value in headers if name == single}) > 1:
-                return f"more than one header {single.decode()}, with different values"
-    return None
 
 
 def _response(error: ConvokeError) -> bytes:

@@ -22,6 +22,7 @@ from service.http import access
 from service.server import files
 from service.server.connections import Connection, Limits
 from service.server.draining import Drain
+from service.server.fast_path import FastPath
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
@@ -47,13 +48,19 @@ class TakeOver:
             if message["type"] == "lifespan.startup.complete":
                 service = bentoml.get_current_service()
                 self._app = _beside(self._bentoml, service.asgi)
-                take_over(receive, service.asgi, settings.from_environment(), service.drain)
+                take_over(receive, service.asgi, settings.from_environment(), service.drain, service.fast_path)
             await send(message)
 
         return forward
 
 
-def take_over(receive: Receive, application: ASGIApp, chosen: Settings, drain: Drain) -> None:
+def take_over(
+    receive: Receive,
+    application: ASGIApp,
+    chosen: Settings,
+    drain: Drain,
+    fast_path: FastPath | None = None,
+) -> None:
     """Give uvicorn our application and our protocol; `receive` is that of the lifespan."""
     config: Any = getattr(getattr(receive, "__self__", None), "config", None)
     if getattr(config, "http_protocol_class", None) is not HttpToolsProtocol:
@@ -62,7 +69,7 @@ def take_over(receive: Receive, application: ASGIApp, chosen: Settings, drain: D
             "pass through BentoML's own layers"
         )
         return
-    limits = Limits(files.fit(chosen.max_connections), chosen.max_head_bytes, chosen.head_timeout_s)
+    limits = Limits(files.fit(chosen.max_connections), chosen.max_head_bytes, chosen.head_timeout_s, fast_path)
     drain.use(config)
     config.http_protocol_class = partial(_connect, limits, drain)
     config.timeout_keep_alive = chosen.keep_alive_s

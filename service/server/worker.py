@@ -29,7 +29,7 @@ IDLE_S = 1.0
 
 
 class Worker:
-    """Repository, queues and routes of one process; `asgi` answers requests, and `drain` ends connections."""
+    """One process: `asgi` and `fast_path` answer requests, and `drain` ends connections."""
 
     def __init__(self, settings: Settings, index: int) -> None:
         """Put the parts together; load no models yet.
@@ -55,6 +55,7 @@ class Worker:
             on_response=on_response,
         )
         self.asgi = parts.application
+        self.fast_path = parts.fast_path
         self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
         self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
