@@ -6,7 +6,6 @@ turns the same bytes into other values.
 
 import contextlib
 import ctypes
-import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin, _imaging
+from PIL import Image, _imaging
 from tokenizers import Tokenizer
 
-from contract import digit, picture
+from contract import digit, picture, plain_png
 from contract.errors import Unreadable, UnsupportedMediaType
 from contract.picture import PNG_SIGNATURE, Pixels, has_signature
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS, ImageInput, TextInput
@@ -29,7 +28,6 @@ Items = Sequence[Array] | Array
 """Decoded items, in a list or along the first axis of an array, which saves splitting and joining it."""
 
 _TINY_BYTES, _TINY_SIDE, _TINY_CHARACTERS = 4096, 64, 2000
-_PLAIN_GREY = b"\x08\x00\x00\x00\x00"  # a PNG header's end: 8 bits of grey, the usual packing, filters and order
 
 
 class Preprocessor(Protocol):
@@ -81,10 +79,9 @@ class ImagePreprocessor:
         self._max_pixels = max_pixels
 
     def decode_quickly(self, item: bytes) -> Pixels | None:
-        if not is_tiny(item):
-            return None
-        # A digit that is not framed must be searched for.
-        return decode_plain_digit(item, self._spec) if self._spec.framing == "mnist" else self.decode(item)
+        if self._spec.framing == "mnist":  # a digit that is not framed must be searched for
+            return decode_plain_digit(item, self._spec)
+        return self.decode(item) if is_tiny(item) else None
 
     def decode(self, item: bytes) -> Pixels:
         return image_to_pixels(item, self._spec, max_pixels=self._max_pixels)
@@ -158,17 +155,9 @@ def is_tiny(data: bytes) -> bool:
 def decode_plain_digit(data: bytes, spec: ImageInput) -> Pixels | None:
     """The pixels of a plain grey PNG of 28 x 28, uint8 (28, 28, 1): as the general code decodes and frames it, sooner.
 
-    Only the header precedes the pixels of such a file, so it has no palette, no transparency and no orientation. For a
-    damaged file, or one that is not so plain after all, the result is None, and the general code decodes it.
+    For a damaged file, or one that is not so plain after all, the result is None, and the general code decodes it.
     """
-    if spec.framing != "mnist" or data[24:29] != _PLAIN_GREY or data[37:41] != b"IDAT" or not is_tiny(data):
-        return None
-    try:
-        image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-        image.load()
-    except Exception:  # noqa: BLE001 -- the general code describes what is wrong
-        return None
-    if image.size != (digit.SIDE, digit.SIDE) or image.info:
+    if spec.framing != "mnist" or (image := plain_png.decode(data, digit.SIDE, digit.SIDE)) is None:
         return None
     framed = digit.as_framed(image)
     return None if framed is None else framed[..., None]

@@ -222,26 +222,29 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start the next batch if items still wait."""
+        """Start the next batch if items still wait: in this thread if it is quick, else divided among the free runs."""
         self._is_dispatching = False
         now = time.perf_counter()
-        shares = self._take(now)
+        free = self._parallel_runs - self._running
+        shares = self._take(now, min(self._max_batch * free, self._waiting))
         if not shares:
             return
-        self._running += 1
         batch = _join(shares)
         self._change_waiting(-len(batch))
-        self._schedule()
-        if self._is_quick(batch):
+        if len(batch) <= self._max_batch and self._is_quick(batch):
+            self._running += 1
             self._deliver(shares, self._run(batch), now)
             return
-        self._in_threads.update(entry for entry, _, _ in shares)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, batch)
-        future.add_done_callback(lambda done: self._on_thread_done(shares, done, now))
+        loop = asyncio.get_running_loop()
+        for part in _divide(shares, len(batch), free):
+            self._running += 1
+            self._in_threads.update(entry for entry, _, _ in part)
+            future = loop.run_in_executor(self._executor, self._run, _join(part))
+            future.add_done_callback(partial(self._on_thread_done, part, now))
+        self._schedule()
 
-    def _take(self, now: float) -> list[_Share]:
-        """Take the next batch from the front of the queue: an equal share of the waiting items for each free run."""
-        limit = min(self._max_batch, -(-self._waiting // (self._parallel_runs - self._running)))
+    def _take(self, now: float, limit: int) -> list[_Share]:
+        """Take up to `limit` items from the front of the queue."""
         shares: list[_Share] = []
         count = longest = 0
         while self._queue:
@@ -292,7 +295,7 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
-    def _on_thread_done(self, shares: list[_Share], done: asyncio.Future[list[Row]], start: float) -> None:
+    def _on_thread_done(self, shares: list[_Share], start: float, done: asyncio.Future[list[Row]]) -> None:
         if not done.cancelled():
             self._deliver(shares, done.result(), start)
         else:  # the service shuts down
@@ -321,6 +324,25 @@ def _join(shares: Sequence[_Share]) -> Items:
         entry, start, stop = shares[0]
         return entry.items[start:stop]
     return [item for entry, start, stop in shares for item in entry.items[start:stop]]
+
+
+def _divide(shares: list[_Share], items: int, parts: int) -> Iterator[list[_Share]]:
+    """Divide shares of this many items into at most this many parts, as equal as possible."""
+    size = -(-items // parts)
+    part: list[_Share] = []
+    capacity = size
+    for entry, start, stop in shares:
+        first = start
+        while first < stop:
+            last = min(stop, first + capacity)
+            part.append((entry, first, last))
+            capacity -= last - first
+            first = last
+            if not capacity:
+                yield part
+                part, capacity = [], size
+    if part:
+        yield part
 
 
 def _resolve(done: asyncio.Future[Outcome], outcome: Outcome | ConvokeError) -> None:

@@ -24,11 +24,12 @@ class Version:
     session: Session
     card: str
 
-    @property
+    @cached_property
     def name(self) -> str:
+        """The name of the model."""
         return self.manifest.model
 
-    @property
+    @cached_property
     def number(self) -> str:
         """The version as URLs, answers and metric labels show it."""
         return str(self.manifest.version)

@@ -35,6 +35,8 @@ _UNIQUE = frozenset({b"baggage", b"traceparent", b"tracestate", b"x-request-id"}
 
 Fields = Sequence[tuple[bytes, bytes]]
 
+_default: tuple[Fields, bytes] = ((), b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,7 +60,7 @@ class Reply:
 
     def bytes_after(self, default_fields: Fields) -> bytes:
         """The response as it is sent; `default_fields` come first, as in uvicorn's responses."""
-        return b"%b%b%b\r\n%b" % (STATUS_LINE[self.status], _joined(default_fields), self.fields, self.body)
+        return b"%b%b%b\r\n%b" % (STATUS_LINE[self.status], _joined_once(default_fields), self.fields, self.body)
 
 
 class FastPath:
@@ -209,6 +211,14 @@ class _Reader:
 
     def on_headers_complete(self) -> None:
         self._is_complete = True
+
+
+def _joined_once(fields: Fields) -> bytes:
+    """The same for fields that stay for many responses: uvicorn makes a new list once a second, for the date."""
+    global _default  # noqa: PLW0603 -- the last result
+    if _default[0] is not fields:
+        _default = fields, _joined(fields)
+    return _default[1]
 
 
 def _joined(fields: Fields) -> bytes:
