@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from service.http import keys
 from service.server.assembly import Parts, assemble
+from service.server.fast_path import FastPath, Reply
 from service.settings import Settings
 from service.telemetry.facts import OnResponse
 from tests.drawing import encode, mnist_like
@@ -44,15 +45,55 @@ def make_keys(path: Path, *roles: keys.Role) -> list[str]:
 
 
 def client(**settings: Any) -> Call:
-    """Return a function that sends a request to an application: call(method, path, ...) -> response."""
-    app = application(**settings)
+    """Return a function that sends a request to a worker: call(method, path, ...) -> response.
+
+    What the fast path answers is sent over both paths, whose responses must be equal.
+    """
+    assembled = parts(**settings)
 
     async def send(method: str, path: str, **kwargs: object) -> httpx.Response:
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as session:
+        async with httpx.AsyncClient(transport=BothPaths(assembled), base_url="http://test") as session:
             return await session.request(method, path, **kwargs)  # type: ignore[arg-type]
 
     return lambda *args, **kwargs: asyncio.run(send(*args, **kwargs))
+
+
+class BothPaths(httpx.AsyncBaseTransport):
+    """Sends requests to a worker in this process, over the ordinary path and, if it takes them, over the fast path."""
+
+    def __init__(self, assembled: Parts) -> None:
+        self._ordinary = httpx.ASGITransport(app=assembled.application, raise_app_exceptions=False)
+        self._fast_path = assembled.fast_path
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The response over the ordinary path, after a comparison with that over the fast path."""
+        reply = None
+        if self._fast_path is not None and isinstance(request.stream, httpx.ByteStream):
+            reply = await _over_fast_path(self._fast_path, request, await request.aread())
+        response = await self._ordinary.handle_async_request(request)
+        if reply is not None:
+            await response.aread()
+            fields = [line.partition(b": ")[::2] for line in reply.fields.split(b"\r\n")[:-1]]
+            assert (reply.status, reply.body) == (response.status_code, response.content)
+            assert [*map(_comparable, fields)] == [*map(_comparable, response.headers.raw)]
+        return response
+
+
+async def _over_fast_path(fast_path: FastPath, request: httpx.Request, content: bytes) -> Reply | None:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    lines += [b"%b: %b" % field for field in request.headers.raw]
+    read = fast_path.read(b"\r\n".join([*lines, b"", content]))
+    if read is None:
+        return None
+    done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    is_taken = fast_path.start(read[0], content, time.perf_counter(), done.set_result, lambda: False)
+    return await done if is_taken else None
+
+
+def _comparable(field: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """A field; of those that differ from response to response the name only."""
+    name, value = field
+    return name, b"" if name in {b"x-request-id", b"server-timing"} else value
 
 
 def code(response: httpx.Response) -> tuple[int, str]:

@@ -211,7 +211,7 @@ class Batcher:
         for entry in (*self._queue, *self._in_threads):
             if now - entry.enqueued_at > entry.timeout_s:
                 self._drop(entry)
-                entry.finish(DeadlineExceeded(f"timed out after {entry.timeout_s:g} s; the service is overloaded"))
+                entry.finish(DeadlineExceeded("the request could not be answered in time; the service is overloaded"))
         if self._queue or self._in_threads:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
 
