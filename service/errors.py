@@ -19,6 +19,7 @@ ConvokeError
 └── DeadlineExceeded      504  deadline_exceeded
 """
 
+import math
 from collections.abc import Mapping
 
 from contract.errors import ConvokeError
@@ -102,10 +103,13 @@ class ReadOnly(ConvokeError):
 
 
 class Overloaded(ConvokeError):
-    """The queue of the model, or the memory for bodies, is full; Retry-After says when to try again."""
+    """The request would wait too long, or the memory for bodies is full; Retry-After says when to try again."""
 
     status, code = 429, "overloaded"
-    headers = _RETRY_SOON
+
+    def __init__(self, message: str, wait_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.headers: Mapping[str, str] = {"Retry-After": str(max(math.ceil(wait_s), 1))}
 
 
 class TooManyConnections(ConvokeError):

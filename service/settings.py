@@ -112,6 +112,10 @@ class Settings(BaseModel):
     max_queue_items: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         default=4096, description="items that wait for one model; requests above it are answered 429"
     )
+    max_wait_s: Annotated[float, Field(gt=0, le=55)] = Field(
+        default=1.0,
+        description="seconds that a request may wait for others, as measured; above it requests are answered 429",
+    )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
     )

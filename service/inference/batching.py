@@ -7,6 +7,7 @@ not tasks. Everything but runs in threads happens on the event loop, so there ar
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from contract.errors import ConvokeError
 from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from service.inference.rate import Rate
 
 Row = npt.NDArray[np.float32] | InferenceFailed
 
@@ -88,6 +90,7 @@ class Batcher:
         *,
         max_batch: int,
         max_items: int,
+        max_wait_s: float = math.inf,
         max_tokens: int | None = None,
         parallel_runs: int = 1,
         is_quick: Callable[[Items], bool] = lambda _batch: False,
@@ -99,6 +102,7 @@ class Batcher:
             run: N items -> (N, classes).
             max_batch: the largest number of items in a batch.
             max_items: the largest number of waiting items; requests above it are refused.
+            max_wait_s: the longest that a request may wait for the items before it, by the measured rate.
             max_tokens: the largest batch of items that are padded to the length (first axis) of the longest; a single
                 item may be longer. None for items that are not padded.
             parallel_runs: how many batches run at the same time, each in a thread; `run` must allow it.
@@ -108,6 +112,8 @@ class Batcher:
         self._run_batch = run
         self._max_batch = max_batch
         self._max_items = max_items
+        self._max_wait_s = max_wait_s
+        self._item_rate = Rate()
         self._max_tokens = max_tokens
         self._parallel_runs = parallel_runs
         self._is_quick = is_quick
@@ -152,7 +158,7 @@ class Batcher:
         """
         count = len(items)
         assert count, "a request has at least one item"
-        self._check_capacity(count)
+        self.check_capacity(count)
         entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * count, is_gone)
         self._queue.append(entry)
         self._change_waiting(count)
@@ -168,7 +174,7 @@ class Batcher:
         Raises:
             Overloaded: the queue has no capacity for them.
         """
-        self._check_capacity(items)
+        self.check_capacity(items)
         self._reserved += items
         try:
             yield
@@ -186,11 +192,26 @@ class Batcher:
             self._sweep.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _check_capacity(self, items: int) -> None:
+    def check_capacity(self, items: int, decoding_s: float = 0.0) -> None:
+        """Check that items could wait in the queue.
+
+        Args:
+            items: how many.
+            decoding_s: seconds that they would wait for a decoder.
+
+        Raises:
+            Overloaded: they would exceed the capacity, or wait longer than `max_wait_s` for the items before them.
+        """
         waiting = self._waiting + self._reserved
+        wait_s = decoding_s + waiting * self._item_rate.mean_s / self._parallel_runs
         if waiting + items > self._max_items:
             excess = f"{items} more would exceed the maximum of {self._max_items}"
-            raise Overloaded(f"the queue is full: {waiting} items wait, and {excess}; try again in a moment")
+            raise Overloaded(f"the queue is full: {waiting} items wait, and {excess}; try again in a moment", wait_s)
+        if wait_s > self._max_wait_s:
+            raise Overloaded(
+                f"the service is busy: the request would wait about {wait_s:.1f} s (maximum {self._max_wait_s:g} s)",
+                wait_s,
+            )
 
     def _change_waiting(self, items: int) -> None:
         self._waiting += items
@@ -306,6 +327,7 @@ class Batcher:
         """Give the rows of a batch to their entries, and schedule the next batch."""
         now = time.perf_counter()
         self._observer.on_batch(len(rows), now - start)
+        self._item_rate.record(now - start, len(rows))
         position = 0
         for entry, first, stop in shares:
             entry.rows[first:stop] = rows[position : position + stop - first]

@@ -5,11 +5,14 @@ there are no locks.
 """
 
 import asyncio
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from service.inference.rate import Rate
 
 Result = TypeVar("Result")
 
@@ -22,14 +25,31 @@ class Decoders:
         self._free = threads
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """The waiting requests of each model, in order; the model whose turn is next comes first."""
+        self._threads = threads
+        self._rates: dict[str, Rate] = defaultdict(Rate)
+
+    def wait_s(self, model: str) -> float:
+        """Seconds that a new request for a model would wait for a thread, by the measured durations.
+
+        Before it, the threads serve the requests of this model that wait already, and as many of each other model.
+        """
+        if self._free:
+            return 0.0
+        before = len(self._waiting.get(model, ())) + 1
+        return (
+            sum(min(len(turns), before) * self._rates[name].mean_s for name, turns in self._waiting.items())
+            / self._threads
+        )
 
     @asynccontextmanager
     async def turn(self, model: str) -> AsyncIterator[None]:
         """Wait for a free thread for a model, and keep it inside of the context."""
         await self._acquire(model)
+        start = time.perf_counter()
         try:
             yield
         finally:
+            self._rates[model].record(time.perf_counter() - start)
             self._release()
 
     async def run(self, work: Callable[[], Result]) -> Result:

@@ -142,6 +142,7 @@ class Predictor:
             Overloaded: the queue is full.
         """
         start = time.perf_counter()
+        self._batcher(version).check_capacity(len(items))
         decoded: Items
         if _are_decoded(items):
             decoded = items
@@ -152,13 +153,15 @@ class Predictor:
             decoded = [item]
         if not 0 < len(decoded) <= self._settings.max_items:
             return False
+        truncated = _truncated(decoded) if version.manifest.input.is_text else _NONE
         decode_s = time.perf_counter() - start
 
         def on_outcome(outcome: Outcome | ConvokeError) -> None:
             if isinstance(outcome, ConvokeError):
                 on_done(outcome)
             else:
-                on_done(self._count(Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s)))
+                answer = Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s, truncated)
+                on_done(self._count(answer))
 
         self._batcher(version).put(decoded, on_outcome, timeout_s=self._settings.request_timeout_s, is_gone=is_gone)
         return True
@@ -185,6 +188,7 @@ class Predictor:
         if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
             return [quick]
         deadline = time.perf_counter() + timeout_s
+        self._batcher(version).check_capacity(len(items), self._decoders.wait_s(version.name))
         try:
             with self._batcher(version).reserve(len(items)):
                 async with asyncio.timeout(timeout_s):
@@ -213,6 +217,7 @@ class Predictor:
                 partial(preprocessor.run, session.run),
                 max_batch=version.manifest.max_batch,
                 max_items=self._settings.max_queue_items,
+                max_wait_s=self._settings.max_wait_s,
                 max_tokens=version.manifest.input.max_batch_tokens,
                 parallel_runs=(self._settings.parallel_runs if session.is_on_cpu else 0) or session.parallel_runs,
                 is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
@@ -258,7 +263,7 @@ class Predictor:
         return answer
 
 
-def _truncated(decoded: Sequence[Array | ConvokeError]) -> Mapping[int, tuple[int, int]]:
+def _truncated(decoded: Items | Sequence[Array | ConvokeError]) -> Mapping[int, tuple[int, int]]:
     return {place: (len(item), item.total) for place, item in enumerate(decoded) if type(item) is Beginning}
 
 

@@ -32,6 +32,9 @@ at once, it would be reset, and most clients would report the reset instead of t
 _HALF_CLOSED_S = 2.0
 """How long a client that sends no more may wait for its response."""
 
+_GRACE_S = 0.2
+"""How long an idle connection stays open when the server stops: a request may be on its way."""
+
 _SOON_S = 0.1
 """How long the fast path waits for the body of a request, which many clients send apart from the header."""
 
@@ -211,7 +214,7 @@ class Connection(HttpToolsProtocol):
             return
         self.transport.write(reply.bytes_after(self.server_state.default_headers))
         self.server_state.total_requests += 1
-        if self._is_last:
+        if self._is_last or CLOSE in self.server_state.default_headers:
             self._stop_timer()
             self.transport.close()
             return
@@ -238,12 +241,18 @@ class Connection(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
-        """Close the connection, after the response to its request if it has one."""
+        """Close the connection after the response to its request, or to one that arrives within `_GRACE_S`."""
         self._leave_fast_path()
-        if self._on_fast_path:
-            self._is_last = True
-        else:
-            super().shutdown()
+        self._is_last = True
+        if self._is_answering:
+            if not self._on_fast_path:
+                super().shutdown()
+        elif not self.transport.is_closing():
+            self.loop.call_later(_GRACE_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._is_answering and self._partial is None:
+            self.transport.close()
 
     def _leave_fast_path(self) -> None:
         """Let a request whose body has not arrived soon take the ordinary path."""
@@ -317,7 +326,7 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._header_bytes = 0
         super().on_headers_complete()
-        if self._is_surplus:
+        if self._is_surplus or self._is_last:
             self.cycle.keep_alive = False
         elif is_old and self.parser.should_keep_alive() and CLOSE not in self.cycle.default_headers:
             self.cycle.keep_alive = True
@@ -360,7 +369,7 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is being received or answered."""
-        return not (self._in_header or self._in_body or self._is_answering)
+        return not (self._in_header or self._in_body or self._is_answering or self._partial)
 
     @property
     def _is_above_limit(self) -> bool:

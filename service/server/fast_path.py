@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from contract.errors import ConvokeError
 from service.errors import Overloaded
 from service.http.asgi import INTERNAL_ERROR, Application, request_id
+from service.http.query import check_query
 from service.http.route import Content, Header, Start
 from service.server.headers import header_fault, new_parser
 from service.settings import Settings
@@ -35,7 +36,7 @@ _UNIQUE = frozenset({b"baggage", b"traceparent", b"tracestate", b"x-request-id"}
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-_default: tuple[Fields, bytes] = ((), b"")
+_default: tuple[Fields, int, bytes] = ((), 0, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,8 @@ class FastPath:
         path = url.path.decode()
         try:
             route, parameters = self._application.match("POST", path)
+            if url.query and route.query is not None:
+                check_query(url.query, route.query)
             header = Header(parameters, url.query or b"", reader.fields)
             start = route.prepare(header) if route.prepare is not None else None
         except ConvokeError:  # the ordinary path makes it a response
@@ -216,9 +219,9 @@ class _Reader:
 def _joined_once(fields: Fields) -> bytes:
     """The same for fields that stay for many responses: uvicorn makes a new list once a second, for the date."""
     global _default  # noqa: PLW0603 -- the last result
-    if _default[0] is not fields:
-        _default = fields, _joined(fields)
-    return _default[1]
+    if _default[0] is not fields or _default[1] != len(fields):  # a drain adds one
+        _default = fields, len(fields), _joined(fields)
+    return _default[2]
 
 
 def _joined(fields: Fields) -> bytes:

@@ -1,0 +1,93 @@
+"""Accepts connections until none waits, in place of uvloop, which accepts one in each turn of its event loop.
+
+A turn is as long as everything that is ready in it. Of 256 clients that connect at once, the last would wait half a
+second for its connection.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+MakeProtocol = Callable[[], asyncio.Protocol]
+
+logger = logging.getLogger("bentoml.convoke")
+
+MAX_ACCEPTS = 64
+"""Connections accepted in one turn; with several workers one, since their turns share the waiting connections."""
+
+_PAUSE_S = 0.5
+"""After an error, such as too many open files."""
+
+
+class Acceptor:
+    """Accepts the connections of one listening socket; has what uvicorn uses of `asyncio.Server`."""
+
+    def __init__(self, listener: socket.socket, make_protocol: MakeProtocol, max_accepts: int) -> None:
+        """Start to accept connections.
+
+        Args:
+            listener: the socket, which listens already. The caller closes it.
+            make_protocol: makes the protocol of a connection.
+            max_accepts: connections accepted in one turn.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = listener
+        self._make_protocol = make_protocol
+        self._max_accepts = max_accepts
+        self._opening: set[asyncio.Task[Any]] = set()
+        listener.settimeout(0)
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept the connections that wait, and then no more."""
+        if self._listener is not None:
+            self._max_accepts = 1 << 16
+            self._accept()
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener = None
+
+    async def wait_closed(self) -> None:
+        """Wait for the connections that are being opened."""
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
+    def _accept(self) -> None:
+        for _ in range(self._max_accepts):
+            if self._listener is None:
+                return
+            try:
+                connection, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                logger.warning("connections cannot be accepted: %s; trying again in %g s", error, _PAUSE_S)
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(_PAUSE_S, self._resume)
+                return
+            connection.settimeout(0)
+            if connection.family != getattr(socket, "AF_UNIX", None):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, connection))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    def _resume(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+
+def take_over(max_accepts: int) -> None:
+    """Let servers that are made of a socket from now on, in this event loop, be `Acceptor`s."""
+    loop: Any = asyncio.get_running_loop()
+    create_server = loop.create_server
+
+    async def create(make_protocol: MakeProtocol, *args: Any, **kwargs: Any) -> Any:
+        listener = kwargs.get("sock")
+        if listener is None or kwargs.get("ssl") or os.name == "nt":
+            return await create_server(make_protocol, *args, **kwargs)
+        listener.listen(kwargs.get("backlog") or 100)
+        return Acceptor(listener, make_protocol, max_accepts)
+
+    loop.create_server = create
