@@ -20,11 +20,12 @@ import uvicorn
 from contract.session import Session
 from service.errors import Overloaded
 from service.server import accepting, fast_path
+from service.server.assembly import Parts
 from service.server.connections import Connection, Limits
 from service.server.fast_path import FastPath
 from tests.drawing import encode, mnist_like
 from tests.service.server.test_connections import read_response
-from tests.serving import Parts, make_keys, parts
+from tests.serving import make_keys, parts
 
 PNG = encode(mnist_like(3))
 Dial = Callable[[], socket.socket]
