@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.results import markdown_table
 from contract import processors
 from contract.inputs import image_to_pixels
-from training.data.dataset import data_folder
+from training.data.folders import data_folder
 from training.data.schema import Image
 from training.fit.augment import augment
 from training.fit.optimise import optimiser

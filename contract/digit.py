@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from contract import plain_png
 from contract.errors import NoDigit
-from contract.ink import Found, find_digit
+from contract.ink import Box, Found, find_digit, find_digits
 from contract.picture import Pixels
 from contract.regions import dilate, opening, surround
 
@@ -41,6 +41,15 @@ def frame(image: Image.Image) -> Pixels:
         if framed is not None:
             return framed
     return _place(_strokes(find_digit(image)))
+
+
+def frame_all(image: Image.Image) -> list[tuple[Pixels, Box]]:
+    """Each digit of an image of mode L or RGB, framed as by `frame`, and its box in the image, in reading order.
+
+    Raises:
+        NoDigit, SeveralDigits: as `find_digits`.
+    """
+    return [(_place(_strokes(found)), found.box) for found in find_digits(image)]
 
 
 def as_framed(image: Any) -> Pixels | None:

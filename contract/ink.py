@@ -8,6 +8,7 @@ touches the border where anything else is left. What remains is one digit, sever
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from contract.errors import NoDigit, SeveralDigits
 from contract.regions import Mask, Plane, Region, dilate, find_regions, opening
 
 Levels = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels; the last two are exclusive."""
 
 _SEARCH_SIDE, _SMALL_SIDE, _ENLARGED_SIDE = 448, 64, 112
 """Longer side at which a digit is searched for; smaller images than the second are enlarged to the third."""
@@ -26,9 +29,18 @@ _LINE, _LINE_EDGE = 0.72, 0.35  # of a row that a line across the image covers, 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode L
 _MIN_PIXELS = 8  # of a digit's height; fewer cannot be read
 _MAX_ASPECT = 1.7  # width to height; digits that touch each other are wider
-_MAX_REGIONS, _MAX_LARGE = 10, 6  # large regions of a texture, and of the surroundings of a digit
 _MAX_HOLES, _MAX_PIECES = 3, 3  # an 8 has two holes; a 5 has a second piece
 _LUMINANCE_STEP = 12.0  # between channels, under which an image is grey
+
+
+class _Limits(NamedTuple):
+    """How many large regions there may be: of a texture, and of the surroundings of a digit."""
+
+    regions: int
+    large: int
+
+
+_ONE, _MANY = _Limits(10, 6), _Limits(50, 40)
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class Found:
     """The whole image along the axis of most contrast, 0 to 255 (H, W), at its own size; ink is high."""
     scale: float
     """Pixels of `ink` for each of `grey`."""
+    box: Box
+    """Where the digit is in the image that was searched."""
 
 
 def find_digit(image: Image.Image) -> Found:
@@ -51,6 +65,35 @@ def find_digit(image: Image.Image) -> Found:
         NoDigit: nothing in the image is shaped as a digit is.
         SeveralDigits: more than one thing is.
     """
+    found = _find(image, _ONE)
+    if len(found) > 1:
+        raise SeveralDigits(f"the image shows {len(found)} digits or more; send an image of each, or ?several=true")
+    return found[0]
+
+
+def find_digits(image: Image.Image) -> list[Found]:
+    """Find all digits in an image of mode L or RGB, line by line and from left to right.
+
+    Raises:
+        NoDigit: nothing in the image is shaped as a digit is.
+        SeveralDigits: some of them touch.
+    """
+    lines: list[list[Found]] = []
+    for found in sorted(_find(image, _MANY), key=lambda found: found.box[1] + found.box[3]):
+        _, top, _, bottom = found.box
+        if lines and lines[-1][-1].box[3] > (top + bottom) / 2:
+            lines[-1].append(found)
+        else:
+            lines.append([found])
+    return [found for line in lines for found in sorted(line, key=lambda found: found.box[0])]
+
+
+def _find(image: Image.Image, limits: "_Limits") -> list[Found]:
+    """The digits of an image, at least one.
+
+    Raises:
+        NoDigit, SeveralDigits: as `find_digits`.
+    """
     values = np.asarray(image, np.float32)
     grey = _most_contrast(values) if values.ndim > 2 else values  # noqa: PLR2004 -- (H, W, 3) -> (H, W)
     low, high = float(grey.min()), float(grey.max())
@@ -59,25 +102,40 @@ def find_digit(image: Image.Image) -> Found:
     faint = 0.0 if _has_two_levels(grey, low, high) else _FAINT * 255 / (high - low)
     grey = (grey - low) * (255 / (high - low))
     small, scale = _to_search_size(grey)
-    sides = _look(small, faint)
+    sides = _look(small, faint, limits)
+    top = left = 0
     closer = _ink_box(sides, scale) if scale < 1 else None
     if closer is not None:
+        top, left = closer[0].start, closer[1].start
         grey = grey[closer]
         small, scale = _to_search_size(grey)
-        sides = _look(small, faint)
+        sides = _look(small, faint, limits)
     is_light, regions, ink = _locate(sides)
     tallest = max(region.height for region in regions)
     tall = [region for region in regions if region.height >= 0.45 * tallest]
-    if len(tall) > 1:
-        raise SeveralDigits(f"the image shows {len(tall)} digits or more; send an image of each")
-    digit = tall[0]
+    plane = grey if is_light else 255 - grey
+    found = []
+    for digit in tall:
+        edges = digit.left, digit.top, digit.right, digit.bottom
+        box = tuple(round(edge / scale) + start for edge, start in zip(edges, (left, top) * 2, strict=True))
+        found.append(Found(digit, ink, plane, scale, cast("Box", box)))
+        if len(tall) == 1 or limits is _MANY:
+            _check_shape(digit, scale)
+    return found
+
+
+def _check_shape(digit: Region, scale: float) -> None:
+    """Refuse what cannot be one digit.
+
+    Raises:
+        NoDigit, SeveralDigits: as `find_digits`.
+    """
     if digit.width > _MAX_ASPECT * digit.height:
         raise SeveralDigits("the ink is wider than one digit is; send an image of each digit")
     if digit.height < _MIN_PIXELS * scale:
         raise NoDigit(f"what looks like ink is less than {_MIN_PIXELS} pixels high; send a larger image of the digit")
     if digit.holes > _MAX_HOLES or digit.pieces > _MAX_PIECES:
         raise NoDigit("the image shows a texture, not a digit")
-    return Found(digit, ink, grey if is_light else 255 - grey, scale)
 
 
 def _most_contrast(colours: Levels) -> Levels:
@@ -112,11 +170,11 @@ def _resize(grey: Levels, factor: float, resample: Image.Resampling) -> Levels:
     return np.asarray(Image.fromarray(grey).resize(size, resample), np.float32)
 
 
-def _look(grey: Levels, faint: float) -> "list[_Side]":
+def _look(grey: Levels, faint: float, limits: "_Limits") -> "list[_Side]":
     """What is lighter than its surroundings in levels (H, W), and what is darker."""
     plane = (grey + 0.5).astype(np.uint8)
     noise = float(np.median(np.abs(np.diff(plane.astype(np.int16), axis=1)))) if plane.shape[1] > 1 else 0.0
-    return [_Side.of(plane, noise, faint), _Side.of(255 - plane, noise, faint)]
+    return [_Side.of(plane, noise, faint, limits), _Side.of(255 - plane, noise, faint, limits)]
 
 
 def _ink_box(sides: "list[_Side]", scale: float) -> tuple[slice, slice] | None:
@@ -169,28 +227,29 @@ class _Side:
     ink: Levels
     regions: list[Region]
     candidates: list[Region]
+    limits: "_Limits"
 
     @staticmethod
-    def of(plane: Plane, noise: float, faint: float) -> "_Side":
+    def of(plane: Plane, noise: float, faint: float, limits: "_Limits") -> "_Side":
         """The ink of a plane (H, W) in which ink is high, and its regions that may be digits or parts of one."""
         ink = _ink(plane)
         strongest = max(float(np.percentile(ink, 99.9)), 0.5 * float(ink.max()))
         mask = ink > max(0.22 * strongest, 3.5 * noise, 0.4 * faint)
         if strongest < max(faint, 7 * noise, 1.0) or mask.mean() > 0.6:  # noqa: PLR2004 -- more ink than paper
-            return _Side(ink, [], [])
+            return _Side(ink, [], [], limits)
         mask = _without_lines(_without_lines(mask).T).T
         regions = find_regions(mask, min_size=5)
         for region in regions:
             region.contrast = float(np.percentile(ink[region.box][region.mask], 85))
         large = [region for region in regions if region.size >= 0.25 * regions[0].size]
-        if len(large) > _MAX_REGIONS:
-            return _Side(ink, regions, [])
+        if len(large) > limits.regions:
+            return _Side(ink, regions, [], limits)
         candidates = [
             region
             for region in _without_rings(regions)
             if not region.is_blob and not _is_soft(ink, region) and _is_on_paper(plane, ink, region, regions)
         ]
-        return _Side(ink, regions, candidates)
+        return _Side(ink, regions, candidates, limits)
 
     def digits(self, candidates: list[Region]) -> list[Region]:
         """Candidates with the pieces of a digit put together; none where there is much else."""
@@ -198,7 +257,7 @@ class _Side:
         if not groups:
             return []
         largest = max(region.size for region in groups)
-        if sum(region.size >= 0.25 * largest for region in self.regions) > _MAX_LARGE:
+        if sum(region.size >= 0.25 * largest for region in self.regions) > self.limits.large:
             return []
         return [region for region in groups if region.size >= 0.35 * largest and region.height >= 0.3 * largest]
 

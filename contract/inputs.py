@@ -86,6 +86,23 @@ class ImagePreprocessor:
     def decode(self, item: bytes) -> Pixels:
         return image_to_pixels(item, self._spec, max_pixels=self._max_pixels)
 
+    def decode_all(self, item: bytes) -> list[tuple[Pixels, tuple[int, ...]]]:
+        """What `decode` gives for each digit of an image, line by line, and its box.
+
+        A box is left, top, right and bottom, in pixels of the upright image.
+
+        Raises:
+            UnsupportedMediaType: the model does not search for digits; or as `decode`.
+            TooLarge, Unreadable, NoDigit, SeveralDigits: as `decode`.
+        """
+        if self._spec.framing != "mnist":
+            raise UnsupportedMediaType("the model classifies whole images; ?several=true is for models of digits")
+        image = picture.decode(item, self._spec, max_pixels=self._max_pixels)
+        factor = picture.upright_width(item) / image.width
+        return [
+            (pixels[..., None], tuple(round(edge * factor) for edge in box)) for pixels, box in digit.frame_all(image)
+        ]
+
     def extent(self, items: Items) -> int:
         return len(items)
 

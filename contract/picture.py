@@ -98,6 +98,13 @@ def _explain(error: Exception, data: bytes) -> ConvokeError:
     return UnsupportedMediaType(f"unsupported image format{': ' if kind else ''}{kind}; {supported}")
 
 
+def upright_width(data: bytes) -> int:
+    """The width in pixels, as a person sees it, of an image that can be decoded."""
+    image = _open(_without_prefix(data))
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    return image.height if is_turned else image.width
+
+
 def squash(image: Image.Image, spec: ImageInput) -> Pixels:
     """Resize both sides to those of the graph, antialiased: uint8 (height, width, channels).
 

@@ -13,20 +13,20 @@ compile() {
         --custom-compile-command "make lock" --output-file "requirements/$out.txt" "$@"
 }
 echo "uv" | compile uv - "$@"
-# onnxruntime-gpu holds the same files as onnxruntime, so an environment has one of them. The service never downloads
-# from Hugging Face, for which tokenizers installs 20 MB.
+# onnxruntime-gpu holds the same files as onnxruntime, so an environment has one of them.
 overrides=$(mktemp -d)
 trap 'rm -r "$overrides"' EXIT
-echo "huggingface-hub ; python_version < '0'" >"$overrides/cpu"
-{ cat "$overrides/cpu"; echo "onnxruntime ; python_version < '0'"; } >"$overrides/cuda"
+echo "onnxruntime ; python_version < '0'" >"$overrides/cuda"
 echo "onnxruntime ; sys_platform != 'linux' or platform_machine != 'x86_64'" >"$overrides/gpu"
 
-compile serve-cpu pyproject.toml --overrides "$overrides/cpu" "$@"
+compile serve-cpu pyproject.toml "$@"
 compile serve-cuda pyproject.toml --extra cuda --overrides "$overrides/cuda" --constraints requirements/serve-cpu.txt "$@"
 compile otel pyproject.toml --extra otel --overrides "$overrides/cuda" --constraints requirements/serve-cpu.txt "$@"
+compile score pyproject.toml --extra score --overrides "$overrides/cuda" --constraints requirements/serve-cpu.txt "$@"
+compile ray pyproject.toml --extra ray --overrides "$overrides/cuda" --constraints requirements/score.txt "$@"
 compile train pyproject.toml --extra train --group gpu --overrides "$overrides/gpu" \
     --constraints requirements/serve-cpu.txt "$@"
-compile dev pyproject.toml --extra train --extra otel --group gpu --group dev --overrides "$overrides/gpu" \
+compile dev pyproject.toml --extra train --extra otel --extra score --group gpu --group dev --overrides "$overrides/gpu" \
     --constraints requirements/train.txt "$@"
 compile supply --group supply --constraints requirements/dev.txt "$@"
 compile bench pyproject.toml --group bench --constraints requirements/serve-cpu.txt "$@"

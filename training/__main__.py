@@ -8,6 +8,7 @@ default is data/.
   python -m training shapes lenet                       print what each layer computes
   python -m training train lenet                        train; the run is saved in runs/lenet/TIME/
   python -m training train --resume runs/lenet/TIME     continue a run that was stopped
+  python -m training train --resume RUN --epochs +10    give a run 10 more epochs, also if it is finished
   python -m training compare runs/lenet/*               compare the metrics and the recipes of runs
   python -m training publish runs/lenet/TIME            export, check and write models/digits/VERSION/
   python -m training evaluate models/digits/1           measure a published model on its test splits
@@ -25,12 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract import processors
+from training.data import folders, schema
 from training.errors import TrainingError
 from training.recipe import schema as recipes
 from training.recipe import shapes
 from training.runs import compare
 
 if TYPE_CHECKING:
+    from training.data.dataset import Dataset
     from training.fit.parallel import Machine
 
 # Handlers import torch and onnx themselves: they take seconds, which --help, shapes and compare do not need.
@@ -42,10 +45,12 @@ def main(args: list[str] | None = None) -> int:
     try:
         options.handler(options)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _leads():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        if _leads():
+            print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, like head, has all that it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,8 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
     command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: %(default)s/)")
     command.add_argument(
-        "--threads", type=int, default=processors.count(), help="processor threads (default: %(default)s)"
+        "--epochs", metavar="N", help="with --resume: the epochs of the run in all, or +N more, also of a finished run"
     )
+    command.add_argument("--threads", type=int, help="processor threads (default: this process's share of the cores)")
     command.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto uses CUDA if available (default: auto)"
     )
@@ -121,7 +127,7 @@ def _add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> N
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key, like optimiser.name=adagrad; repeatable",
+        help="override a key, like optimiser.name=adagrad or layers[1].kernel=3; KEY= unsets it; repeatable",
     )
 
 
@@ -149,7 +155,7 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _shapes(options: argparse.Namespace) -> None:
-    print(shapes.table(recipes.load(options.recipe, options.set)))
+    print(shapes.table(recipes.load(options.recipe, options.set, show=_show)))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -157,47 +163,92 @@ def _train(options: argparse.Namespace) -> None:
         options.parser.error("expected either a recipe or --resume RUN")
     if options.resume and options.set:
         options.parser.error("--set is not allowed with --resume: a run keeps its recipe")
+    if options.epochs and not options.resume:
+        options.parser.error("--epochs needs --resume RUN; for a new run: --set epochs=N")
+    # All that can be checked without torch is, since torch takes seconds to import.
+    recipe = recipes.load(options.recipe, options.set, show=_show) if options.recipe else None
+    table = shapes.table(recipe) if recipe else ""
+    if recipe:
+        schema.check(recipe.data, recipe.input, recipe.labels)
+        folders.check_present(recipe.data.name)
     import torch  # noqa: PLC0415
 
     from training.fit import parallel  # noqa: PLC0415
     from training.runs import run  # noqa: PLC0415
 
-    torch.set_num_threads(max(options.threads or 1, 1))
+    # The processes of torchrun share the cores of a machine.
+    share = max(processors.count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    torch.set_num_threads(max(options.threads or share, 1))
     machine = run.find_machine(options.device)
     try:
-        _train_on(machine, options)
+        if recipe is None:
+            _resume(machine, options)
+        else:
+            _show(f"{table}\n")
+            _train_new(machine, recipe, options)
     finally:
         parallel.leave()
 
 
-def _train_on(machine: "Machine", options: argparse.Namespace) -> None:
+def _train_new(machine: "Machine", recipe: "recipes.Recipe", options: argparse.Namespace) -> None:
+    from training.data import catalogue  # noqa: PLC0415
     from training.runs import run  # noqa: PLC0415
 
-    def show(text: str) -> None:
-        if machine.world.leads:
-            print(text, flush=True)
-
-    folder: Path | None = options.resume
-    if folder is None:
-        recipe = recipes.load(options.recipe, options.set)
-        show(f"{shapes.table(recipe)}\n")
-        folder = run.start(recipe, options.runs, machine)
-    else:
-        run.recipe_of(folder)  # an error before the first line of output
-    resume = f"python -m training train --resume {folder}"
-    show(f"run {folder}; if it stops, continue it with: {resume}")
+    data = run.prepare(recipe, machine)
+    _show("\n".join([*catalogue.summary(data, recipe.labels), ""]))
+    folder = run.start(recipe, options.runs, machine)
+    _show(f"run {folder}; if it stops after its first epoch, continue it with: {_resume_command(folder)}")
     try:
-        result = run.train(folder, machine)
-    except KeyboardInterrupt:
-        show(f"\nstopped; all finished epochs are saved. Continue with: {resume}")
+        _finish(machine, folder, options, data)
+    except BaseException:
+        run.discard_unstarted(folder, machine)
         raise
-    show(str(result))
+
+
+def _resume(machine: "Machine", options: argparse.Namespace) -> None:
+    from training.runs import run  # noqa: PLC0415
+
+    folder: Path = options.resume
+    recipe = run.recipe_of(folder)  # an error before the first line of output
+    if options.epochs:
+        recipe = run.extend(folder, options.epochs, machine)
+    _show(f"run {folder}, {recipe.epochs} epochs; if it stops, continue it with: {_resume_command(folder)}")
+    _finish(machine, folder, options, None)
+
+
+def _finish(machine: "Machine", folder: Path, options: argparse.Namespace, data: "Dataset | None") -> None:
+    """Train a run to its end, say what to do next, and publish it if that is asked for."""
+    from training.runs import run  # noqa: PLC0415
+
+    try:
+        result = run.train(folder, machine, data)
+    except KeyboardInterrupt:
+        if any(folder.glob("*.pt")):
+            _show(f"\nstopped; all finished epochs are saved. Continue with: {_resume_command(folder)}")
+        else:
+            _show("\nstopped before the first epoch was finished; nothing is saved")
+        raise
+    _show(str(result))
     if result.folds:
         return
     if not options.publish:
-        show(f"publish this run with: python -m training publish {folder}")
+        _show(f"publish this run with: python -m training publish {folder}")
     elif machine.world.leads:
         _publish(argparse.Namespace(run=folder, models=options.models, force=options.force))
+
+
+def _resume_command(folder: Path) -> str:
+    return f"python -m training train --resume {folder}"
+
+
+def _show(text: str) -> None:
+    """Print a text once, whatever the number of processes."""
+    if _leads():
+        print(text, flush=True)
+
+
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _publish(options: argparse.Namespace) -> None:

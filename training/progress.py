@@ -14,12 +14,15 @@ def say(line: str) -> None:
 
 
 class EpochBar:
-    """The progress of one epoch: examples, loss and accuracy so far, speed, time left; then a line with the results."""
+    """The progress of one epoch: examples, loss and accuracy so far, speed, time left; then a line with the results.
 
-    def __init__(self, epoch: int, epochs: int, examples: int, *, visible: bool = True) -> None:
+    The time left includes that of `later` epochs of the same run, such as those of a refit.
+    """
+
+    def __init__(self, epoch: int, epochs: int, examples: int, *, later: int = 0, visible: bool = True) -> None:
         self._terminal = visible and sys.stderr.isatty()
         self._visible = visible
-        self._started, self._epochs_left = time.perf_counter(), epochs - epoch
+        self._started, self._epochs_left = time.perf_counter(), epochs - epoch + later
         self._title, self._line = f"epoch {epoch:>{len(str(epochs))}}/{epochs}", ""
         self._bar = tqdm(
             total=examples,

@@ -1,13 +1,13 @@
 """The base class of all tables of a recipe, and the types of their values."""
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "softplus", "sigmoid", "tanh", "softmax", "none"]
-Count = Annotated[int, Field(ge=1)]
-Padding = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Padding = Annotated[int, Field(ge=0, lt=1 << 31)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -18,20 +18,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def check_idle(self, name: str, uses: Mapping[str, set[str]]) -> None:
-        """Refuse keys that have no effect: those that differ from their default, but that `name` does not use.
+    USES: ClassVar[dict[str, frozenset[str]]] = {}
+    """In a table whose `name` selects a kind: the keys that only some kinds use, each with these."""
 
-        Args:
-            name: the value of `name` in this table.
-            uses: by key, the names that use it.
-
-        Raises:
-            ValueError: it names the key and the names that use it.
-        """
-        for key, users in uses.items():
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Self:
+        for key, users in self.USES.items():
             default = type(self).model_fields[key].get_default(call_default_factory=True)
+            name: str = getattr(self, "name", "")
             if name not in users and getattr(self, key) != default:
                 raise ValueError(f"{key}: has no effect with name = {name!r}; only with {_either(users)}")
+        return self
 
 
 def _either(words: Iterable[str]) -> str:

@@ -4,15 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import ConvokeError, TooLarge
-from contract.inputs import Array, Items, Preprocessor
+from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
+from contract.inputs import Array, ImagePreprocessor, Items, Preprocessor
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
 from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, Outcome
@@ -25,6 +25,7 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger("bentoml.convoke")
 
 Decoded = TypeVar("Decoded")
+Encoded = TypeVar("Encoded")
 
 Item = bytes | str | Array | ConvokeError
 """An encoded item, a decoded item, or the reason why a front end could not read it."""
@@ -166,6 +167,31 @@ class Predictor:
         self._batcher(version).put(decoded, on_outcome, timeout_s=self._settings.request_timeout_s, is_gone=is_gone)
         return True
 
+    async def predict_all(
+        self, version: Version, item: Item, *, is_gone: Callable[[], bool] = lambda: False
+    ) -> tuple[Answer, list[tuple[int, ...]]]:
+        """The probabilities of each digit of an image, line by line, and their boxes.
+
+        A box is left, top, right and bottom, in pixels of the upright image.
+
+        Raises:
+            UnsupportedMediaType: the model does not search for digits.
+            ConvokeError: the image cannot be decoded, or shows no digit; or as `predict`.
+        """
+        preprocessor = version.preprocessor
+        if isinstance(item, ConvokeError):
+            raise item
+        if not (isinstance(preprocessor, ImagePreprocessor) and isinstance(item, bytes)):
+            raise UnsupportedMediaType("the model takes no images; ?several=true is for models of digits")
+        start = time.perf_counter()
+        async with self._decoders.turn(version.name):
+            digits = await self._decoders.run(partial(_attempt, preprocessor.decode_all, item))
+        if isinstance(digits, ConvokeError):
+            raise digits
+        decode_s = time.perf_counter() - start
+        answer = await self.predict(version, [pixels for pixels, _ in digits], is_gone=is_gone)
+        return replace(answer, decode_s=decode_s), [box for _, box in digits]
+
     @property
     def is_idle(self) -> bool:
         """Whether no item is decoded, waits or runs."""
@@ -303,7 +329,7 @@ def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | 
     return _attempt(preprocessor.decode, item)
 
 
-def _attempt(decode: Callable[[bytes | str], Decoded], item: bytes | str) -> Decoded | ConvokeError:
+def _attempt(decode: Callable[[Encoded], Decoded], item: Encoded) -> Decoded | ConvokeError:
     """What decoding gives, or why it failed: the neighbours of an item get their answers whatever a decoder raises."""
     try:
         return decode(item)

@@ -10,13 +10,16 @@ from contract.errors import ConvokeError
 from service.inference.predictor import Answer, Row
 
 
-def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) -> bytes:
+def render(
+    answer: Answer, *, top: int | None = None, min_score: float = 0.0, boxes: Sequence[Sequence[int]] = ()
+) -> bytes:
     """The body of a response.
 
     Args:
         answer: the rows of the predictor.
         top: how many labels get a score; all if it is None.
         min_score: predictions with a lower score abstain: their label is null, and their guess is the label.
+        boxes: where each row's digit is in the image, if it is one of several.
     """
     labels = answer.version.quoted_labels
     predictions = [
@@ -26,6 +29,8 @@ def render(answer: Answer, *, top: int | None = None, min_score: float = 0.0) ->
     for place, (read, total) in answer.truncated.items():
         if not isinstance(answer.rows[place], ConvokeError):
             predictions[place] = f'{predictions[place][:-1]},"truncated":true,"tokens_read":{read},"tokens":{total}}}'
+    for place, box in enumerate(boxes):
+        predictions[place] = f'{predictions[place][:-1]},"box":{list(box)}}}'
     return f'{answer.version.json_prefix}"predictions":[{",".join(predictions)}]}}'.encode()
 
 

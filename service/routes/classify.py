@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,12 +14,14 @@ from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
 from service.http.route import Content, Header, OnContent, Route, Start
-from service.inference.predictor import Answer, Predictor
+from service.inference.predictor import Answer, Item, Predictor
 from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, of
 
 TOP = "[1-9][0-9]{0,8}"
+SEVERAL = "true|false"
+_QUERY = (*items.OPTIONS, "several")
 MIN_SCORE = r"0(\.[0-9]{1,9})?|1(\.0{1,9})?"
 
 
@@ -34,12 +36,18 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
         if in_body:
             options = Options.of(request.scope["query_string"], in_body)
         read_s = time.perf_counter() - started
-        answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
-        return _content(facts, answer, options, read_s).response()
+        boxes: Sequence[Sequence[int]] = ()
+        if options.several:
+            answer, boxes = await predictor.predict_all(version, _only(encoded), is_gone=body.gone(request))
+        else:
+            answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
+        return _content(facts, answer, options, read_s, boxes).response()
 
     def prepare(header: Header) -> Start | None:
         from_query, model = Options.of(header.query), header.parameters["model"]
         content_type = header.get(b"content-type") or b""
+        if from_query.several:
+            return None
 
         def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
             started = time.perf_counter()
@@ -55,7 +63,7 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
 
         return start
 
-    return [Route("/classify/{model}", "POST", classify, needs="predict", query=items.OPTIONS, prepare=prepare)]
+    return [Route("/classify/{model}", "POST", classify, needs="predict", query=_QUERY, prepare=prepare)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Options:
     """How many labels get a score; None for all."""
     min_score: float
     """The score below which a prediction abstains."""
+    several: bool
+    """Whether each digit of an image gets a prediction."""
 
     @classmethod
     def of(cls, query: bytes, in_body: Mapping[str, str] = MappingProxyType({})) -> "Options":
@@ -83,10 +93,22 @@ class Options:
         sent = {**in_query, **in_body}
         top = _option(sent, "top", TOP, "a whole number from 1 to 999999999")
         min_score = _option(sent, "min_score", MIN_SCORE, "a probability from 0 to 1, like 0.9")
-        return cls(int(top) if top else None, float(min_score or 0))
+        several = _option(sent, "several", SEVERAL, "true or false")
+        return cls(int(top) if top else None, float(min_score or 0), several == "true")
 
 
-_DEFAULTS = Options(None, 0.0)
+_DEFAULTS = Options(None, 0.0, several=False)
+
+
+def _only(encoded: list[Item]) -> Item:
+    """The only item of a request.
+
+    Raises:
+        InvalidRequest: it has several.
+    """
+    if len(encoded) > 1:
+        raise InvalidRequest(f"several=true takes one image, and the body has {len(encoded)}; send each on its own")
+    return encoded[0]
 
 
 def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> str | None:
@@ -96,7 +118,13 @@ def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> 
     return text
 
 
-def _content(facts: RequestFacts, answer: Answer | ConvokeError, options: Options, read_s: float) -> Content:
+def _content(
+    facts: RequestFacts,
+    answer: Answer | ConvokeError,
+    options: Options,
+    read_s: float,
+    boxes: Sequence[Sequence[int]] = (),
+) -> Content:
     """The content of a response; the facts of the request are completed.
 
     Raises:
@@ -107,7 +135,7 @@ def _content(facts: RequestFacts, answer: Answer | ConvokeError, options: Option
     facts.model, facts.version, facts.items = answer.version.name, answer.version.number, len(answer.rows)
     _raise_if_alone(answer)
     facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}
-    return Content(render(answer, top=options.top, min_score=options.min_score))
+    return Content(render(answer, top=options.top, min_score=options.min_score, boxes=boxes))
 
 
 def _raise_if_alone(answer: Answer) -> None:

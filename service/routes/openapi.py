@@ -39,6 +39,11 @@ _PARAMETERS = {
         classify.MIN_SCORE,
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
+    "several": (
+        "query",
+        classify.SEVERAL,
+        "Whether an image may show several digits: each has a prediction with its box, line by line.",
+    ),
     "Inference-Header-Content-Length": (
         "header",
         "[0-9]{1,11}",
@@ -149,7 +154,7 @@ def _classify(settings: Settings) -> Operation:
                 'texts {"texts": ["..."]} or images in base64 {"images": ["..."]}; "top" and "min_score" beside them',
             ),
         },
-        parameters=("top", "min_score"),
+        parameters=("top", "min_score", "several"),
         id="classify",
         description=(
             "The body is one image or text, or holds any number as multipart parts or in JSON. Images are recognised "

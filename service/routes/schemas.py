@@ -35,6 +35,9 @@ class Prediction(_Closed):
     score: Probability
     scores: dict[str, Probability]
     guess: str = Field(default_factory=str)
+    box: list[int] = Field(
+        default_factory=list, description="Left, top, right and bottom of one of several digits, in pixels."
+    )
     truncated: bool = Field(default=False, description="Whether the text has more tokens than the model reads.")
     tokens_read: int = Field(default=0, description="How many tokens of a truncated text the model read.")
     tokens: int = Field(default=0, description="How many tokens a truncated text has.")

@@ -25,7 +25,7 @@ from tests.docs.pages import GUIDES, ROOT, Block, blocks
 from tests.drawing import mnist_like
 from tests.serving import Server
 from tests.training.data.layouts import idx
-from training.data.dataset import data_folder
+from training.data.folders import data_folder
 
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language in {"sh", "python"}]

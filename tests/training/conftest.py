@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.data.dataset import Split, data_folder
+from training.data.dataset import Split
+from training.data.folders import data_folder
 from training.recipe.schema import Recipe, parse
 
 

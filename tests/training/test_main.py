@@ -1,6 +1,7 @@
 """The command line: its arguments, its exit status and its errors."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,6 +138,8 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     """`train` prints the shapes, the folder and the next commands; `--resume` leaves a finished run as it is."""
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
+    monkeypatch.setattr("training.data.schema.check", lambda *_: None)
+    monkeypatch.setattr("training.data.folders.check_present", lambda _name: None)
     args = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
     assert main(args) == 0
     output = capsys.readouterr()
@@ -147,10 +150,82 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     assert re.search(r"validation accuracy \d+\.\d\d% \(n = 30\)", output.out)
     lines = [line.split(":")[0] for line in output.err.splitlines() if "TensorBoard" not in line]
     assert lines == ["epoch 1/2", "epoch 2/2"]
+    assert re.search(r"^training +60 +20 +20 +20$", output.out, re.MULTILINE)
     before = (folder / "fit.pt").read_bytes()
     assert main(["train", "--resume", str(folder), "--threads", "1"]) == 0
     assert (folder / "fit.pt").read_bytes() == before
     assert "epoch" not in capsys.readouterr().err
+    assert main(["train", "--resume", str(folder), "--epochs", "+1", "--threads", "1"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "Tensor" not in line] == [
+        "epoch 3/3"
+    ]
+    assert main(["train", "--resume", str(folder), "--epochs", "2"]) == 2
+    assert "3 epochs already" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data set that is missing, other labels, a failure in the first epoch: one line, no folder, no `--resume`."""
+    monkeypatch.setenv("CONVOKE_DATA", str(tmp_path / "nowhere"))
+    runs = ["--runs", str(tmp_path / "runs"), "--threads", "1"]
+    for more, message in (
+        ([], f"{tmp_path}/nowhere.* python -m training data mnist"),
+        (["--set", 'labels=["a","b","c","d","e","f","g","h","i","j"]'], "labels: .*missing: 0"),
+    ):
+        assert main(["train", "mlp", *runs, *more]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert re.search(message, output.err)
+        assert output.err.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+
+def test_recipe_and_data_are_checked_without_torch(tmp_path: Path) -> None:
+    """A misspelt key and a missing data set are reported at once, since torch is not imported for them."""
+    code = (
+        "import os, sys; from training.__main__ import main; status = main(sys.argv[1:]); "
+        "sys.exit(3 if 'torch' in sys.modules else status)"
+    )
+    (tmp_path / "data").mkdir()
+    for override in ("optimiser.name=adma", "epochs=1"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "train", "lenet", "--set", override],
+            cwd=ROOT,
+            env={**os.environ, "CONVOKE_DATA": str(tmp_path / "data")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: ")
+
+
+def test_a_failure_in_the_first_epoch_leaves_no_run(
+    recipe_file: Path,
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a checkpoint there is nothing to resume, so the folder goes; after an epoch it stays."""
+    data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
+    monkeypatch.setattr("training.data.schema.check", lambda *_: None)
+    monkeypatch.setattr("training.data.folders.check_present", lambda _name: None)
+    args = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1"]
+    assert main([*args, "--set", "optimiser.learning_rate=1e38"]) == 2
+    assert "No epoch was finished" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "mine").exists()
+    monkeypatch.setattr("training.runs.report.write", interrupted)
+    assert main([*args, "--set", "epochs=1"]) == 130
+    assert "all finished epochs are saved" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs" / "mine").iterdir())) == 1
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.data

@@ -14,6 +14,7 @@ from contract.spec import ImageInput, TextInput
 from training.data import mnist, photos, reviews
 from training.data.dataset import Dataset, Split, check_complete
 from training.data.schema import LABELS, Data, Input, check_kind, check_labels
+from training.table import columns
 
 
 class Loader(Protocol):
@@ -28,6 +29,8 @@ class Loader(Protocol):
     def tests(self, name: str, spec: Any, tokenizer: str | None, /) -> dict[str, Split]:
         """The test splits of a data set, for the `ImageInput` or `TextInput` of a manifest."""
 
+
+_MAX_COLUMNS = 12  # labels that fit side by side
 
 LOADERS: dict[str, Loader] = {
     "mnist": mnist,
@@ -92,6 +95,28 @@ def sample(
     dataset = load(data, trained, labels)
     step = max(len(dataset.train) // count, 1)
     return dataset.train.at(torch.arange(0, len(dataset.train), step)).first(count), dataset.fingerprint
+
+
+def summary(dataset: Dataset, labels: Sequence[str]) -> list[str]:
+    """A table of the splits for the terminal: examples in all and of each label, with warnings about few of them."""
+    splits = {"training": dataset.train, "validation": dataset.validation}
+    splits |= {f"test: {name}": split for name, split in dataset.tests.items()}
+    counts = {name: split.labels.bincount(minlength=len(labels)).tolist() for name, split in splits.items()}
+    if len(labels) <= _MAX_COLUMNS:
+        rows = [["split", "n", *labels]]
+        rows += [[name, f"{sum(each):,}", *(f"{count:,}" for count in each)] for name, each in counts.items()]
+    else:
+        rows = [["split", "n", "labels", "smallest class", "largest class"]]
+        rows += [
+            [name, f"{sum(each):,}", f"{sum(map(bool, each)):,}", f"{min(each):,}", f"{max(each):,}"]
+            for name, each in counts.items()
+        ]
+    absent = [
+        f"{name} has no example with the label {', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}"  # noqa: PLR2004
+        for name, each in counts.items()
+        if (missing := [label for label, count in zip(labels, each, strict=True) if not count])
+    ]
+    return [*columns(rows, left={0}), *(f"note: {line}, so nothing is measured for it there" for line in absent)]
 
 
 def _loader(name: str, kind: str) -> Loader:

@@ -1,11 +1,9 @@
-"""Data sets and their splits, and the folders that hold them."""
+"""Data sets and their splits."""
 
 import hashlib
-import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the usual name
@@ -133,17 +131,6 @@ class Dataset:
             stored_validation=self.stored_validation and self.stored_validation.renumbered(numbers),
             tests={name: split.renumbered(numbers) for name, split in self.tests.items()},
         )
-
-
-def data_folder() -> Path:
-    """The folder of the data sets: $CONVOKE_DATA, or data/ in the working directory."""
-    return Path(os.environ.get("CONVOKE_DATA") or "data")
-
-
-def cache_folder() -> Path:
-    """The folder of decoded photos and downloaded weights: $CONVOKE_CACHE, or convoke/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CONVOKE_CACHE") or Path(home) / "convoke")
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split]:

@@ -1,4 +1,4 @@
-"""MNIST (LeCun, Cortes & Burges, 1998), read and downloaded by torchvision.
+"""MNIST (LeCun, Cortes & Burges, 1998), read by torchvision.
 
 Layout: `mnist/MNIST/raw/` below the data folder. Files on the disk, compressed or not, are used offline, and a folder
 of compressed files is never written to.
@@ -12,7 +12,8 @@ import torch
 from torchvision.datasets import MNIST
 
 from contract.spec import ImageInput
-from training.data.dataset import Dataset, Split, data_folder, digests, fingerprint, hold_out, parts
+from training.data.dataset import Dataset, Split, digests, fingerprint, hold_out, parts
+from training.data.folders import data_folder, missing
 from training.data.schema import Data, Image
 from training.errors import DataError
 
@@ -21,7 +22,7 @@ def load(data: Data, _spec: Image) -> Dataset:
     """MNIST with `data.validation` of its 60,000 training images held out: uint8 (N, 28, 28, 1).
 
     Raises:
-        DataError: the files are missing and cannot be downloaded, or are damaged.
+        DataError: the files are missing or damaged.
     """
     official_train, test = read(train=True), read(train=False)
     train, held_out = hold_out(official_train, data.validation)
@@ -62,22 +63,24 @@ def read(*, train: bool) -> Split:
     root = data_folder() / "mnist"
     raw = root / "MNIST" / "raw"
     packed = [raw / name for name, _md5 in MNIST.resources]
+    is_unpacked = all(path.with_suffix("").exists() for path in packed)
+    if not is_unpacked and not all(path.exists() for path in packed):
+        raise missing("mnist", f"{raw} does not contain train-images-idx3-ubyte.gz and its three siblings")
     try:
-        if not all(path.with_suffix("").exists() for path in packed) and all(path.exists() for path in packed):
+        if is_unpacked:
+            data = MNIST(str(root), train=train)
+        else:
             with tempfile.TemporaryDirectory() as scratch:
                 copies = Path(scratch) / "MNIST" / "raw"
                 copies.mkdir(parents=True)
                 for path in packed:
                     shutil.copyfile(path, copies / path.name)
-                data = MNIST(scratch, train=train, download=True)
-        else:
-            data = MNIST(str(root), train=train, download=True)
+                data = MNIST(scratch, train=train, download=True)  # unpacks the copies
         if len(data.data) != len(data.targets):
             raise ValueError(f"{len(data.data)} images, but {len(data.targets)} labels")  # noqa: TRY301
     except (RuntimeError, OSError, ValueError, AssertionError) as error:  # torchvision asserts on foreign files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"MNIST can neither be read from {raw} nor downloaded: {reason}. Put train-images-idx3-ubyte.gz and its "
-            "three siblings there, or set CONVOKE_DATA to the folder that holds mnist/."
+            f"MNIST cannot be read from {raw}: {reason}. Remove the damaged files, then: python -m training data mnist"
         ) from error
     return Split(data.data.unsqueeze(-1).contiguous(), data.targets.to(torch.int64))  # (N, 28, 28) -> (N, 28, 28, 1)

@@ -31,16 +31,8 @@ from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
 from contract.manifest import PREPROCESSING_VERSION, sha256
 from contract.spec import ImageInput
-from training.data.dataset import (
-    Dataset,
-    Split,
-    cache_folder,
-    check_complete,
-    check_held_out,
-    data_folder,
-    lowest,
-    parts,
-)
+from training.data.dataset import Dataset, Split, check_complete, check_held_out, lowest, parts
+from training.data.folders import cache_folder, data_folder, missing
 from training.data.schema import SPECIES, Data, Image
 from training.errors import DataError
 from training.progress import say
@@ -188,16 +180,16 @@ def cats_vs_dogs() -> Files:
 
 
 def oxford_pets() -> Files:
-    """The official splits of Oxford-IIIT Pet, downloaded by torchvision if they are missing.
+    """The official splits of Oxford-IIIT Pet.
 
     Raises:
-        DataError: they are missing and cannot be downloaded.
+        DataError: they are missing or damaged.
     """
     root = data_folder() / "oxford-pets"
     try:
-        parts = [OxfordIIITPet(str(root), part, "binary-category", download=True) for part in ("trainval", "test")]
+        parts = [OxfordIIITPet(str(root), part, "binary-category") for part in ("trainval", "test")]
     except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(f"Oxford-IIIT Pet can neither be read from {root} nor downloaded: {error}") from error
+        raise missing("oxford-pets", f"Oxford-IIIT Pet cannot be read from {root}: {error}") from error
     train, test = (
         [Photo(Path(path), label) for path, label in zip(part._images, part._bin_labels, strict=True)]  # noqa: SLF001 -- torchvision has no public list of files
         for part in parts

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from contract.spec import TextInput
 from training.data import vocabulary
-from training.data.dataset import Dataset, Split, check_held_out, data_folder, lowest
+from training.data.dataset import Dataset, Split, check_held_out, lowest
+from training.data.folders import data_folder
 from training.data.schema import Data, Text
 from training.errors import DataError
 from training.progress import say

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from contract.manifest import sha256
 from contract.spec import ImageInput
 from training.data import download, reviews
-from training.data.dataset import data_folder
+from training.data.folders import data_folder
 from training.data.schema import DIGITS, SENTIMENTS
 from training.errors import DataError
 

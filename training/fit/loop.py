@@ -41,6 +41,7 @@ def fit(
     *,
     machine: Machine | None = None,
     watch: Callable[[list[Epoch]], None] | None = None,
+    later: int = 0,
 ) -> nn.Sequential:
     """Train a recipe's network, from the checkpoint at `path` if it exists.
 
@@ -51,6 +52,7 @@ def fit(
         path: the checkpoint, written after every epoch.
         machine: the device and the processes to train on; by default this process and its processor.
         watch: called with the history at the start and after every epoch.
+        later: the epochs of other trainings of the same run that follow, for the time left.
 
     Returns:
         The trained network on the processor, with averaged weights if the recipe asks for them, in evaluation mode.
@@ -69,7 +71,7 @@ def fit(
         say("counting words and n-grams")
     state = world.in_turn(lambda: initial_state(recipe, machine.device, None if path.exists() else train))
     state.load(path)
-    trainer = Trainer(recipe, state, train, validation, batch_size, machine)
+    trainer = Trainer(recipe, state, train, validation, batch_size, machine, later)
     watch = watch or (lambda _history: None)
     watch(state.history)
     while not state.finished(recipe):
@@ -88,7 +90,14 @@ class Trainer:
     """Trains the network of a state in place."""
 
     def __init__(
-        self, recipe: Recipe, state: State, train: Split, validation: Split | None, batch_size: int, machine: Machine
+        self,
+        recipe: Recipe,
+        state: State,
+        train: Split,
+        validation: Split | None,
+        batch_size: int,
+        machine: Machine,
+        later: int = 0,
     ) -> None:
         self._recipe = recipe
         self._state = state
@@ -96,6 +105,7 @@ class Trainer:
         self._validation = validation
         self._batch_size = batch_size
         self._machine = machine
+        self._later = later
         self._network = machine.world.wrap(state.network)
         self._bounded = [layer for layer in state.network.modules() if isinstance(layer, BoundedLinear)]
         weights = class_weights(recipe.loss, recipe.labels, train.labels)
@@ -108,7 +118,8 @@ class Trainer:
             RunError: the loss or an output of the network became infinite or NaN.
         """
         side = resolution(self._recipe, number)
-        with EpochBar(number, self._recipe.epochs, len(self._train), visible=self._machine.world.leads) as bar:
+        epochs, leads = self._recipe.epochs, self._machine.world.leads
+        with EpochBar(number, epochs, len(self._train), later=self._later, visible=leads) as bar:
             started = time.perf_counter()
             sums, rate = self._steps(number, side, bar)
             seconds = time.perf_counter() - started

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from contract.manifest import sha256
 from training.data import download
-from training.data.dataset import cache_folder
+from training.data.folders import cache_folder
 from training.errors import RunError
 from training.recipe.schema import Initialise
 

@@ -1,6 +1,6 @@
 """The tables of a recipe about learning: `[loss]`, `[optimiser]` and `[schedule]`. `fit.optimise` computes them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,12 @@ class Loss(Section):
     other labels of max(0, 1 + z_other - z_y) (Weston & Watkins, 1999).
     """
 
+    USES: ClassVar[dict[str, frozenset[str]]] = {
+        "label_smoothing": frozenset(
+            {"cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error"}
+        )
+    }
+
     name: Literal["cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error", "hinge"] = (
         "cross-entropy"
     )
@@ -25,21 +31,6 @@ class Loss(Section):
     """The share of the target that is spread over all labels (Szegedy et al., 2016)."""
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None
     """The weight of the examples of each label, 1 if not given; `balanced` is n / (labels * n of the label)."""
-
-    @model_validator(mode="after")
-    def _smoothing_has_a_target(self) -> "Loss":
-        self.check_idle(
-            self.name,
-            {
-                "label_smoothing": {
-                    "cross-entropy",
-                    "binary-cross-entropy",
-                    "mean-squared-error",
-                    "mean-absolute-error",
-                }
-            },
-        )
-        return self
 
 
 class SGD(Section):
@@ -140,6 +131,13 @@ class Schedule(Section):
     (Krizhevsky et al., 2012), and `plateau` after each `patience` epochs without a lower validation loss.
     """
 
+    USES: ClassVar[dict[str, frozenset[str]]] = {
+        "milestones": frozenset({"step"}),
+        "factor": frozenset({"step", "exponential", "plateau"}),
+        "decay": frozenset({"inverse-time"}),
+        "patience": frozenset({"plateau"}),
+    }
+
     name: Literal["constant", "cosine", "one-cycle", "step", "exponential", "inverse-time", "plateau"] = "constant"
     warmup: Fraction | None = None
     """The default is 0.3 for `one-cycle` and 0 for the others."""
@@ -154,16 +152,3 @@ class Schedule(Section):
         if self.warmup is not None:
             return self.warmup
         return 0.3 if self.name == "one-cycle" else 0.0
-
-    @model_validator(mode="after")
-    def _keys_have_an_effect(self) -> "Schedule":
-        self.check_idle(
-            self.name,
-            {
-                "milestones": {"step"},
-                "factor": {"step", "exponential", "plateau"},
-                "decay": {"inverse-time"},
-                "patience": {"plateau"},
-            },
-        )
-        return self

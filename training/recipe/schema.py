@@ -7,10 +7,11 @@ It reads like the table in a paper: the data, the layers from first to last, and
 import difflib
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from contract.manifest import Labels, ModelName
 from training.data.schema import INPUTS, Data, Image, Input, Text
@@ -18,6 +19,7 @@ from training.errors import RecipeError
 from training.recipe.faults import Faults
 from training.recipe.layers import LAYERS, Layer
 from training.recipe.optimise import OPTIMISERS, Loss, Optimiser, Schedule
+from training.recipe.overrides import apply
 from training.section import Activation, Count, Fraction, NotNegative, Positive, Section, count_or
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -32,6 +34,14 @@ class Initialise(Section):
     with the checksum `sha256`, or its first digits; the last layer has PyTorch's default.
     """
 
+    USES: ClassVar[dict[str, frozenset[str]]] = {
+        "distribution": frozenset({"xavier", "he", "fixed"}),
+        "spread": frozenset({"fixed"}),
+        "url": frozenset({"pretrained"}),
+        "sha256": frozenset({"pretrained"}),
+        "freeze": frozenset({"pretrained"}),
+    }
+
     name: Literal["pytorch", "xavier", "he", "fixed", "zeros", "orthogonal", "pretrained"] = "pytorch"
     distribution: Literal["normal", "uniform"] = "uniform"
     spread: Positive = 0.01
@@ -42,11 +52,8 @@ class Initialise(Section):
 
     @model_validator(mode="after")
     def _pretrained_has_a_source(self) -> "Initialise":
-        if any((self.name == "pretrained") != bool(value) for value in (self.url, self.sha256)):
-            raise ValueError("url and sha256 are required with name = 'pretrained', and not allowed with other names")
-        if self.freeze and self.name != "pretrained":
-            raise ValueError("freeze = true needs name = 'pretrained'")
-        self.check_idle(self.name, {"distribution": {"xavier", "he", "fixed"}, "spread": {"fixed"}})
+        if self.name == "pretrained" and not (self.url and self.sha256):
+            raise ValueError("url and sha256 are required with name = 'pretrained'")
         return self
 
 
@@ -84,10 +91,23 @@ class Augment(Section):
 TEXT_AUGMENTATIONS = ("word_dropout", "span")
 
 
+def _is_file_name(name: str) -> str:
+    if not name or len(name) > MAX_NAME or name.startswith(".") or any(each in "/\\" or each < " " for each in name):
+        raise ValueError(
+            f"invalid value {name[:MAX_NAME]!r}: must be a file name of up to {MAX_NAME} characters, without / or \\ "
+            "and without a dot at its start, since runs are saved in a folder of this name"
+        )
+    return name
+
+
+MAX_NAME = 100
+RecipeName = Annotated[str, AfterValidator(_is_file_name)]
+
+
 class Recipe(Section):
     """One experiment. `name` is the name of the file."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$", max_length=100)]
+    name: RecipeName
     task: ModelName
     """The name of the model that is published."""
     labels: Labels
@@ -182,8 +202,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe by name or path, with `KEY=VALUE` overrides applied.
+def load(recipe: str, overrides: list[str] | None = None, show: Callable[[str], object] = lambda _line: None) -> Recipe:
+    """Read a recipe by name or path, with `KEY=VALUE` overrides applied; `show` gets a line about each key it drops.
 
     Raises:
         RecipeError: the recipe is unknown, not TOML or not valid; one line for each error.
@@ -199,8 +219,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> Recipe:
         ) from error
     except (ValueError, RecursionError, OSError) as error:  # not TOML, not UTF-8, too deep, not a valid path
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
-    for override in overrides or []:
-        _override(table, override)
+    apply(table, overrides or [], {"loss": Loss, "schedule": Schedule, "initialise": Initialise}, show)
     return parse({"name": path.stem, **table})
 
 
@@ -216,20 +235,3 @@ def parse(table: Any) -> Recipe:
         name = table.get("name", "recipe") if isinstance(table, dict) else "recipe"
         faults = Faults(Recipe, _UNIONS)
         raise RecipeError("\n".join(f"{name}: {faults.explain(fault)}" for fault in error.errors())) from error
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    """Apply an override like `optimiser.name=adagrad`; a value that is not TOML is a string."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise RecipeError(f"--set {override!r}: expected KEY=VALUE, like optimiser.name=adagrad")
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        value = text
-    *path, last = key.split(".")
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {part!r} is not a table")
-    table[last] = value

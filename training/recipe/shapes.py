@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from math import prod
 
+from contract.manifest import MAX_FILE_BYTES
 from training.data.schema import Text
 from training.errors import RecipeError
 from training.recipe.layers import (
@@ -24,6 +25,10 @@ from training.recipe.layers import (
     Windows,
 )
 from training.recipe.schema import Recipe
+
+MAX_PARAMETERS = (MAX_FILE_BYTES - (1 << 20)) // 4
+"""In float32; the rest of the file is for the graph."""
+MAX_VALUES = 1 << 30
 
 Shape = tuple[int, ...]  # (C, H, W) for feature maps, (E, L) for embedded texts, (F,) for vectors
 
@@ -75,6 +80,7 @@ def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
             raise RecipeError(f"{recipe.name}: layers[{number}]{where}: {error}") from error
         steps.append(step)
         shape = step.output
+        _check_size(f"{recipe.name}: layers[{number}]", step, sum(each.parameters for each in steps))
     classes = len(recipe.labels)
     if shape != (classes,):
         raise RecipeError(
@@ -83,6 +89,24 @@ def _trace(recipe: Recipe, side: int | None) -> list[LayerShape]:
         )
     _check_end(recipe)
     return steps
+
+
+def _check_size(where: str, step: LayerShape, parameters: int) -> None:
+    """Refuse a layer that no version can hold, or whose output for one example fits into no memory.
+
+    Raises:
+        RecipeError: the message has the number of parameters or values.
+    """
+    if parameters > MAX_PARAMETERS:
+        raise RecipeError(
+            f"{where}: {step.parameters:,} parameters make {parameters:,} up to this layer, but the file of a "
+            f"published network holds at most {MAX_PARAMETERS:,}"
+        )
+    if prod(step.output) > MAX_VALUES:
+        raise RecipeError(
+            f"{where}: an output of {_times(step.output)} for one example is {prod(step.output):,} values (maximum "
+            f"{MAX_VALUES:,})"
+        )
 
 
 def _start(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:

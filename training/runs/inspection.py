@@ -83,9 +83,9 @@ def _run(run: Record) -> Iterator[str]:
         yield from _section("result", _flat(run.result))
     yield from _section("recipe", ((key, value) for key, value in _flat(run.recipe) if key != "description"))
     yield from _files(run.folder)
-    if run.result is None:
+    if run.result is None and run.epochs_done:
         yield f"\ncontinue this run with: python -m training train --resume {run.folder}"
-    elif not run.result.get("folds"):
+    elif run.result is not None and not run.result.get("folds"):
         yield f"\npublish this run with: python -m training publish {run.folder}"
 
 

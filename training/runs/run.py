@@ -15,8 +15,9 @@ A run that was stopped continues from its checkpoints; a finished one stays as i
 import fcntl
 import json
 import platform
+import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -34,6 +35,7 @@ from training.evaluation import metrics as evaluate
 from training.fit import loop as fit
 from training.fit import parallel, precision, state
 from training.fit.parallel import Machine
+from training.network import pretrained
 from training.network.build import normalise
 from training.network.calibrated import Calibration
 from training.progress import say
@@ -102,8 +104,67 @@ def recipe_of(folder: Path) -> Recipe:
         raise RunError(f"{folder}: not a run; expected a folder runs/RECIPE/TIME: {error}") from error
 
 
-def train(folder: Path, machine: Machine | None = None) -> Result:
+def prepare(recipe: Recipe, machine: Machine | None = None) -> Dataset:
+    """The data that a new run begins with: of a cross-validation, its first fold. Nothing is written but caches.
+
+    Raises:
+        RecipeError, DataError, RunError: what cannot work is refused before the run has a folder.
+    """
+    return (machine or Machine()).world.in_turn(lambda: _prepare(recipe))
+
+
+def _prepare(recipe: Recipe) -> Dataset:
+    if recipe.initialise.name == "pretrained":
+        pretrained.fetch(recipe.initialise)
+    return load(recipe) if recipe.data.folds is None else _load_fold(recipe, 0)
+
+
+def discard_unstarted(folder: Path, machine: Machine) -> bool:
+    """Remove the folder of a run without a finished epoch, which cannot be resumed; whether it was removed."""
+    stopped = not any(folder.glob("*.pt")) and not any(folder.glob("fold-*.json"))
+    if stopped and machine.world.leads:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other runs of the recipe
+            folder.parent.rmdir()
+    return stopped
+
+
+def extend(folder: Path, epochs: str, machine: Machine | None = None) -> Recipe:
+    """Give a run more epochs: a number of them in all, or `+N` more; what follows from its epochs is made again.
+
+    The learning rate at a step is that of the longer schedule.
+
+    Raises:
+        RunError: the run cannot be extended, or already has as many epochs.
+    """
+    machine = machine or Machine()
+    recipe = recipe_of(folder)
+    done = len(state.history(folder / FIT))
+    if recipe.data.folds:
+        raise RunError(f"{folder}: a cross-validation keeps no checkpoints and cannot have more epochs")
+    if not epochs.removeprefix("+").isdecimal():
+        raise RunError(f"--epochs {epochs!r}: expected a number of epochs like 30, or of more epochs like +10")
+    count = int(epochs.removeprefix("+")) + (recipe.epochs if epochs.startswith("+") else 0)
+    if count <= recipe.epochs:
+        raise RunError(f"--epochs {epochs}: the run {folder} has {recipe.epochs} epochs already; expected more")
+    if done < recipe.epochs and (folder / RESULT).exists():
+        raise RunError(f"{folder}: early stopping ended this run after {done} epochs; start a new run")
+    machine.world.wait()
+    longer = recipe.model_copy(update={"epochs": count})
+    if machine.world.leads:
+        for name in (RESULT, REFIT):
+            (folder / name).unlink(missing_ok=True)
+        partial = folder / f"{RECIPE}.partial"
+        partial.write_text(longer.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / RECIPE)
+    machine.world.wait()
+    return longer
+
+
+def train(folder: Path, machine: Machine | None = None, data: Dataset | None = None) -> Result:
     """Do all that a run has not done yet: fit, calibrate, refit; or train and test each fold of a cross-validation.
+
+    `data` are those of `prepare`; without them, they are loaded.
 
     Raises:
         RunError: another process trains this run, a file cannot be written, or the training fails.
@@ -113,18 +174,19 @@ def train(folder: Path, machine: Machine | None = None) -> Result:
     machine = machine or Machine()
     with _locked(folder, machine):
         recipe = recipe_of(folder)
-        result = (_cross_validate if recipe.data.folds else _train)(folder, recipe, machine)
+        result = (_cross_validate if recipe.data.folds else _train)(folder, recipe, machine, data)
         if machine.world.leads:
             result.write(folder / RESULT)
     return result
 
 
-def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
-    data = machine.world.in_turn(lambda: load(recipe))
+def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | None) -> Result:
+    data = machine.world.in_turn(lambda: load(recipe)) if prepared is None else prepared
     if machine.world.leads:
         for line in data.cut_texts():
             say(line)
-    network = _fit(folder / FIT, recipe, data.train, data.validation, machine)
+    later = recipe.epochs if recipe.data.refit else 0
+    network = _fit(folder / FIT, recipe, data.train, data.validation, machine, later)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)
     validation = _metrics(calibration, logits, data.validation)
@@ -150,7 +212,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine) -> Result:
     )
 
 
-def _cross_validate(folder: Path, recipe: Recipe, machine: Machine) -> Result:
+def _cross_validate(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | None) -> Result:
     """Train and test each fold once; the metrics are over the test examples of all folds together.
 
     A finished fold leaves its metrics without its checkpoint: the checkpoints of ten folds would take gigabytes.
@@ -163,7 +225,9 @@ def _cross_validate(folder: Path, recipe: Recipe, machine: Machine) -> Result:
         if fold is None:
             if machine.world.leads:
                 say(f"fold {number + 1} of {recipe.data.folds}")
-            fold = _train_fold(path.with_suffix(".pt"), recipe, number, machine)
+            data = prepared if prepared is not None and number == 0 else _load_fold(recipe, number)
+            later = (recipe.data.folds - number - 1) * recipe.epochs
+            fold = _train_fold(path.with_suffix(".pt"), recipe, data, machine, later)
             if machine.world.leads:
                 fold.write(path)
                 path.with_suffix(".pt").unlink()
@@ -181,27 +245,32 @@ def _cross_validate(folder: Path, recipe: Recipe, machine: Machine) -> Result:
     )
 
 
-def _train_fold(path: Path, recipe: Recipe, number: int, machine: Machine) -> Fold:
-    data = catalogue.fold(recipe.data, recipe.input, recipe.labels, number)
+def _load_fold(recipe: Recipe, number: int) -> Dataset:
+    return catalogue.fold(recipe.data, recipe.input, recipe.labels, number)
+
+
+def _train_fold(path: Path, recipe: Recipe, data: Dataset, machine: Machine, later: int) -> Fold:
     if machine.world.leads:
         for line in data.cut_texts():
             say(line)
-    network, scale = _fit(path, recipe, data.train, data.validation, machine), normalise(recipe)
+    network, scale = _fit(path, recipe, data.train, data.validation, machine, later), normalise(recipe)
     logits = evaluate.logits(network, scale, data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)
     metrics = pooled(tuple(_metrics(calibration, evaluate.logits(network, scale, t), t) for t in data.tests.values()))
     return Fold(metrics=metrics, seconds=state.seconds(path), fingerprint=data.fingerprint)
 
 
-def _fit(path: Path, recipe: Recipe, train: Split, validation: Split | None, machine: Machine) -> nn.Sequential:
-    """Fit with the checkpoint `path`, and write a log beside it."""
+def _fit(
+    path: Path, recipe: Recipe, train: Split, validation: Split | None, machine: Machine, later: int = 0
+) -> nn.Sequential:
+    """Fit with the checkpoint `path`, and write a log beside it; `later` epochs of the run follow."""
     with closing(Log(path.parent, path.stem)) as log:
 
         def watch(history: list[state.Epoch]) -> None:
             log.update([vars(epoch) for epoch in history])
 
         leads = machine.world.leads
-        return fit.fit(recipe, train, validation, path, machine=machine, watch=watch if leads else None)
+        return fit.fit(recipe, train, validation, path, machine=machine, watch=watch if leads else None, later=later)
 
 
 def _metrics(calibration: Calibration, logits: torch.Tensor, split: Split) -> Metrics:

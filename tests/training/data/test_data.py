@@ -12,7 +12,8 @@ from torchvision.datasets import MNIST
 from contract.spec import ImageInput
 from tests.training.data.layouts import idx
 from training.data import mnist
-from training.data.dataset import Dataset, Split, data_folder, fingerprint, hold_out
+from training.data.dataset import Dataset, Split, fingerprint, hold_out, lowest, parts
+from training.data.folders import data_folder
 from training.data.schema import Data, Image
 from training.errors import DataError
 
@@ -239,3 +240,29 @@ def test_the_real_mnist_has_its_published_counts_and_its_folder_is_not_changed(m
     assert data.train.inputs.shape[1:] == data.tests["mnist"].inputs.shape[1:] == (28, 28, 1)
     assert official.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert data.tests["mnist"].labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_a_hold_out_has_the_shares_of_the_labels() -> None:
+    """A fifth of 200, 50 and 3 examples are 40, 10 and 0 or 1: the rare class never leaves the training split."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        inputs = torch.randint(0, 256, (253, 2, 3, 1), generator=generator, dtype=torch.uint8)
+        rest, held_out = hold_out(Split(inputs, torch.tensor([0] * 200 + [1] * 50 + [2] * 3)), 50)
+        assert held_out.labels.bincount(minlength=3)[:2].tolist() in ([40, 10], [39, 10], [40, 9], [39, 11])
+        assert rest.labels.bincount(minlength=3)[2] >= 2
+
+
+def test_parts_have_equal_sizes_and_shares() -> None:
+    """Five parts of 60 keys of three kinds differ by one at most, in all and of each kind; equal keys stay together."""
+    keys, kinds = [f"{number:02}" for number in range(60)], ["a"] * 41 + ["b"] * 12 + ["c"] * 7
+    part_of = parts(keys * 2, kinds * 2, 5)
+    for chosen in (keys, keys[:41], keys[41:53], keys[53:]):
+        sizes = [sum(part_of[key] == number for key in chosen) for number in range(5)]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_lowest_keys_of_each_kind_are_chosen() -> None:
+    """A quarter of each kind, by rank; without a count, none."""
+    keys, kinds = list("abcdefgh"), [0, 0, 0, 0, 1, 1, 1, 1]
+    assert lowest(keys, kinds, 2) == {"a", "e"}
+    assert lowest(keys, kinds, 0) == set()

@@ -20,7 +20,8 @@ from contract.spec import TOKENIZER, ImageInput, TextInput
 from tests.drawing import encode
 from tests.training.data import layouts
 from training.data import catalogue
-from training.data.dataset import Dataset, Split, cache_folder
+from training.data.dataset import Dataset, Split
+from training.data.folders import cache_folder
 from training.errors import DataError, RecipeError
 from training.recipe.schema import Recipe
 from training.release import gate

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,8 @@ from tests.drawing import encode
 from tests.training.data import layouts
 from tests.training.data.layouts import write
 from training.data import photos
-from training.data.dataset import Dataset, Split, cache_folder, data_folder
+from training.data.dataset import Dataset, Split
+from training.data.folders import cache_folder, data_folder
 from training.data.photos import Photo
 from training.data.schema import Data
 from training.data.schema import Image as ImageTable
@@ -413,18 +413,52 @@ def test_oxford_pets_have_their_official_splits(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-@pytest.mark.parametrize("error", [RuntimeError("File not found or corrupted."), URLError("no network")])
-def test_oxford_pets_that_cannot_be_downloaded_are_a_data_error(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without files and without a network, the message names the folder and the reason."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", fail)
-    with pytest.raises(DataError, match=r"oxford-pets.*(corrupt|network)"):
+def test_oxford_pets_are_never_downloaded_by_training() -> None:
+    """Without files, the message names the folder and the command that downloads the data set."""
+    with pytest.raises(DataError, match=r"oxford-pets: .* python -m training data oxford-pets"):
         photos.split(data_table("oxford-pets"))
+
+
+def test_photos_of_every_format_are_found(root: Path) -> None:
+    """Suffixes in capitals and of each format that the service reads; without a test folder, a tenth is held out."""
+    names = ["a.JPG", "b.webp", "c.bmp", "d.gif", "e.TIFF", "f.jpeg", "g.png", "h.tif", "i.Png", "j.jpe"]
+    for label in ("cat", "dog"):
+        for number, name in enumerate([*names, "notes.txt", ".DS_Store"]):
+            layouts.write(root / "train" / label / name, f"{label}{number}".encode())
+    train, test = photos._split_test("cats-vs-dogs")  # noqa: SLF001 -- before anything is decoded
+    assert (len(train), len(test)) == (18, 2)
+    assert {photo.path.name for photo in train + test} == set(names)
+    assert {photo.label for photo in test} == {0, 1}
+
+
+def test_files_that_are_not_images_are_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line names the folder, the number of files and their suffixes."""
+    for name in ("a.jpg", "b.heic", "c.txt"):
+        layouts.write(root / "train" / "cat" / name, name.encode())
+    photos.cats_vs_dogs()
+    assert "train/cat: 2 files are not read, since they are not images: .heic, .txt" in capsys.readouterr().err
+
+
+def test_a_refit_has_all_photos_as_they_are_stored(root: Path) -> None:
+    """Photos of the validation split are decoded at the stored side, too, so that the two splits can be joined."""
+    as_folders(root)
+    data = photos.load(data_table(stored_side=11, refit=True), SPEC)
+    assert data.refit.inputs.shape == (len(data.train) + len(data.validation), 7, 11, 3)
+    assert data.refit.labels.tolist() == data.train.labels.tolist() + data.validation.labels.tolist()
+    assert data.validation.inputs.shape[1:] == (6, 9, 3)
+
+
+def test_folds_of_photos_partition_the_training_photos(root: Path) -> None:
+    """Each training photo is tested in one fold, in proportion to the labels; the published test split is not used."""
+    as_folders(root)
+    train = {photo.digest: photo for part in photos.split(data_table())[:2] for photo in part}
+    folds = [photos.fold(data_table(folds=3, validation=2), SPEC, number) for number in range(3)]
+    tested = [file for fold in folds for file in fold.tests["cats-vs-dogs"].files or ()]
+    assert sorted(tested) == sorted(str(photo.path) for photo in train.values())
+    assert len({fold.fingerprint for fold in folds}) >= 1
+    for fold in folds:
+        parts = [set(split.files or ()) for split in (fold.train, fold.validation, fold.tests["cats-vs-dogs"])]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == len(train)
 
 
 @pytest.mark.data

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from contract.normalise import normalise
 from tests.training.data import layouts
 from training.data import reviews
-from training.data.dataset import Dataset, Split, data_folder
+from training.data.dataset import Dataset, Split
+from training.data.folders import data_folder
 from training.data.reviews import Review
 from training.data.schema import Data, Text
 from training.errors import DataError

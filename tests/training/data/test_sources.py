@@ -17,7 +17,7 @@ import pytest
 
 from tests.serving import ROOT
 from training.data import sources
-from training.data.dataset import data_folder
+from training.data.folders import data_folder
 from training.data.reviews import Review
 from training.errors import DataError
 

@@ -162,9 +162,34 @@ def test_the_package_has_recipes() -> None:
             ["url", "sha256", "'pretrained'"],
         ),
         ({"initialise": {**WEIGHTS, "url": ""}}, "initialise", ["url", "sha256", "'pretrained'"]),
-        ({"initialise": {**WEIGHTS, "name": "he"}}, "initialise", ["url", "sha256", "'pretrained'"]),
-        ({"initialise": {"name": "he", "url": WEIGHTS["url"]}}, "initialise", ["url", "sha256", "'pretrained'"]),
-        ({"initialise": {"name": "he", "sha256": WEIGHTS["sha256"]}}, "initialise", ["url", "sha256", "'pretrained'"]),
+        ({"initialise": {**WEIGHTS, "name": "he"}}, "initialise", ["url", "no effect", "'pretrained'"]),
+        ({"initialise": {"name": "he", "url": WEIGHTS["url"]}}, "initialise", ["url", "no effect", "'pretrained'"]),
+        ({"initialise": {"name": "he", "sha256": WEIGHTS["sha256"]}}, "initialise", ["sha256", "'pretrained'"]),
+        ({"initialise": {"name": "pytorch", "distribution": "normal"}}, "initialise", ["distribution", "'he'"]),
+        ({"initialise": {"name": "he", "spread": 0.1}}, "initialise", ["spread", "no effect", "'fixed'"]),
+        ({"loss": {"name": "hinge", "label_smoothing": 0.1}}, "loss", ["label_smoothing", "no effect"]),
+        ({"loss": {"class_weights": {"wolf": 2.0}}}, "loss.class_weights", ["wolf", "left, middle, right"]),
+        ({"schedule": {"name": "cosine", "milestones": [0.1]}}, "schedule", ["milestones", "no effect", "'step'"]),
+        ({"augment": {"word_dropout": 0.1}}, "augment.word_dropout", ["texts", "'image'"]),
+        ({"augment": {"span": 3}}, "augment.span", ["texts", "'image'"]),
+        ({"augment": {"hue": 0.1}}, "augment.hue", ["colours", "'L'"]),
+        ({"input": TEXT, "layers": WORDS, "augment": {"flip": True}}, "augment.flip", ["images", "'text'"]),
+        ({"input": TEXT, "layers": WORDS, "augment": {"noise": 0.1}}, "augment.noise", ["images", "'text'"]),
+        ({"data": {"name": "mnist", "validation": 9, "stored_side": 40}}, "data", ["stored_side", "cats-vs-dogs"]),
+        (
+            {"data": {"name": "cats-vs-dogs", "validation": 9, "stored_side": 8}},
+            "data.stored_side",
+            ["8", "longer side, 9"],
+        ),
+        (
+            {"schedule": {"name": "plateau"}, "data": {"name": "mnist", "validation": 9, "refit": True}},
+            "schedule.name",
+            ["plateau", "refit"],
+        ),
+        ({"task": "a" * 101}, "task", ["100"]),
+        ({"labels": ["", "a"]}, "labels[1]", ["''", "1"]),
+        ({"labels": ["a", "b" * 201]}, "labels[2]", ["200"]),
+        ({"epochs": 2**31}, "epochs", ["2147483648"]),
         ({"initialise": {**WEIGHTS, "sha256": "0123"}}, "initialise.sha256", ["'0123'"]),
         ({"initialise": {"name": "he", "freeze": True}}, "initialise", ["freeze", "'pretrained'"]),
         ({"schedule": {"name": "step", "milestones": [0.5, 1.0]}}, "schedule.milestones[2]", ["1.0"]),
@@ -313,8 +338,15 @@ def test_an_override_without_key_and_value_is_refused(override: str) -> None:
 
 def test_an_override_below_a_value_is_refused() -> None:
     """A key below a value that is not a table is named."""
-    with pytest.raises(RecipeError, match="'layers' is not a table"):
+    with pytest.raises(RecipeError, match=r"'layers.1=3': '1' needs a table"):
         load("lenet", ["layers.1=3"])
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a\\b", ".hidden", "", "a" * 101, "a\nb"])
+def test_a_name_cannot_leave_the_folder_of_runs(name: str, table_with: Callable[..., dict[str, Any]]) -> None:
+    """The name becomes a folder's, so it has no separator, no dot at its start and an end."""
+    with pytest.raises(RecipeError, match=r"name: .*must be a file name"):
+        parse(table_with(name=name))
 
 
 def test_a_recipe_is_immutable(recipe_with: Callable[..., Recipe]) -> None:
