@@ -245,6 +245,7 @@ def _environment(models: Mapping[Kind, Path], runtime: Runtime, scratch: Path) -
         "CONVOKE_PROVIDER": "cpu",
         "CONVOKE_PRECISION": runtime.precision,
         "CONVOKE_THREADS": str(runtime.threads),
+        "CONVOKE_WORKERS": "1",
         "PYTHONPATH": str(ROOT),
         "RAY_TMPDIR": str(scratch / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",

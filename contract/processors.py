@@ -1,4 +1,4 @@
-"""How many processors this process may use: the machine's, within its affinity and the quota of its cgroups.
+"""How many processors and how much memory this process may use, within its affinity and the limits of its cgroups.
 
 A container with a quota of one processor sees all of the machine's; threads for all of them would only wait for
 each other.
@@ -20,17 +20,44 @@ def count(root: Path = Path("/")) -> int:
     return max(min([available, *(math.ceil(quota) for quota in _quotas(root))]), 1)
 
 
+def free_bytes(root: Path = Path("/")) -> int:
+    """The memory that this process and its children may still use.
+
+    Args:
+        root: as for `count`.
+    """
+    free = [math.inf]
+    for line in _read(root / "proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            free.append(int(value.split()[0]) * 1024)
+    for folder in _folders(root, "memory"):
+        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            values = _read(folder / limit).strip(), _read(folder / usage).strip()
+            if all(value.isdecimal() for value in values):
+                free.append(int(values[0]) - int(values[1]))
+    least = min(free)
+    return 1 << 62 if math.isinf(least) else max(int(least), 0)
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """The quotas, in processors, of this process's cgroups and of those above them."""
+    for folder in _folders(root, "cpu"):
+        yield from _quota(folder)
+
+
+def _folders(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroups that can limit a resource, and of those above them."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified") if not controllers else ("sys/fs/cgroup/cpu",):
+        mounts = (f"sys/fs/cgroup/{controller}",) if controllers else ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+        for mount in mounts:
             path = PurePosixPath(group.lstrip("/"))
             for part in (path, *path.parents):
-                yield from _quota(root / mount / part)
+                yield root / mount / part
 
 
 def _quota(folder: Path) -> Iterator[float]:

@@ -40,7 +40,7 @@ def choose(provider: Provider) -> str:
     Raises:
         ProviderError: a GPU is requested, or `auto` finds its driver, but the build, driver or libraries are missing.
     """
-    if provider == "cpu" or (provider == "auto" and not _has_nvidia_driver()):
+    if provider == "cpu" or (provider == "auto" and not has_nvidia_driver()):
         return CPU
     import onnxruntime as ort  # noqa: PLC0415
 
@@ -52,7 +52,7 @@ def choose(provider: Provider) -> str:
     selected = f"{name} was selected because {reason}"
     if name not in available:
         raise ProviderError(f"{selected}, but this build of ONNX Runtime only has {', '.join(available)}")
-    if not _has_nvidia_driver():
+    if not has_nvidia_driver():
         raise ProviderError(f"{selected}, but this machine has no NVIDIA driver (libcuda.so.1)")
     fault = load_error(name)
     if fault:
@@ -148,7 +148,7 @@ def _profile(tensor: str, shape: tuple[int, ...]) -> str:
     return f"{tensor}:{'x'.join(map(str, shape))}"
 
 
-def _has_nvidia_driver() -> bool:
+def has_nvidia_driver() -> bool:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from contract import processors
+from contract.providers import has_nvidia_driver
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS
 
 PREFIX = "CONVOKE_"
+
+_MAX_AUTO_WORKERS = 16
+_WORKER_BYTES = 384 << 20  # what a worker takes under large photos, and as much again as its models
 
 _OTHERS = {"CONVOKE_DATA", "CONVOKE_CACHE", "CONVOKE_MIRROR", "CONVOKE_HOST"}  # training's and `__main__.py`'s
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT(_\d+_(TCP|UDP|SCTP)(_|$)|$)")
@@ -66,7 +70,10 @@ class Settings(BaseModel):
         default=False, description="whether CUDA pads image batches to fixed sizes and replays each size as a graph"
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="worker processes; each loads the models and has its own queues"
+        default="auto",
+        validate_default=True,
+        description="worker processes, each with the models and queues of its own; auto: one for each processor, up to "
+        f"{_MAX_AUTO_WORKERS} and as memory allows, and one where a GPU serves",
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="CPU threads of one run of a model; several runs share the CPUs"
@@ -149,6 +156,18 @@ class Settings(BaseModel):
         except RuntimeError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _count_workers(cls, workers: object, info: ValidationInfo) -> object:
+        """The number of workers for `auto`."""
+        if workers != "auto":
+            return workers
+        provider = info.data.get("provider", "auto")
+        if provider in {"cuda", "tensorrt"} or (provider == "auto" and has_nvidia_driver()):
+            return 1
+        fitting = processors.free_bytes() // _WORKER_BYTES
+        return max(min(processors.count(), fitting, _MAX_AUTO_WORKERS), 1)
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _as_browsers_send_them(cls, origins: object) -> object:
@@ -212,7 +231,7 @@ def allowed(field: str) -> str:
         case {"enum": values}:
             return ", ".join(f"`{value}`" for value in values)
         case {"minimum": low, "maximum": high}:
-            return f"{low} to {high}"
+            return f"{'`auto`, ' if schema.get('default') == 'auto' else ''}{low} to {high}"
         case {"exclusiveMinimum": low, "maximum": high}:
             return f"above {low} to {high}"
         case {"pattern": _}:

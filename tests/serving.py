@@ -27,7 +27,7 @@ Call = Callable[..., httpx.Response]
 
 def parts(*, load: bool = True, on_response: Sequence[OnResponse] = (), **settings: Any) -> Parts:
     """The parts of a worker with these settings, put together as the service does."""
-    chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", **settings})
+    chosen = Settings.model_validate({"models": ROOT / "models", "provider": "cpu", "workers": 1, **settings})
     assembled = assemble(chosen, on_response=on_response)
     if load:
         assembled.repository.load()
@@ -122,6 +122,7 @@ class Server:
         environment = {
             **os.environ,
             "CONVOKE_DRAIN_S": "0",
+            "CONVOKE_WORKERS": "1",
             "BENTOML_HOME": str(log.parent),
             "BENTOML_DO_NOT_TRACK": "True",
             **environment,

@@ -5,6 +5,7 @@ It imports none of a worker's parts, since that takes half a second.
 
 import gc
 import logging
+import os
 
 from bentoml.exceptions import BentoMLConfigException
 
@@ -29,9 +30,11 @@ def read_settings() -> Settings:
         BentoMLConfigException: a setting is not valid; BentoML ends with the message, without a traceback.
     """
     try:
-        return settings.from_environment()
+        chosen = settings.from_environment()
     except SettingsError as error:
         raise BentoMLConfigException(str(error)) from error
+    os.environ[f"{settings.PREFIX}WORKERS"] = str(chosen.workers)  # so that `auto` means the same to the workers
+    return chosen
 
 
 def format_logs(form: log.Format) -> None:

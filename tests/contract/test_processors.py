@@ -47,3 +47,32 @@ def test_without_affinity_the_machine_counts(tmp_path: Path, monkeypatch: pytest
     """Systems without affinity, such as macOS, count the machine's processors."""
     monkeypatch.delattr(os, "sched_getaffinity")
     assert processors.count(tmp_path) == 64
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/", {}, 1 << 62),
+        ("0::/", {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4 kB\n"}, 4096),
+        ("0::/a", {"sys/fs/cgroup/a/memory.max": "5000", "sys/fs/cgroup/a/memory.current": "1000"}, 4000),
+        ("0::/a", {"sys/fs/cgroup/a/memory.max": "max", "sys/fs/cgroup/a/memory.current": "1000"}, 1 << 62),
+        ("0::/a", {"sys/fs/cgroup/memory.max": "500", "sys/fs/cgroup/memory.current": "1000"}, 0),
+        (
+            "5:memory:/",
+            {
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "7000",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000",
+            },
+            6000,
+        ),
+    ],
+)
+def test_limits_of_cgroups_are_limits_of_memory(
+    tmp_path: Path, group: str, files: dict[str, str], expected: int
+) -> None:
+    """The least of what the machine has and what the process's cgroups leave."""
+    for name, text in {"proc/self/cgroup": group, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert processors.free_bytes(tmp_path) == expected

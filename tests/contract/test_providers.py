@@ -19,7 +19,7 @@ from tests import reviews
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with an NVIDIA driver and all libraries."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(providers, "load_error", lambda _name: "")
 
 
@@ -51,14 +51,14 @@ def test_a_setting_selects_a_provider(provider: Provider, name: str) -> None:
 def test_a_provider_that_is_not_available_is_an_error(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says whether the build, the driver or a library is missing; nothing falls back to the CPU."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: True)
     with pytest.raises(ProviderError, match=f"{provider}.*build of ONNX Runtime only has CPUExecutionProvider"):
         providers.choose(provider)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(providers, "load_error", lambda _name: "libnvinfer.so.10: cannot open shared object file")
     with pytest.raises(ProviderError, match=r"libnvinfer\.so\.10: cannot open"):
         providers.choose(provider)
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: False)
     with pytest.raises(ProviderError, match="no NVIDIA driver"):
         providers.choose(provider)
 
@@ -66,9 +66,9 @@ def test_a_provider_that_is_not_available_is_an_error(provider: Provider, monkey
 def test_auto_selects_the_cpu_only_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without CUDA's libraries is an error, since a GPU was meant to be used."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: False)
     assert providers.choose("auto") == CPU
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(providers, "load_error", lambda _name: "libcublasLt.so.13: cannot open shared object file")
     with pytest.raises(
         ProviderError, match=r"CUDAExecutionProvider.*an NVIDIA driver is installed.*libcublasLt\.so\.13"

@@ -77,7 +77,7 @@ def test_bounds_in_words_are_the_bounds() -> None:
     """Values beyond either end of a range are refused with the name of the variable."""
     ranges = 0
     for field in Settings.model_fields:
-        bounds = allowed(field).removeprefix("above ").split(" to ")
+        bounds = allowed(field).removeprefix("`auto`, ").removeprefix("above ").split(" to ")
         if len(bounds) == 2:
             ranges += 1
             for value in (int(bounds[0]) - 1, int(bounds[1]) + 1):
@@ -110,3 +110,27 @@ def test_relative_paths_are_those_of_the_folder_of_the_start(tmp_path: Path, mon
     passed = paths(from_environment({"CONVOKE_MODELS": "models"}))
     assert passed["CONVOKE_MODELS"] == str(tmp_path / "models")
     assert "CONVOKE_API_KEYS_FILE" not in passed
+
+
+@pytest.mark.parametrize(
+    ("count", "free_mib", "has_gpu", "provider", "expected"),
+    [
+        (2, 24_000, False, "auto", 2),
+        (64, 240_000, False, "auto", 16),
+        (8, 1200, False, "auto", 3),
+        (4, 100, False, "auto", 1),
+        (8, 24_000, True, "auto", 1),
+        (8, 24_000, True, "cpu", 8),
+        (8, 24_000, False, "cuda", 1),
+    ],
+)
+def test_the_number_of_workers_fits_the_machine(
+    monkeypatch: pytest.MonkeyPatch, count: int, free_mib: int, has_gpu: bool, provider: str, expected: int
+) -> None:
+    """`auto`: a worker for each processor, as memory allows; one where a GPU serves. A number stays as it is."""
+    monkeypatch.setattr("contract.processors.count", lambda: count)
+    monkeypatch.setattr("contract.processors.free_bytes", lambda: free_mib << 20)
+    monkeypatch.setattr("service.settings.has_nvidia_driver", lambda: has_gpu)
+    for environment in ({}, {"CONVOKE_WORKERS": "auto"}):
+        assert from_environment({"CONVOKE_PROVIDER": provider, **environment}).workers == expected
+    assert from_environment({"CONVOKE_WORKERS": "5"}).workers == 5
