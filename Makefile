@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check docs format train train-env bench bench-sessions bench-training build container \
+.PHONY: help serve test fuzz check docs format train train-env bench bench-road bench-sessions bench-training build container \
   container-try audit sbom lock clean
 
 help: ## list the commands
@@ -68,6 +68,9 @@ bench: $(ENVS)/bench.ready $(ENVS)/peers.ready ## benchmark the service beside o
 
 bench-sessions: $(ENVS)/serve.ready ## benchmark ONNX Runtime sessions: threads, spinning, memory
 	@$(ENVS)/serve/bin/python -m benchmarks.sessions $(ARGS)
+
+bench-road: $(ENVS)/serve.ready ## print the microseconds of each stage of a request
+	@$(ENVS)/serve/bin/python -m benchmarks.road $(ARGS)
 
 bench-training: $(ENVS)/train.ready ## benchmark training beside the usual script
 	$(ENVS)/train/bin/python -m benchmarks.training $(ARGS)
