@@ -133,8 +133,10 @@ def test_charsets_are_read(call: Call, content: bytes, content_type: str | None)
 
 
 def test_a_compressed_text_without_its_header_is_not_a_text(call: Call) -> None:
-    """It is unreadable, since it is not UTF-8."""
-    assert code(send(call, gzip.compress(b"good film"), TEXT)) == (422, "unreadable")
+    """It is unreadable, and the message names the header."""
+    response = send(call, gzip.compress(b"good film"), TEXT)
+    assert code(response) == (422, "unreadable")
+    assert "Content-Encoding: gzip" in response.json()["error"]["message"]
     assert code(send(call, encode(mnist_like(1)), TEXT)) == (415, "unsupported_kind")
 
 
