@@ -61,6 +61,21 @@ def test_json_of_another_form_is_refused(call: Call, content: str, content_type:
     assert '{"texts": ["...", ...]}' in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("content_type", [TEXT, None, "text/html"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "good"}\n{"text": "bad"}\n', '{"texts": ["good"', "{'texts': ['good']}", '["good", "bad"] x',
+        "['good']", '[{"text": "good"}', "{ \n'text'", '\ufeff{"texts": ["good"],}',
+    ],
+)  # fmt: skip
+def test_broken_json_is_refused(call: Call, content: str, content_type: str | None) -> None:
+    """Lines of JSON, JSON that is cut off, and a Python dictionary written as a text are not classified."""
+    response = send(call, content, content_type)
+    assert code(response) == (400, "invalid_request")
+    assert '{"texts": ["...", ...]}' in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("content", "label"),
     [
