@@ -187,6 +187,8 @@ def _from_utf8(data: bytes) -> str:
     except UnicodeDecodeError as error:
         if has_signature(data):
             raise UnsupportedMediaType("this is an image, but the model takes texts; send UTF-8 text") from error
+        if data.startswith(b"\x1f\x8b"):
+            raise Unreadable("this is gzip; send the header Content-Encoding: gzip, or plain text") from error
         raise Unreadable(
             f"the text is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}; send it in UTF-8"
         ) from error

@@ -132,8 +132,13 @@ class Scorer:
     async def predict(self, batch: list[tuple[str, Item]]) -> list[Row]:
         """The rows of one batch."""
         answer = await self._predictor.predict(self.version, [item.content for _, item in batch])
-        pairs = zip(batch, answer.rows, strict=True)
-        return [row_of(self.version.manifest, name, item.source, result) for (name, item), result in pairs]
+        rows = [
+            row_of(self.version.manifest, name, item.source, result)
+            for (name, item), result in zip(batch, answer.rows, strict=True)
+        ]
+        for place, (read, total) in answer.truncated.items():
+            rows[place] = rows[place]._replace(tokens_read=read, tokens=total)
+        return rows
 
     def close(self) -> None:
         """End its threads."""

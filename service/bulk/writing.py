@@ -23,8 +23,12 @@ Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 STATE = "_score.json"
 
-COLUMNS = ("id", "source", "model", "version", "label", "score", "scores", "error", "message")
+COLUMNS = ("id", "source", "model", "version", "label", "score", "scores", "error", "message", "tokens_read", "tokens")
 _READ_ROWS = 10_000
+_CONVERTERS: dict[str, Callable[[str], Any]] = {
+    "version": int, "score": float, "scores": json.loads, "tokens_read": int, "tokens": int,
+}  # fmt: skip
+"""How the cells of CSV are read that are not texts."""
 
 
 class OutputError(ValueError):
@@ -32,7 +36,10 @@ class OutputError(ValueError):
 
 
 class Row(NamedTuple):
-    """The result of one item: a label, or an error's code and message."""
+    """The result of one item: a label, or an error's code and message.
+
+    A text that is longer than the model reads also has how many tokens the model read, and how many the text has.
+    """
 
     id: str
     source: str
@@ -43,6 +50,8 @@ class Row(NamedTuple):
     scores: dict[str, float] | None
     error: str | None
     message: str | None
+    tokens_read: int | None = None
+    tokens: int | None = None
 
 
 class Done:
@@ -183,7 +192,11 @@ def _pyarrow() -> Any:
 def schema() -> Any:
     """The columns of Parquet, the same in each part: a column without values would else become another type."""
     pa = _pyarrow()
-    types = {"version": pa.int64(), "score": pa.float64(), "scores": pa.map_(pa.string(), pa.float64())}
+    types = {
+        **dict.fromkeys(("version", "tokens_read", "tokens"), pa.int64()),
+        "score": pa.float64(),
+        "scores": pa.map_(pa.string(), pa.float64()),
+    }
     return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
 
 
@@ -231,7 +244,7 @@ def _from_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             values: dict[str, Any] = {name: row[name] or None for name in columns}
-            for name, convert in (("version", int), ("score", float), ("scores", json.loads)):
+            for name, convert in _CONVERTERS.items():
                 if values.get(name) is not None:
                     values[name] = convert(values[name])
             yield values

@@ -30,6 +30,8 @@ _BRACKETS = {b"[", b"{"}
 _UNUSUAL_STARTS = {*_BRACKETS, b'"', b" ", b"\t", b"\r", b"\n", b"\xef", b"\xff", b"\xfe"}  # JSON and byte order marks
 _NO_OPTIONS: Options = {}
 _JSON_START = re.compile(rb'(\xef\xbb\xbf)?\s*[\[{"]')
+_BROKEN_JSON = re.compile(rb"""(\xef\xbb\xbf)?\s*(\{\s*["']|\[\s*[{"'])""")
+"""The start of JSON that is cut off, of lines of JSON, and of Python's notation of a dictionary."""
 _FIELD_NAME = rb"[\w.%+\[\]-]{1,100}="
 _FORM = re.compile(_FIELD_NAME)
 _NEXT_FIELD = re.compile(rb"&(?=" + _FIELD_NAME + rb")")
@@ -138,10 +140,6 @@ def _from_text(content: bytes, kind: Media, spec: InputSpec, settings: Settings)
     text = _text(content, kind, settings)
     if text is None:
         return _from_json(charset.to_utf8(content, kind.charset), spec, settings)
-    if kind.type != "text/plain" and content.lstrip()[:1] == b"{":
-        raise InvalidRequest(
-            "the body looks like JSON, but is not valid; send JSON as application/json, and a text as text/plain"
-        )
     return [text], _NO_OPTIONS
 
 
@@ -151,6 +149,7 @@ def _text(content: bytes, kind: Media, settings: Settings, default_charset: str 
     Raises:
         UnsupportedMediaType: its media type is that of something else, or its charset is unknown.
         Unreadable: it is not in its charset.
+        InvalidRequest: it looks like JSON, but is not.
     """
     if kind.kind not in {"text", "form"}:
         raise UnsupportedMediaType(
@@ -159,10 +158,15 @@ def _text(content: bytes, kind: Media, settings: Settings, default_charset: str 
         )
     text = charset.decode(content, kind.charset or default_charset)
     content = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
-    if not _JSON_START.match(content) or not _is_json(content, settings):
-        return text
-    value = limited.loads(content, settings)
-    return value if isinstance(value, str) else None
+    if _JSON_START.match(content) and _is_json(content, settings):
+        value = limited.loads(content, settings)
+        return value if isinstance(value, str) else None
+    if _BROKEN_JSON.match(content) or (kind.type != "text/plain" and content.lstrip()[:1] == b"{"):
+        raise InvalidRequest(
+            'the body looks like JSON, but is not valid; send texts as {"texts": ["...", ...]} with the Content-Type '
+            "application/json, and one text as text/plain"
+        )
+    return text
 
 
 def _is_json(content: bytes, settings: Settings) -> bool:

@@ -244,6 +244,17 @@ def test_the_schema_does_not_depend_on_the_rows(tmp_path: Path) -> None:
     assert [list(row) for row in output.rows()] == [list(COLUMNS)] * 2
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_truncated_texts_say_so(run: Run, tmp_path: Path, form: str) -> None:
+    """The row of a text that is longer than the model reads has the tokens that were read and of how many."""
+    table, out = tmp_path / "table.jsonl", tmp_path / f"out.{form}"
+    texts = ["A masterpiece.", "film " * 1500, "Dull."]
+    table.write_text("".join(json.dumps({"x": text}) + "\n" for text in texts))
+    assert run(table, "--model", "reviews", "--output", out)[0] == 0
+    result = sorted(Output(out).rows(), key=lambda row: row["source"])
+    assert [(row["tokens_read"], row["tokens"]) for row in result] == [(None, None), (1000, 1500), (None, None)]
+
+
 def test_an_unreadable_table_is_named(tmp_path: Path) -> None:
     """A line that is not JSON, and a file that is not Parquet, are named with their path."""
     spec = scoring.manifest_of(ROOT / "models/reviews/1").input

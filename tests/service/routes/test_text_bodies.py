@@ -61,6 +61,21 @@ def test_json_of_another_form_is_refused(call: Call, content: str, content_type:
     assert '{"texts": ["...", ...]}' in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("content_type", [TEXT, None, "text/html"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "good"}\n{"text": "bad"}\n', '{"texts": ["good"', "{'texts': ['good']}", '["good", "bad"] x',
+        "['good']", '[{"text": "good"}', "{ \n'text'", '\ufeff{"texts": ["good"],}',
+    ],
+)  # fmt: skip
+def test_broken_json_is_refused(call: Call, content: str, content_type: str | None) -> None:
+    """Lines of JSON, JSON that is cut off, and a Python dictionary written as a text are not classified."""
+    response = send(call, content, content_type)
+    assert code(response) == (400, "invalid_request")
+    assert '{"texts": ["...", ...]}' in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("content", "label"),
     [
@@ -133,8 +148,10 @@ def test_charsets_are_read(call: Call, content: bytes, content_type: str | None)
 
 
 def test_a_compressed_text_without_its_header_is_not_a_text(call: Call) -> None:
-    """It is unreadable, since it is not UTF-8."""
-    assert code(send(call, gzip.compress(b"good film"), TEXT)) == (422, "unreadable")
+    """It is unreadable, and the message names the header."""
+    response = send(call, gzip.compress(b"good film"), TEXT)
+    assert code(response) == (422, "unreadable")
+    assert "Content-Encoding: gzip" in response.json()["error"]["message"]
     assert code(send(call, encode(mnist_like(1)), TEXT)) == (415, "unsupported_kind")
 
 
