@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal, get_args
@@ -36,6 +37,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_AXES = 8
 _MASK = re.compile(rb"\x00*+\x01[\x00\x01]*+")
 """An image whose values are only 0 and 1. One that is black throughout is not meant: load generators send it."""
+_MAX_REPEATED = 1024  # bytes of a description that is kept
 _MAX_DIGITS = 11  # of the length of the JSON
 
 
@@ -177,14 +179,29 @@ def _split(content: bytes, json_length: str | None, settings: Settings) -> tuple
         length = int(json_length)
         if length > len(content):
             raise InvalidRequest(f"Inference-Header-Content-Length is {length}, but the body has {len(content)} bytes")
+    text = content[:length]
+    repeated = length <= _MAX_REPEATED and length < len(content)  # else it holds the values
     try:
-        return InferenceRequest.model_validate(limited.loads(content[:length], settings)), content[length:]
+        return (_read_again if repeated else _read)(text, settings), content[length:]
     except (InvalidRequest, Unreadable) as error:  # also not UTF-8, if the length in the header is wrong
         raise InvalidRequest(_explain_json(content, json_length) or str(error)) from error
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"])) or "the request"
         raise InvalidRequest(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+
+
+def _read(text: bytes, settings: Settings) -> InferenceRequest:
+    """The JSON of a request.
+
+    Raises:
+        ConvokeError, ValidationError: it is not JSON within the limits, or does not have the protocol's form.
+    """
+    return InferenceRequest.model_validate(limited.loads(text, settings))
+
+
+_read_again = lru_cache(256)(_read)
+"""Clients repeat the description of a binary tensor in each request: as `_read`, once for each of them."""
 
 
 def _explain_json(content: bytes, json_length: str | None) -> str:

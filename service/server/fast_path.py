@@ -29,6 +29,7 @@ MAX_BODY_BYTES = 1 << 16
 """Larger bodies take the ordinary path, which limits the memory for all of them together."""
 
 _MAX_PLANS, _MAX_CACHED_BYTES = 1024, 2048  # clients make up headers, so the cache is bounded in number and in length
+_LENGTH = b"\r\nContent-Length: "
 _MAX_DIGITS = 9  # of Content-Length
 _NOT_PLAIN = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
 _UNIQUE = frozenset({b"baggage", b"traceparent", b"tracestate", b"x-request-id"})
@@ -80,12 +81,13 @@ class FastPath:
         None if the header is incomplete, or if the request takes the ordinary path.
         """
         start = data.find(b"\r\n\r\n") + 4
-        place = data.find(b"ontent-Length: ", 0, start) + 15
-        if place < 15:  # noqa: PLR2004 -- not found
-            place = data.find(b"ontent-length: ", 0, start) + 15
+        place = data.find(_LENGTH, 0, start)
+        if place < 0:
+            place = data.find(_LENGTH.lower(), 0, start)
+        place += len(_LENGTH)
         end = data.find(b"\r", place, start)
         digits = data[place:end]
-        if not (15 <= place < end <= place + _MAX_DIGITS and digits.isdigit()):  # noqa: PLR2004 -- as above
+        if not (len(_LENGTH) <= place < end <= place + _MAX_DIGITS and digits.isdigit()):
             return None
         length = int(digits)
         if not 0 < length <= self._max_bytes:
@@ -94,8 +96,7 @@ class FastPath:
         try:
             plan = self._plans[key]
         except KeyError:
-            is_field = data[place - 18 : place - 16] == b"\r\n"  # else it is a part of another field
-            plan = self._plan(key, data[:start], digits) if is_field else None
+            plan = self._plan(key, data[:start], digits)
         return None if plan is None else (plan, start, start + length)
 
     def start(
@@ -143,11 +144,10 @@ class FastPath:
             logger.exception("request %s failed", facts.id)
             response = self._application.refuse(plan.path, ConvokeError(INTERNAL_ERROR), facts)
             return self._as_reply(response, facts, started)
-        if content.headers:
-            return self._as_reply(content.response(), facts, started)
         ((_, identity), (_, timing)) = self._application.report(facts, 200, started)
-        fields = b"content-length: %d\r\ncontent-type: %b\r\nx-request-id: %b\r\nserver-timing: %b\r\n" % (
-            len(content.body), content.media_type.encode(), identity, timing,
+        own = [(name.lower().encode(), value.encode()) for name, value in content.headers.items()]
+        fields = b"%bcontent-length: %d\r\ncontent-type: %b\r\nx-request-id: %b\r\nserver-timing: %b\r\n" % (
+            _joined(own), len(content.body), content.media_type.encode(), identity, timing,
         )  # fmt: skip
         return Reply(200, fields, content.body)
 
