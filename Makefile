@@ -24,7 +24,8 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check docs format train train-env bench bench-road bench-sessions bench-training build container \
+.PHONY: help serve test fuzz check docs format train train-env bench bench-road bench-sessions bench-training \
+  bench-gpu build container \
   container-try audit sbom lock clean
 
 help: ## list the commands
@@ -74,6 +75,9 @@ bench-road: $(ENVS)/serve.ready ## print the microseconds of each stage of a req
 
 bench-training: $(ENVS)/train.ready ## benchmark training beside the usual script
 	$(ENVS)/train/bin/python -m benchmarks.training $(ARGS)
+
+bench-gpu: $(ENVS)/train.ready ## benchmark models and training on an NVIDIA GPU (under 8 minutes)
+	$(ENVS)/train/bin/python -m benchmarks.gpu $(ARGS)
 
 build: $(ENVS)/serve.ready ## build the Bento (`bentoml containerize` makes a container of it)
 	$(ENVS)/serve/bin/bentoml build $(ARGS)

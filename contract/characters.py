@@ -5,6 +5,7 @@ Patterns and tables use only what every version of Unicode since 9.0 says of a c
 
 import re
 import unicodedata
+from functools import lru_cache
 from string import ascii_lowercase
 
 # What Unicode's confusables.txt lists for the apostrophe, and similar marks.
@@ -30,7 +31,9 @@ _NAMED: dict[int, str | None] = {
         for place, letter in enumerate(ascii_lowercase)
     },
 }
-_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]+")
+_SHORT = 4  # characters of a run outside of ASCII that is worth keeping in a cache
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_UNUSUAL = re.compile(r"[^\t-\r -_a-~]+")  # neither white space nor visible ASCII but the grave accent
 _INVISIBLE = re.compile(  # Default_Ignorable_Code_Point of DerivedCoreProperties.txt, Cc but for white space, and Cf
     r"[\x00-\x08\x0e-\x1f\x7f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
     r"\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd"
@@ -43,8 +46,9 @@ _OF_WINDOWS = bytes(range(0x80, 0xC0)).decode("cp1252", "ignore") + "\x80-\xbf"
 _MISREAD = re.compile(f"[\xc2\xc3][{_OF_WINDOWS}]|\xe2[{_OF_WINDOWS}]{{2}}")
 _CONTRACTION = r"(?=(?:[dmst]|re|ve|ll)(?!\w))"
 _LOST_APOSTROPHE = re.compile(rf"(?<=[^\W_])\ufffd{_CONTRACTION}", re.IGNORECASE)
+_APOSTROPHE_ACCENTS = "\u0300", "\u0301", "\u0313", "\u0314"
 _ACCENT_FOR_APOSTROPHE = re.compile(  # what NFKC makes of U+00B4
-    rf"(?:(?<=[^\W_])[ ]|(?<=n))[\u0300\u0301\u0313\u0314]{_CONTRACTION}", re.IGNORECASE
+    rf"(?:(?<=[^\W_])[ ]|(?<=n))[{''.join(_APOSTROPHE_ACCENTS)}]{_CONTRACTION}", re.IGNORECASE
 )
 
 # Small capitals, and letters that NFKD keeps: of the phonetic alphabet, and with a stroke.
@@ -81,15 +85,39 @@ def fold(text: str) -> str:
     that is repeated occurs once. A letter of another script that looks like a Latin one becomes it in words that also
     have Latin letters, and in all words if the text has few others.
     """
+    text = _UNUSUAL.sub(_name, text)
     if text.isascii():
-        return _CONTROLS.sub("", text).replace("`", "'")
-    text = _MISREAD.sub(_from_utf8, _INVISIBLE.sub("", text))
-    text = _ACCENT_FOR_APOSTROPHE.sub("'", text.translate(_NAMED))
-    text = _LOST_APOSTROPHE.sub("'", text).replace("\ufffd", " ")
-    text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).translate(_LATIN_VARIANTS)
+        return text
+    if any(accent in text for accent in _APOSTROPHE_ACCENTS):
+        text = _ACCENT_FOR_APOSTROPHE.sub("'", text)
+    if "\ufffd" in text:
+        text = _LOST_APOSTROPHE.sub("'", text).replace("\ufffd", " ")
+    text = _NOT_ASCII.sub(_decompose, text)
+    if text.isascii():
+        return text
     if _LOOK_ALIKE.search(text):
         text = _fold_look_alikes(text)
-    return _SYMBOLS.sub(r"\1", unicodedata.normalize("NFC", text))
+    return _SYMBOLS.sub(r"\1", text)
+
+
+def _name(run: re.Match[str]) -> str:
+    return _named(run[0]) if len(run[0]) <= _SHORT else _named.__wrapped__(run[0])
+
+
+def _decompose(run: re.Match[str]) -> str:
+    return _decomposed(run[0]) if len(run[0]) <= _SHORT else _decomposed.__wrapped__(run[0])
+
+
+@lru_cache(maxsize=1024)
+def _named(run: str) -> str:
+    """A run of characters without invisible ones, and with those of `_NAMED` replaced."""
+    return _MISREAD.sub(_from_utf8, _INVISIBLE.sub("", run)).translate(_NAMED)
+
+
+@lru_cache(maxsize=1024)
+def _decomposed(run: str) -> str:
+    text = _ACCENTS.sub("", unicodedata.normalize("NFKD", run)).translate(_LATIN_VARIANTS)
+    return unicodedata.normalize("NFC", text)
 
 
 def _from_utf8(run: re.Match[str]) -> str:

@@ -30,6 +30,9 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pil
 _MIN_PIXELS = 8  # of a digit's height; fewer cannot be read
 _MAX_ASPECT = 1.7  # width to height; digits that touch each other are wider
 _MAX_HOLES, _MAX_PIECES = 3, 3  # an 8 has two holes; a 5 has a second piece
+_FADING = 0.5  # of a stroke's width, over which blurred ink fades
+_UNEVEN, _SLOPING = 0.75, 0.25  # of the ink's contrast: range of the levels around it, and slope over a stroke's width
+_ALONG, _SMALL = 0.8, 0.6  # shares of a region's length and of the image's
 _LUMINANCE_STEP = 12.0  # between channels, under which an image is grey
 
 
@@ -113,6 +116,8 @@ def _find(image: Image.Image, limits: "_Limits") -> list[Found]:
     is_light, regions, ink = _locate(sides)
     tallest = max(region.height for region in regions)
     tall = [region for region in regions if region.height >= 0.45 * tallest]
+    if _is_cloud(small, ink, tall[0]):
+        raise NoDigit("no digit was found: what looks like ink fades into paper that is as uneven")
     plane = grey if is_light else 255 - grey
     found = []
     for digit in tall:
@@ -247,7 +252,10 @@ class _Side:
         candidates = [
             region
             for region in _without_rings(regions)
-            if not region.is_blob and not _is_soft(ink, region) and _is_on_paper(plane, ink, region, regions)
+            if not _runs_along_border(region, ink.shape)
+            and not region.is_blob
+            and not _is_soft(ink, region)
+            and _is_on_paper(plane, ink, region, regions)
         ]
         return _Side(ink, regions, candidates, limits)
 
@@ -348,10 +356,39 @@ def _without_rings(regions: list[Region]) -> list[Region]:
     ]
 
 
+def _runs_along_border(region: Region, shape: tuple[int, ...]) -> bool:
+    """Whether a small region lies along the border of the image (H, W) for most of its length."""
+    along = region.border * 2 * sum(shape)
+    return along > _ALONG * region.size and region.size < _SMALL * max(shape)
+
+
 def _is_soft(ink: Levels, region: Region) -> bool:
     """Whether a region fades over a large share of its size, as shade does and ink does not."""
     strong = int(((ink[region.box] > 0.6 * region.contrast) & region.mask).sum())
     return (region.area - strong) > max(0.1 * region.size, 2) * region.outline
+
+
+def _is_cloud(grey: Levels, ink: Levels, region: Region) -> bool:
+    """Whether a region fades over much of its strokes' width, and what is around it is as uneven.
+
+    A digit that is out of focus lies on even paper, and one on uneven paper has edges.
+    """
+    margin = region.size // 2
+    top, left = max(region.top - margin, 0), max(region.left - margin, 0)
+    near = slice(top, region.bottom + margin), slice(left, region.right + margin)
+    own = np.zeros(ink[near].shape, np.uint8)
+    if min(own.shape) < 2:  # noqa: PLR2004 -- of which np.gradient cannot be computed
+        return False
+    _draw(own, region, top, left)
+    steepest = float(np.percentile(np.hypot(*np.gradient(ink[near]))[own > 0], 90))
+    stroke = 2 * region.area / region.outline
+    fading = region.contrast / max(steepest, 1e-6) / stroke
+    around = dilate(own, 2 * margin + 1) > dilate(own, 2 * max(int(0.12 * region.size), 4) + 1)
+    if fading <= _FADING or not around.any():
+        return False
+    low, high = np.percentile(grey[near][around], (10, 90))
+    slope = float(np.median(np.hypot(*np.gradient(grey[near]))[around]))  # none beside an edge, as of a table
+    return bool(high - low > _UNEVEN * region.contrast and slope * stroke > _SLOPING * region.contrast)
 
 
 def _is_on_paper(plane: Plane, ink: Levels, region: Region, regions: Iterable[Region]) -> bool:

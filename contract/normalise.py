@@ -40,14 +40,15 @@ _NO_SEMICOLON = re.compile(
 # Markup.
 _HIDDEN_TAGS = "script", "style", "template", "svg", "iframe", "object", "noscript"
 _HIDDEN_BBCODE = "img", "image", "youtube", "video", "media", "attach", "attachment", "code"
-_HIDDEN = tuple(  # the start of what a reader does not see, and patterns of its opening and its closing mark
-    (start, re.compile(re.escape(start) + after, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
-    for start, after, closing in (
-        ("<!--", "", "-->"),
-        *((f"<{name}", r"(?=[\s/>])", rf"</{name}[^<>]*>") for name in _HIDDEN_TAGS),
-        *((f"[{name}", r"(?=[\s=\]])", rf"\[/{name}\]") for name in _HIDDEN_BBCODE),
+_HIDDEN = tuple(  # the opening and the closing mark of what a reader does not see
+    (re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
+    for opening, closing in (
+        ("<!--", "-->"),
+        *((rf"<{name}(?=[\s/>])", rf"</{name}[^<>]*>") for name in _HIDDEN_TAGS),
+        *((rf"\[{name}(?=[\s=\]])", rf"\[/{name}\]") for name in _HIDDEN_BBCODE),
     )
 )
+_HIDDEN_START = re.compile(rf"[<\[](?:!--|{'|'.join(_HIDDEN_TAGS + _HIDDEN_BBCODE)})", re.IGNORECASE)
 _SECTION = re.compile(r"<!\[CDATA\[|\]\]>")
 _BBCODE = re.compile(
     r"\[/?(b|i|u|s|font|size|colou?r|highlight|url|email|quote|spoiler|list|ul|ol|li|center|left|right|justify|indent"
@@ -175,11 +176,9 @@ def _decode(data: bytearray) -> str:
 
 def _without_markup(text: str) -> str:
     """Remove HTML, BBCode and the addresses of Markdown, but keep the words that a reader sees."""
-    if "<" in text or "[" in text:
-        lower = text.lower()
-        for start, opening, closing in _HIDDEN:
-            if start in lower:
-                text = _without(text, opening, closing)
+    if _HIDDEN_START.search(text):
+        for opening, closing in _HIDDEN:
+            text = _without(text, opening, closing)
     if "[" in text:
         text = _BBCODE.sub(_space_for_tag, _SECTION.sub(" ", text))
         text = _REFERENCE.sub(" ", _LINK.sub(r"\1", _IMAGE.sub(" ", text)))

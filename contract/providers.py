@@ -98,7 +98,7 @@ def open_graph(
     if name == TENSORRT:
         gpu.append((TENSORRT, _tensorrt_options(manifest, engine_cache.expanduser())))
     if name in {CUDA, TENSORRT}:
-        gpu.append((CUDA, _cuda_options(cuda_graphs=cuda_graphs and name == CUDA)))
+        gpu.append((CUDA, cuda_options(cuda_graphs=cuda_graphs and name == CUDA)))
     try:
         session = ort.InferenceSession(graph, options, providers=[*gpu, CPU])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
@@ -109,7 +109,7 @@ def open_graph(
     return session
 
 
-def _cuda_options(*, cuda_graphs: bool) -> dict[str, str]:
+def cuda_options(*, cuda_graphs: bool) -> dict[str, str]:
     """Options for batches of any size: ONNX Runtime's default would try all convolution algorithms for each size.
 
     https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html

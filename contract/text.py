@@ -25,6 +25,7 @@ class Beginning(np.ndarray[Any, np.dtype[np.int64]]):
 
 
 _PIECE = 4096  # characters that are decomposed at a time
+_MOST_LETTERS = 18  # that one character is decomposed to: U+FDFA
 _STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
 
 
@@ -56,7 +57,7 @@ def check_length(text: str, max_characters: int) -> None:
     """
     if len(text) > max_characters:
         raise TooLarge(f"the text is too long: {len(text)} characters (maximum {max_characters})")
-    if text.isascii():
+    if text.isascii() or len(text) * _MOST_LETTERS <= max_characters:
         return
     length = 0
     for start in range(0, len(text), _PIECE):

@@ -35,6 +35,28 @@ def _either(words: Iterable[str]) -> str:
     return " or ".join(map(repr, sorted(words)))
 
 
+def sizes(lowest: int, *words: str) -> BeforeValidator:
+    """Validates a whole number from `lowest`, a list of one for each axis, or one of `words`, with one error."""
+
+    def fits(value: Any) -> bool:
+        return type(value) is int and lowest <= value < 1 << 31
+
+    def check(value: Any) -> Any:
+        values = value if isinstance(value, list) else [value]
+        if value in words or (1 <= len(values) <= MAX_AXES and all(map(fits, values))):
+            return value
+        others = "".join(f", or {word!r}" for word in words)
+        raise ValueError(
+            f"invalid value {value!r}: must be a whole number from {lowest}, a list with one for each axis{others}"
+        )
+
+    return BeforeValidator(check)
+
+
+MAX_AXES = 3
+Sizes = Annotated[Count | list[Count], sizes(1)]
+
+
 def count_or(word: str, meaning: str) -> BeforeValidator:
     """Validates a positive integer or `word`, with one error where a union would report one for each member."""
 

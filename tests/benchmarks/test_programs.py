@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batches, sessions
+from benchmarks import batches, gpu, sessions
 from benchmarks.versions import latest_versions
 from tests.serving import ROOT
 
@@ -60,3 +60,32 @@ def test_batches_are_measured(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["1 images", "4 images"]
     assert all("us per item" in line for line in lines)
+
+
+def test_without_a_gpu_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The exit status is 2, and no figure is written."""
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert end.value.code == 2
+    assert "no GPU" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_program_for_gpus_runs_on_processors(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each batch size has a row that agrees with the CPU, and training and the all-reduce have figures."""
+    out = models.parent / "gpu.json"
+    arguments = ["gpu", "--provider", "cpu", "--seconds", "0.01", "--models", str(models), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    gpu.main()
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert [figure["batch"] for figure in record["figures"]] == list(gpu.SIZES)
+    assert all(figure["items_per_s"] > 0 and figure["difference"] < 1e-5 for figure in record["figures"])
+    assert len(record["training_images_per_s"]) == 4
+    assert "digits 1" in capsys.readouterr().out

@@ -201,6 +201,26 @@ def boxed(digit: Digit, _: Random) -> Image.Image:
 
 
 @kind
+def boxed_tightly(digit: Digit, _: Random) -> Image.Image:
+    sheet = page(digit, (400, 400), 200, (100, 100))
+    rows, columns = np.nonzero(sheet < 180)
+    box = columns.min() - 12, rows.min() - 12, columns.max() + 12, rows.max() + 12
+
+    def outline(pen: ImageDraw.ImageDraw, scale: int) -> None:
+        pen.rectangle([int(edge) * scale for edge in box], outline=0, width=4 * scale)
+
+    return drawn(sheet, outline)
+
+
+@kind
+def in_a_cell_of_a_form(digit: Digit, _: Random) -> Image.Image:
+    sheet = page(digit, (120, 140), 100, (10, 20))
+    sheet[:3] = sheet[-3:] = 60
+    sheet[:, :3] = sheet[:, -3:] = 60
+    return image(sheet)
+
+
+@kind
 def framed_at_the_edge(digit: Digit, _: Random) -> Image.Image:
     return ImageOps.expand(image(page(digit, (260, 260), 200, (30, 30))), 20, 0)
 
@@ -350,6 +370,19 @@ def empty_ruled_paper(_: Digit, random: Random) -> Image.Image:
 def gradient(_: Digit, random: Random) -> Image.Image:
     levels = np.tile(np.linspace(0, 255, 300), (300, 1))
     return image(levels if random.random() < 0.5 else levels.T)
+
+
+@blank
+def clouds(_: Digit, random: Random) -> Image.Image:
+    side = int(random.choice([4, 6, 8, 12]))
+    coarse = Image.fromarray(random.integers(0, 256, (side, side), dtype=np.uint8))
+    return coarse.resize((300, 300), Image.Resampling.BICUBIC)
+
+
+@blank
+def clouds_28(_: Digit, random: Random) -> Image.Image:
+    rough = Image.fromarray(random.integers(0, 256, (28, 28), dtype=np.uint8))
+    return ImageOps.autocontrast(rough.filter(ImageFilter.GaussianBlur(float(random.uniform(2, 4)))))
 
 
 @blank

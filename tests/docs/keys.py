@@ -56,7 +56,7 @@ def values(entry: Json) -> str:
             return f"a list; each value is {values(items)}"
         case {"type": "object", "additionalProperties": items}:
             return f"a table; each value is {values(items)}"
-    bounds = [f"{word} {entry[key]:,}" for key, word in _BOUNDS.items() if key in entry]
+    bounds = [f"{word} {entry[key]:,}" for key, word in _BOUNDS.items() if key in entry and entry[key] != 1 << 31]
     return " ".join([_KINDS[entry["type"]], *bounds])
 
 

@@ -5,7 +5,7 @@ that is exported, from pixels or token ids to calibrated probabilities, so that 
 """
 
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -25,13 +25,34 @@ from training.recipe.layers import (
     LocalResponseNorm,
     NGrams,
     Pool,
+    Reshape,
     Windows,
 )
 from training.recipe.schema import Recipe
-from training.recipe.shapes import Shape, trace
+from training.recipe.shapes import Shape, Texts, trace
 from training.section import Activation
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+# By the number of axes beside examples and channels.
+_CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORMS: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_PADS: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+_POOLS: dict[tuple[str, int], Any] = {
+    ("max", 1): nn.MaxPool1d,
+    ("max", 2): nn.MaxPool2d,
+    ("max", 3): nn.MaxPool3d,
+    ("average", 1): nn.AvgPool1d,
+    ("average", 2): nn.AvgPool2d,
+    ("average", 3): nn.AvgPool3d,
+}
 
 
 def build(recipe: Recipe) -> nn.Sequential:
@@ -63,24 +84,62 @@ def layer_modules(layer: Layer, shape: Shape, activation: Activation) -> list[nn
 
 @layer_modules.register
 def _(layer: Conv, shape: Shape, activation: Activation) -> list[nn.Module]:
-    conv = nn.Conv2d(
+    axes = len(shape) - 1
+    before, padding = _same_padding(layer, axes) if layer.padding == "same" else ([], _per_axis(layer.padding))
+    conv = _CONVS[axes](
         shape[0],
         layer.conv,
-        layer.kernel,
-        layer.stride,
-        layer.padding,
+        _per_axis(layer.kernel),
+        _per_axis(layer.stride),
+        padding,
+        _per_axis(layer.dilation),
         groups=layer.groups,
-        bias=not layer.batch_norm,
+        bias=layer.norm is None,
     )
-    norm = [nn.BatchNorm2d(layer.conv)] if layer.batch_norm else []
-    return [conv, *norm, *_activation(layer.activation or activation)]
+    return [*before, conv, *_norm(layer, layer.conv, axes), *_activation(layer.activation or activation)]
 
 
 @layer_modules.register
-def _(layer: Pool, _shape: Shape, _activation: Activation) -> list[nn.Module]:
-    if layer.size == "global":
-        return [nn.AdaptiveMaxPool2d(1) if layer.pool == "max" else nn.AdaptiveAvgPool2d(1)]
-    return [(nn.MaxPool2d if layer.pool == "max" else nn.AvgPool2d)(layer.size, layer.stride)]
+def _(layer: Pool, shape: Shape, _activation: Activation) -> list[nn.Module]:
+    key = layer.pool, len(shape) - 1
+    if isinstance(layer.size, str):
+        return [nn.AdaptiveAvgPool2d(1) if key == ("average", 2) else GlobalPool(layer.pool)]
+    return [_POOLS[key](_per_axis(layer.size), None if layer.stride is None else _per_axis(layer.stride))]
+
+
+def _same_padding(layer: Conv, axes: int) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """What pads an input so that a convolution keeps its size: a module for uneven sides, or the padding of torch."""
+    kernels, dilations = (
+        value if isinstance(value, list) else [value] * axes for value in (layer.kernel, layer.dilation)
+    )
+    added = [dilation * (kernel - 1) for kernel, dilation in zip(kernels, dilations, strict=True)]
+    if not any(each % 2 for each in added):
+        return [], tuple(each // 2 for each in added)
+    sides = tuple(side for each in reversed(added) for side in (each // 2, each - each // 2))
+    return [_PADS[axes](sides)], (0,) * axes
+
+
+def _per_axis(value: int | list[int] | str) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _norm(layer: Conv | Dense, channels: int, axes: int) -> list[nn.Module]:
+    """The norm over an output of `channels` with so many other axes."""
+    match layer.norm:
+        case "batch norm":
+            return [_BATCH_NORMS[axes](channels)]
+        case "group norm":
+            assert layer.group_norm is not None, "norm says so"
+            return [nn.GroupNorm(layer.group_norm, channels)]
+        case "layer norm":
+            return [nn.GroupNorm(1, channels)]
+        case _:
+            return []
+
+
+@layer_modules.register
+def _(layer: Reshape, _shape: Shape, _activation: Activation) -> list[nn.Module]:
+    return [nn.Flatten(), nn.Unflatten(1, tuple(layer.reshape))]
 
 
 @layer_modules.register
@@ -90,11 +149,10 @@ def _(_layer: Flatten, _shape: Shape, _activation: Activation) -> list[nn.Module
 
 @layer_modules.register
 def _(layer: Dense, shape: Shape, activation: Activation) -> list[nn.Module]:
-    bias = not layer.batch_norm
+    bias = layer.norm is None
     bounded = layer.max_norm is not None
     dense = BoundedLinear(shape[0], layer, bias=bias) if bounded else nn.Linear(shape[0], layer.dense, bias=bias)
-    norm = [nn.BatchNorm1d(layer.dense)] if layer.batch_norm else []
-    return [dense, *norm, *_activation(layer.activation or activation)]
+    return [dense, *_norm(layer, layer.dense, 0), *_activation(layer.activation or activation)]
 
 
 @layer_modules.register
@@ -103,7 +161,7 @@ def _(layer: Dropout, shape: Shape, _activation: Activation) -> list[nn.Module]:
         drop: nn.Module = nn.Dropout(layer.dropout)
     else:
         drop = UnscaledDropout(layer.dropout)
-    return [EmbeddedDropout(drop) if len(shape) == 2 else drop]  # noqa: PLR2004 -- (E, L)
+    return [EmbeddedDropout(drop) if isinstance(shape, Texts) else drop]
 
 
 @layer_modules.register
@@ -120,6 +178,18 @@ def _(layer: Windows, shape: Shape, activation: Activation) -> list[nn.Module]:
 def _activation(name: Activation) -> list[nn.Module]:
     """The activation's module; none for softmax, which is part of the loss and of the exported graph."""
     return [] if name in {"none", "softmax"} else [_ACTIVATIONS[name]()]
+
+
+class GlobalPool(nn.Module):
+    """The maximum or the mean over all axes beside examples and channels, which stay with a size of 1."""
+
+    def __init__(self, kind: Literal["max", "average"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, values: Tensor) -> Tensor:
+        axes = list(range(2, values.ndim))
+        return values.amax(axes, keepdim=True) if self.kind == "max" else values.mean(axes, keepdim=True)
 
 
 class BoundedLinear(nn.Linear):

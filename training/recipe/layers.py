@@ -3,43 +3,93 @@
 `shapes` has their arithmetic, `network` builds them in torch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from training.section import Activation, Count, Fraction, Padding, Positive, Section, count_or
+from training.section import Activation, Count, Fraction, Padding, Positive, Section, Sizes, sizes
+
+Norm = Literal["batch norm", "group norm", "layer norm"]
 
 
-class Conv(Section):
-    """A 2-D convolution of `conv` filters of `kernel` x `kernel`, without a bias if it has `batch_norm`.
+class Normed(Section):
+    """A layer that can have a norm between its weights and its activation; then it has no bias.
 
-    With `groups`, each group of filters sees only its group of channels (Krizhevsky et al., 2012, figure 2).
+    Its class has the keys `batch_norm`, `group_norm` and `layer_norm`, behind the key that names the layer.
+    """
+
+    @property
+    def norm(self) -> Norm | None:
+        """The norm of the layer, if it has one."""
+        return next(iter(self._norms()), None)
+
+    def _norms(self) -> list[Norm]:
+        norms: dict[str, Norm] = {"batch_norm": "batch norm", "group_norm": "group norm", "layer_norm": "layer norm"}
+        return [name for key, name in norms.items() if getattr(self, key)]
+
+    @model_validator(mode="after")
+    def _has_one_norm(self) -> Self:
+        if len(self._norms()) > 1:
+            raise ValueError("batch_norm, group_norm and layer_norm: a layer has one of them at most")
+        return self
+
+
+class Conv(Normed):
+    """A convolution of `conv` filters in one, two or three dimensions, those of its input.
+
+    `kernel`, `stride`, `padding` and `dilation` are numbers for all axes, or lists like [3, 5] for height and width.
+    `padding = "same"` keeps the size, with a stride of 1. With `groups`, each group of filters sees only its group of
+    channels (Krizhevsky et al., 2012, figure 2); with `dilation`, the weights of a filter are that far apart (Yu &
+    Koltun, 2016). It has no bias if it has a norm.
     """
 
     conv: Count
-    kernel: Count
-    stride: Count = 1
-    padding: Padding = 0
+    kernel: Sizes
+    stride: Sizes = 1
+    padding: Annotated[Padding | list[Padding] | Literal["same"], sizes(0, "same")] = 0
+    dilation: Sizes = 1
     groups: Count = 1
     batch_norm: bool = False
+    group_norm: Count | None = None
+    """Group norm over this number of groups of channels (Wu & He, 2018)."""
+    layer_norm: bool = False
+    """Layer norm over all values of an example, with weights for each channel (Ba et al., 2016)."""
     activation: Activation | None = None
+
+    @model_validator(mode="after")
+    def _same_has_a_stride_of_1(self) -> Self:
+        strides = self.stride if isinstance(self.stride, list) else [self.stride]
+        if self.padding == "same" and max(strides) > 1:
+            raise ValueError(f"padding = 'same' needs stride = 1, got stride = {self.stride}: set padding as a number")
+        return self
 
 
 class Pool(Section):
-    """Max or average pooling over windows of `size` x `size`, or over the feature map if `size` is "global".
+    """Max or average pooling over windows of `size`, or over the feature map if `size` is "global".
 
-    The default stride is the size; with a smaller one, windows overlap (Krizhevsky et al., 2012).
+    `size` and `stride` are numbers for all axes, or lists like [2, 3] for height and width. The default stride is the
+    size; with a smaller one, windows overlap (Krizhevsky et al., 2012).
     """
 
     pool: Literal["max", "average"]
-    size: Annotated[int | Literal["global"], count_or("global", "the feature map")]
-    stride: Count | None = None
+    size: Annotated[Count | list[Count] | Literal["global"], sizes(1, "global")]
+    stride: Sizes | None = None
 
     @model_validator(mode="after")
     def _global_has_no_stride(self) -> "Pool":
         if self.size == "global" and self.stride is not None:
             raise ValueError('size = "global" has one window and takes no stride')
         return self
+
+
+class Reshape(Section):
+    """The same values in another shape, channels first: [1, 28, 28] or [28, 28] of 784 values.
+
+    Convolutions and pools after it have as many dimensions as the shape has axes beside the channels: [C, L], [C, H, W]
+    or [C, D, H, W].
+    """
+
+    reshape: Annotated[list[Count], Field(min_length=2, max_length=4)]
 
 
 class LocalResponseNorm(Section):
@@ -60,11 +110,15 @@ class Flatten(Section):
     flatten: Literal[True]
 
 
-class Dense(Section):
-    """A fully connected layer of `dense` units, without a bias if it has `batch_norm`."""
+class Dense(Normed):
+    """A fully connected layer of `dense` units, without a bias if it has a norm."""
 
     dense: Count
     batch_norm: bool = False
+    group_norm: Count | None = None
+    """Group norm over this number of groups of channels (Wu & He, 2018)."""
+    layer_norm: bool = False
+    """Layer norm over all values of an example, with weights for each channel (Ba et al., 2016)."""
     activation: Activation | None = None
     max_norm: Positive | None = None
     """The longest norm of a row of weights; after each step, longer rows are scaled to it (Hinton et al., 2012)."""
@@ -125,6 +179,7 @@ LAYERS: dict[str, type[Section]] = {
     "conv": Conv,
     "pool": Pool,
     "flatten": Flatten,
+    "reshape": Reshape,
     "dense": Dense,
     "dropout": Dropout,
     "lrn": LocalResponseNorm,
@@ -143,6 +198,7 @@ Layer = Annotated[
     Annotated[Conv, Tag("conv")]
     | Annotated[Pool, Tag("pool")]
     | Annotated[Flatten, Tag("flatten")]
+    | Annotated[Reshape, Tag("reshape")]
     | Annotated[Dense, Tag("dense")]
     | Annotated[Dropout, Tag("dropout")]
     | Annotated[LocalResponseNorm, Tag("lrn")]

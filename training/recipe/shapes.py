@@ -1,13 +1,15 @@
 """The arithmetic of a recipe: the output shape, parameters and multiply-adds of each layer.
 
-    OH = (H + 2*padding - kernel)/stride + 1, rounded down; OW likewise
+    OH = (H + 2*padding - (dilation*(kernel - 1) + 1))/stride + 1, rounded down; OD, OW and OL likewise
 
 as in Dumoulin & Visin (2016), relationship 6. It needs no torch: a recipe that cannot be built is refused at once.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 from math import prod
+from typing import Literal
 
 from contract.manifest import MAX_FILE_BYTES
 from training.data.schema import Text
@@ -22,6 +24,7 @@ from training.recipe.layers import (
     LocalResponseNorm,
     NGrams,
     Pool,
+    Reshape,
     Windows,
 )
 from training.recipe.schema import Recipe
@@ -30,7 +33,12 @@ MAX_PARAMETERS = (MAX_FILE_BYTES - (1 << 20)) // 4
 """In float32; the rest of the file is for the graph."""
 MAX_VALUES = 1 << 30
 
-Shape = tuple[int, ...]  # (C, H, W) for feature maps, (E, L) for embedded texts, (F,) for vectors
+Shape = tuple[int, ...]  # (C, H, W) for feature maps, or (C, L), (C, D, H, W); (F,) for vectors; Texts
+_AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+
+class Texts(Shape):
+    """The shape (E, L) of embedded texts, whose length is that of the longest text and varies."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,12 @@ class LayerShape:
     formulas: tuple[str, ...] = ()
     weights: int = 0
     biases: int = 0
-    batch_norm: int = 0
+    norms: int = 0
     multiply_adds: int = 0
 
     @property
     def parameters(self) -> int:
-        return self.weights + self.biases + self.batch_norm
+        return self.weights + self.biases + self.norms
 
 
 def trace(recipe: Recipe) -> list[LayerShape]:
@@ -120,7 +128,7 @@ def _start(recipe: Recipe, side: int | None) -> tuple[Shape, list[LayerShape]]:
     step = LayerShape(
         title=f"embedding {first.embedding} of {spec.vocabulary:,} tokens{company}",
         input=(spec.length,),
-        output=(first.embedding, spec.length),
+        output=Texts((first.embedding, spec.length)),
         weights=spec.vocabulary * first.embedding,
     )
     return step.output, [step]
@@ -140,9 +148,9 @@ def _check_end(recipe: Recipe) -> None:
         where = f"{recipe.name}: layers[{number}]"
         activation = getattr(layer, "activation", None) or recipe.activation
         if number == logits:
-            if not isinstance(layer, Dense) or layer.batch_norm or activation not in {"none", "softmax"}:
+            if not isinstance(layer, Dense) or layer.norm or activation not in {"none", "softmax"}:
                 raise RecipeError(
-                    f"{where}: the last layer must be dense, without batch norm or another activation than softmax: "
+                    f"{where}: the last layer must be dense, without a norm or another activation than softmax: "
                     f'write {{ dense = {len(recipe.labels)}, activation = "softmax" }}'
                 )
         elif isinstance(layer, Conv | Dense | Windows) and activation == "softmax":
@@ -179,48 +187,57 @@ def layer_shape(layer: Layer, shape: Shape) -> LayerShape:
 
 @layer_shape.register
 def _(layer: Conv, shape: Shape) -> LayerShape:
-    channels, height, width = _feature_maps(shape, "conv")
-    fit = _Window("filter", layer.kernel, layer.stride, layer.padding)
-    out_height, how_h = fit.slide("H", height)
-    out_width, how_w = fit.slide("W", width)
+    channels, *lengths = _feature_maps(shape, "conv")
+    fits = _windows("filter", lengths, layer.kernel, layer.stride, layer.padding, layer.dilation)
+    outputs, formulas = _slide(fits, lengths)
     if channels % layer.groups or layer.conv % layer.groups:
         raise RecipeError(
             f"groups = {layer.groups} must divide the {channels} input channels and the {layer.conv} filters"
         )
-    weights = layer.conv * (channels // layer.groups) * layer.kernel**2
+    weights = layer.conv * (channels // layer.groups) * prod(fit.size for fit in fits)
     groups = f", {layer.groups} groups" if layer.groups > 1 else ""
     return LayerShape(
-        title=f"conv {layer.conv}, {layer.kernel}x{layer.kernel}{fit.details(1)}{groups}{_extras(layer)}",
+        title=f"conv {layer.conv}, {_by(fit.size for fit in fits)}{_details(fits, 1)}{groups}{_extras(layer)}",
         input=shape,
-        output=(layer.conv, out_height, out_width),
-        formulas=(how_h,) if (height, out_height) == (width, out_width) else (how_h, how_w),
+        output=(layer.conv, *outputs),
+        formulas=formulas,
         weights=weights,
-        biases=0 if layer.batch_norm else layer.conv,
-        batch_norm=2 * layer.conv if layer.batch_norm else 0,
-        multiply_adds=weights * out_height * out_width,
+        biases=0 if layer.norm else layer.conv,
+        norms=_norm_parameters(layer, layer.conv),
+        multiply_adds=weights * prod(outputs),
     )
 
 
 @layer_shape.register
 def _(layer: Pool, shape: Shape) -> LayerShape:
-    channels, height, width = _feature_maps(shape, "pool")
+    channels, *lengths = _feature_maps(shape, "pool")
     if layer.size == "global":
-        return LayerShape(f"global {layer.pool} pool", shape, (channels, 1, 1))
-    stride = layer.stride or layer.size
-    fit = _Window("window", layer.size, stride, 0)
-    out_height, how_h = fit.slide("H", height)
-    out_width, how_w = fit.slide("W", width)
+        return LayerShape(f"global {layer.pool} pool", shape, (channels, *(1 for _ in lengths)))
+    fits = _windows("window", lengths, layer.size, layer.size if layer.stride is None else layer.stride, 0, 1)
+    outputs, formulas = _slide(fits, lengths)
     return LayerShape(
-        title=f"{layer.pool} pool {layer.size}x{layer.size}{fit.details(layer.size)}",
+        title=f"{layer.pool} pool {_by(fit.size for fit in fits)}{_details(fits, None)}",
         input=shape,
-        output=(channels, out_height, out_width),
-        formulas=(how_h,) if (height, out_height) == (width, out_width) else (how_h, how_w),
+        output=(channels, *outputs),
+        formulas=formulas,
     )
 
 
 @layer_shape.register
+def _(layer: Reshape, shape: Shape) -> LayerShape:
+    if isinstance(shape, Texts):
+        raise RecipeError("reshape needs a fixed length, which a text does not have: use windows = [...]")
+    if prod(layer.reshape) != prod(shape):
+        raise RecipeError(
+            f"reshape = {layer.reshape} has {prod(layer.reshape)} values, but the input {_times(shape)} has "
+            f"{prod(shape)}"
+        )
+    return LayerShape(f"reshape to {_times(tuple(layer.reshape))}", shape, tuple(layer.reshape))
+
+
+@layer_shape.register
 def _(_layer: Flatten, shape: Shape) -> LayerShape:
-    if len(shape) == 2:  # noqa: PLR2004 -- (E, L)
+    if isinstance(shape, Texts):
         raise RecipeError("flatten needs a fixed length, which a text does not have: use windows = [...]")
     formulas = (f"{_times(shape)} = {prod(shape)}",) if len(shape) > 1 else ()
     return LayerShape(title="flatten", input=shape, output=(prod(shape),), formulas=formulas)
@@ -229,15 +246,15 @@ def _(_layer: Flatten, shape: Shape) -> LayerShape:
 @layer_shape.register
 def _(layer: Dense, shape: Shape) -> LayerShape:
     if len(shape) != 1:
-        missing = "flatten = true" if len(shape) > 2 else "windows = [...]"  # noqa: PLR2004 -- (E, L)
+        missing = "windows = [...]" if isinstance(shape, Texts) else "flatten = true"
         raise RecipeError(f"dense expects a vector, got {_times(shape)}: put {missing} before it")
     return LayerShape(
         title=f"dense {layer.dense}{_extras(layer)}",
         input=shape,
         output=(layer.dense,),
         weights=shape[0] * layer.dense,
-        biases=0 if layer.batch_norm else layer.dense,
-        batch_norm=2 * layer.dense if layer.batch_norm else 0,
+        biases=0 if layer.norm else layer.dense,
+        norms=_norm_parameters(layer, layer.dense),
         multiply_adds=shape[0] * layer.dense,
     )
 
@@ -261,7 +278,7 @@ def _(_layer: Embedding, _shape: Shape) -> LayerShape:
 
 @layer_shape.register
 def _(layer: Windows, shape: Shape) -> LayerShape:
-    if len(shape) != 2:  # noqa: PLR2004 -- (E, L)
+    if not isinstance(shape, Texts):
         raise RecipeError(f"windows expects an embedded text (E, L), got {_times(shape)}")
     channels, length = shape
     weights = layer.filters * channels * sum(layer.windows)
@@ -301,43 +318,110 @@ class _Window:
     name: str
     size: int
     stride: int
-    padding: int
+    padding: int | Literal["same"]
+    dilation: int
 
     def slide(self, axis: str, length: int) -> tuple[int, str]:
         """The number of positions of the window along an axis of `length`, and its formula."""
+        extent = self.dilation * (self.size - 1) + 1
+        if self.padding == "same":
+            before, after = (extent - 1) // 2, extent // 2
+            return length, f"O{axis} = ({length} + {before} + {after} - {self._extent()})/1 + 1 = {length}"
         padded = length + 2 * self.padding
-        if self.size > padded:
+        if extent > padded:
+            what = f"of {self.size}" + (f", dilated to {extent}," if self.dilation > 1 else "")
             raise RecipeError(
-                f"a {self.name} of {self.size} is larger than {axis} = {length} with padding {self.padding} on both "
+                f"a {self.name} {what} is larger than {axis} = {length} with padding {self.padding} on both "
                 f"sides (maximum {padded})"
             )
-        steps, rest = divmod(padded - self.size, self.stride)
-        formula = f"O{axis} = ({length} + 2*{self.padding} - {self.size})/{self.stride} + 1 = "
+        steps, rest = divmod(padded - extent, self.stride)
+        formula = f"O{axis} = ({length} + 2*{self.padding} - {self._extent()})/{self.stride} + 1 = "
         if not rest:
             return steps + 1, f"{formula}{steps + 1}"
-        exact = (padded - self.size) / self.stride + 1
+        exact = (padded - extent) / self.stride + 1
         return steps + 1, (
             f"{formula}{exact:.4g}, rounded down to {steps + 1}: stride {self.stride} does not divide "
-            f"{padded - self.size}, the last {rest} of {padded} along {axis} {'is' if rest == 1 else 'are'} not used"
+            f"{padded - extent}, the last {rest} of {padded} along {axis} {'is' if rest == 1 else 'are'} not used"
         )
 
-    def details(self, usual_stride: int) -> str:
-        stride = f", stride {self.stride}" if self.stride != usual_stride else ""
-        return stride + (f", padding {self.padding}" if self.padding else "")
+    def _extent(self) -> str:
+        return str(self.size) if self.dilation == 1 else f"({self.dilation}*({self.size} - 1) + 1)"
 
 
-def _feature_maps(shape: Shape, layer: str) -> tuple[int, int, int]:
-    if len(shape) != 3:  # noqa: PLR2004 -- (C, H, W)
+def _windows(
+    name: str,
+    lengths: list[int],
+    size: int | list[int],
+    stride: int | list[int],
+    padding: int | list[int] | Literal["same"],
+    dilation: int | list[int],
+) -> list[_Window]:
+    """The window on each axis."""
+    axes = len(lengths)
+    sizes = _each("size" if name == "window" else "kernel", size, axes)
+    strides, dilations = _each("stride", stride, axes), _each("dilation", dilation, axes)
+    paddings: list[int | Literal["same"]] = [
+        *([padding] * axes if padding == "same" else _each("padding", padding, axes))
+    ]
+    return [_Window(name, sizes[axis], strides[axis], paddings[axis], dilations[axis]) for axis in range(axes)]
+
+
+def _each(key: str, value: int | list[int], axes: int) -> list[int]:
+    values = value if isinstance(value, list) else [value] * axes
+    if len(values) != axes:
+        raise RecipeError(f"{key} = {value} has {len(values)} numbers, but the input has {axes} axes beside channels")
+    return values
+
+
+def _slide(fits: list[_Window], lengths: list[int]) -> tuple[list[int], tuple[str, ...]]:
+    """The output along each axis, and the formulas; one for all axes if they are alike."""
+    steps = [fit.slide(axis, length) for fit, axis, length in zip(fits, _AXES[len(lengths)], lengths, strict=True)]
+    is_alike = len(set(fits)) == len(set(lengths)) == 1
+    return [length for length, _ in steps], tuple(formula for _, formula in steps)[: 1 if is_alike else None]
+
+
+def _details(fits: list[_Window], usual_stride: int | None) -> str:
+    """Stride, padding and dilation in a title; a pool's usual stride is its size."""
+    parts = []
+    if any(fit.stride != (usual_stride or fit.size) for fit in fits):
+        parts.append(f"stride {_brief(fit.stride for fit in fits)}")
+    if any(fit.padding for fit in fits):
+        parts.append(f"padding {_brief(fit.padding for fit in fits)}")
+    if any(fit.dilation > 1 for fit in fits):
+        parts.append(f"dilation {_brief(fit.dilation for fit in fits)}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _by(values: Iterable[int | str]) -> str:
+    """Sizes along the axes, like 3x5."""
+    return "x".join(map(str, values))
+
+
+def _brief(values: Iterable[int | str]) -> str:
+    """As `_by`, but one number for all axes if they are equal."""
+    listed = list(values)
+    return _by(listed[:1] if len(set(listed)) == 1 else listed)
+
+
+def _norm_parameters(layer: Conv | Dense, channels: int) -> int:
+    if layer.group_norm and channels % layer.group_norm:
+        raise RecipeError(f"group_norm = {layer.group_norm} must divide the {channels} channels of the layer")
+    return 2 * channels if layer.norm else 0
+
+
+def _feature_maps(shape: Shape, layer: str) -> Shape:
+    """Channels and lengths of an input that has at least one axis beside its channels."""
+    if len(shape) == 1 or isinstance(shape, Texts):
         actual = f"a vector of {shape[0]}" if len(shape) == 1 else f"an embedded text, {_times(shape)}"
         raise RecipeError(f"{layer} expects feature maps (C, H, W), got {actual}")
-    channels, height, width = shape
-    return channels, height, width
+    return shape
 
 
 def _extras(layer: Conv | Dense | Windows) -> str:
-    """The batch norm and activation of a layer in its title."""
-    batch_norm = ", batch norm" if getattr(layer, "batch_norm", False) else ""
-    return batch_norm + (f", {layer.activation}" if layer.activation not in {None, "none"} else "")
+    """The norm and activation of a layer in its title."""
+    norm = None if isinstance(layer, Windows) else layer.norm
+    parts = [f"{norm} of {layer.group_norm}" if norm == "group norm" else norm, layer.activation]  # type: ignore[union-attr]
+    return "".join(f", {part}" for part in parts if part not in {None, "none"})
 
 
 def _times(shape: Shape) -> str:
@@ -351,9 +435,9 @@ def table(recipe: Recipe) -> str:
         RecipeError: as `trace`.
     """
     steps = trace(recipe)
-    counts = [(step.weights, step.biases, step.batch_norm, step.multiply_adds) for step in steps]
+    counts = [(step.weights, step.biases, step.norms, step.multiply_adds) for step in steps]
     rows: list[tuple[str, ...]] = [
-        ("", "layer", "output", "weights", "biases", "batch norm", "multiply-adds"),
+        ("", "layer", "output", "weights", "biases", "norms", "multiply-adds"),
         ("", "input", _times(steps[0].input), "", "", "", ""),
     ]
     for number, (step, row) in enumerate(zip(steps, counts, strict=True), start=1):

@@ -346,11 +346,10 @@ def test_health_is_open_to_the_origins() -> None:
             return {}
 
     lifespan = Lifespan()
-    takeover.take_over(
-        lifespan.receive, PlainTextResponse("ours"), Settings(cors_origins="https://shop.example"), Drain()
-    )
 
     async def get() -> httpx.Response:
+        settings = Settings(cors_origins="https://shop.example")
+        takeover.take_over(lifespan.receive, PlainTextResponse("ours"), settings, Drain())
         transport = httpx.ASGITransport(app=lifespan.config.loaded_app)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as session:
             return await session.get("/livez", headers={"Origin": "https://shop.example"})

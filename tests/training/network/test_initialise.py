@@ -125,3 +125,20 @@ def test_windows_are_initialised_and_embeddings_are_not(
     assert table.abs().max() <= 0.25
     assert table[2:].std().item() == pytest.approx(0.5 / math.sqrt(12), rel=0.02)
     assert not table[:2].any()
+
+
+@pytest.mark.parametrize(("make", "_n_in", "_n_out"), LAYERS)
+def test_zeros_and_orthogonal_weights(
+    make: Callable[[], nn.Conv1d | nn.Conv2d | nn.Linear], _n_in: int, _n_out: int
+) -> None:
+    """`zeros` has no other weight; the rows of `orthogonal`, or its columns if they are fewer, are orthonormal."""
+    torch.manual_seed(0)
+    layer = make()
+    initialise(nn.Sequential(layer), Initialise(name="zeros"))
+    assert not layer.weight.any()
+    initialise(nn.Sequential(layer), Initialise(name="orthogonal"))
+    matrix = layer.weight.detach().flatten(1).double()
+    gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+    torch.testing.assert_close(gram, torch.eye(len(gram), dtype=torch.float64), atol=1e-4, rtol=0)
+    assert layer.bias is not None
+    assert not layer.bias.any()

@@ -27,6 +27,7 @@ from training.network.build import (
 from training.network.calibrated import Calibration
 from training.recipe.layers import Conv, Dense, Dropout, LocalResponseNorm, Pool, Windows
 from training.recipe.schema import Recipe
+from training.recipe.shapes import Texts
 
 TEXT: dict[str, Any] = {"kind": "text", "length": 9, "vocabulary": 30}
 WORDS: list[dict[str, Any]] = [
@@ -321,7 +322,7 @@ def test_served_gives_a_text_s_probabilities(dtype: torch.dtype, recipe_with: Ca
 
 def test_dropout_on_embedded_texts_drops_single_values_in_training_only() -> None:
     """A share p of the vectors' values is 0, the others x / (1 - p); the mask of tokens stays."""
-    (dropout,) = layer_modules(Dropout(dropout=0.25), (50, 40), "relu")
+    (dropout,) = layer_modules(Dropout(dropout=0.25), Texts((50, 40)), "relu")
     torch.manual_seed(0)
     present = torch.arange(40).view(1, 1, 40) < torch.tensor([40, 30]).view(2, 1, 1)
     texts = Embedded(torch.ones(2, 50, 40) * present, present)
@@ -334,7 +335,7 @@ def test_dropout_on_embedded_texts_drops_single_values_in_training_only() -> Non
     assert torch.equal(dropout.eval()(texts).values, texts.values)
 
 
-@pytest.mark.parametrize("shape", [(40_000,), (50, 40)])
+@pytest.mark.parametrize("shape", [(40_000,), Texts((50, 40))])
 def test_dropout_scaled_in_evaluation_does_not_scale_in_training(shape: tuple[int, ...]) -> None:
     """Hinton et al. (2012): a share p is 0, the others stay; in evaluation all values are x * (1 - p)."""
     (dropout,) = layer_modules(Dropout(dropout=0.25, scale_in="evaluation"), shape, "relu")

@@ -91,7 +91,7 @@ def test_the_package_has_recipes() -> None:
         (
             {"layers": [FLAT, {"dens": 3}]},
             "layers[2]",
-            ["dens", "did you mean 'dense'?", "allowed: conv, pool, flatten, dense, dropout"],
+            ["dens", "did you mean 'dense'?", "allowed: conv, pool, flatten, reshape, dense, dropout"],
         ),
         ({"layers": [{"conv": 4}, FLAT, OUT]}, "layers[1] (conv).kernel", ["missing"]),
         (
