@@ -73,7 +73,7 @@ _TAG = re.compile(
     rf"<(?:/?([a-z][a-z0-9:-]*+){_ATTRIBUTES}>"
     r"|[!?][^<>]*+>"
     r"|[a-z][a-z0-9:-]*+\s++[\w:-]++\s*+=[^<>]*+(?=<|\Z)"  # cut off in an attribute
-    r"|/?[a-z][a-z0-9:-]*+[\s/]*+\Z)",  # cut off at the end of the text
+    r"|/?(?:[abipu]|br|div|em|font|h[1-6r]|li|span|strong|t[dr]|[ou]l)[\s/]*+\Z)",  # cut off at the end of the text
     re.IGNORECASE,
 )
 _INLINE = frozenset(
@@ -87,9 +87,9 @@ _INLINE = frozenset(
 _TREEBANK_BRACKET = re.compile(r"-[lr][rsc]b-")
 
 # Words and punctuation.
-_HYPHEN_AT_END = re.compile(r"[-\xad\u2010\u2011][ \t]*[\r\n]")
-_HYPHENATED = re.compile(
-    r"(?<![-\w])([^\W\d_]{2,})[-\xad\u2010\u2011][ \t]*[\r\n]\s*(?=[^\W\d_]{2})(?![A-Z])"  # not in coming-of-\nage
+_HYPHEN_AT_END = re.compile(r"[-\xad\u2010\u2011][ \t]*[\n-\r\u2028\u2029]")
+_HYPHENATED = re.compile(  # not in coming-of-\nage
+    r"(?<![-\w])([^\W\d_]{2,})[-\xad\u2010\u2011][ \t]*[\n-\r\u2028\u2029]\s*(?=[^\W\d_]{2})(?![A-Z])"
 )
 _ELLIPSIS = re.compile(r"\.(?: ?\.)+")
 _EXCLAMATIONS = re.compile(r"[!?](?:[\s.,]*[!?])+")

@@ -109,6 +109,7 @@ def test_letters_have_one_form(text: str, expected: str) -> None:
         ("<!DOCTYPE html><?xml bad?>not <![CDATA[good]]>", "not good"),
         ('not good <a href="http://bad.com/aw', "not good"),
         ("not good <br", "not good"),
+        ("not <good", "not < good"),
         ("&lt;3 1 < 2 and 3 > 2", "< 3 1 < 2 and 3 > 2"),
         ("[b]not[/b] [color=#f00][size=4]good[/size][/color] [img]http://bad/awful.png[/img]", "not good"),
         ('[quote="bad"]not[/quote] [url=http://bad.com]good[/url][youtube]bad[/youtube]', "not good"),
@@ -130,7 +131,7 @@ def test_markup_is_removed_with_what_a_reader_does_not_see(text: str, expected: 
     ("text", "expected"),
     [
         ("beauti-\nful", "beautiful"),
-        ("beauti- \r\n   ful", "beautiful"),
+        ("beauti- \r\n   ful beauti-\u2028ful", "beautiful beautiful"),
         ("beauti\u2010\nful beauti\u00ad\nful beauti\u00adful", "beautiful beautiful beautiful"),
         ("beauti-<br>ful beauti-\\nful", "beautiful beautiful"),
         ("coming-of-\nage, Hitch-\nCock", "coming - of - age , hitch - cock"),
