@@ -5,6 +5,7 @@ second for its connection.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -42,11 +43,17 @@ class Acceptor:
         self._loop.add_reader(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept the connections that wait, and then no more."""
+        """Accept the connections that wait, and then no more.
+
+        The server process has the socket, too, and closes it later. Connections that the system took until then would
+        be reset, so the socket itself stops to listen; a worker that is started anew makes it listen again.
+        """
         if self._listener is not None:
             self._max_accepts = 1 << 16
             self._accept()
             self._loop.remove_reader(self._listener.fileno())
+            with contextlib.suppress(OSError):  # another worker was sooner
+                self._listener.shutdown(socket.SHUT_RDWR)
             self._listener = None
 
     async def wait_closed(self) -> None:

@@ -212,9 +212,13 @@ class Connection(HttpToolsProtocol):
         self._on_fast_path = False
         if self.transport.is_closing():
             return
-        self.transport.write(reply.bytes_after(self.server_state.default_headers))
+        default_fields = self.server_state.default_headers
+        is_last = CLOSE in default_fields or self._is_last
+        if self._is_last and CLOSE not in default_fields:
+            default_fields = [*default_fields, CLOSE]
+        self.transport.write(reply.bytes_after(default_fields))
         self.server_state.total_requests += 1
-        if self._is_last or CLOSE in self.server_state.default_headers:
+        if is_last:
             self._stop_timer()
             self.transport.close()
             return
@@ -328,6 +332,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_surplus or self._is_last:
             self.cycle.keep_alive = False
+            if CLOSE not in self.cycle.default_headers:
+                self.cycle.default_headers = [*self.cycle.default_headers, CLOSE]
         elif is_old and self.parser.should_keep_alive() and CLOSE not in self.cycle.default_headers:
             self.cycle.keep_alive = True
             self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]

@@ -10,6 +10,7 @@ from typing import Any
 
 from bentoml._internal.utils.circus import Arbiter
 from circus.exc import ConflictError
+from circus.sighandler import SysHandler
 from circus.sockets import CircusSocket
 
 CHECK_S = 1.0
@@ -21,6 +22,7 @@ def set_up() -> None:
     """Call this in the server, before it makes its socket and its workers."""
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it, a worker that dies is not replaced
     Arbiter.start = _start
+    SysHandler.handle_hup = SysHandler.handle_term  # else all workers would start anew, and none would answer meanwhile
     CircusSocket.listen = _do_not_listen
 
 
