@@ -153,7 +153,8 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Set up the server's processes for the length of a test; return circus' module of sockets."""
     sockets = importlib.import_module("circus.sockets")
     processes = importlib.import_module("service.server.processes")
-    for owner, name in ((sockets.CircusSocket, "listen"), (processes.Arbiter, "start")):
+    patched = (sockets.CircusSocket, "listen"), (processes.Arbiter, "start"), (processes.SysHandler, "handle_hup")
+    for owner, name in patched:
         monkeypatch.setattr(owner, name, getattr(owner, name))
     processes.set_up()
     return sockets
@@ -182,3 +183,11 @@ def test_workers_are_replaced_within_a_second_also_in_containers(monkeypatch: py
         "circus no longer replaces workers in manage_watchers, or has no loop of asyncio's before it starts; "
         "see service/server/processes.py"
     )
+
+
+def test_sighup_stops_the_server_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Circus would start all workers anew, so that none could answer for seconds."""
+    handlers = importlib.import_module("circus.sighandler").SysHandler
+    assert handlers.handle_hup is not handlers.handle_term
+    set_up(monkeypatch)
+    assert handlers.handle_hup is handlers.handle_term

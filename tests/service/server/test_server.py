@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 from contract import manifest as contract
 from contract.session import Session
 from tests.drawing import draw, encode, mnist_like
-from tests.serving import ROOT, Server
+from tests.serving import ROOT, Load, Server
 
 EXAMPLE = ROOT / "examples/seven.png"
 
@@ -142,6 +143,20 @@ def test_a_failed_start_gives_its_reason(server: Server) -> None:
         assert ended.returncode == 1
         assert reason in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("number", "drain_s", "workers"), [(signal.SIGTERM, "0", "1"), (signal.SIGHUP, "0.5", "2")])
+def test_no_request_is_lost_when_the_server_stops(
+    start_server: Callable[..., Server], number: int, drain_s: str, workers: str
+) -> None:
+    """Connections opened while the server stops are answered or refused, never reset; kept ones are ended in time."""
+    server = start_server(CONVOKE_DRAIN_S=drain_s, CONVOKE_WORKERS=workers)
+    server.wait_until_ready()
+    with Load(server, clients=3, keep_alive=False) as new, Load(server, clients=3, keep_alive=True) as kept:
+        server.wait(lambda: min(new.answers, kept.answers) > 20)
+        os.kill(server.pid, number)
+        assert server.wait_for_end() == 0
+    assert {*new.failures, *kept.failures} <= {"ConnectError"}, "a refused connection can be tried elsewhere"
 
 
 def test_serving_needs_no_torch() -> None:
