@@ -86,7 +86,7 @@ def test_labels_of_requests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_unique() -> None:
-    """Each metric has its own name, which starts with ours, or as those of processes do elsewhere, and a description."""
+    """Each metric has its own name, which starts with ours or as those of any process, and a description."""
     families = Metrics().families
     assert len({family.name for family in families}) == len(families)
     assert all(family.name.startswith(("convoke_", "process_")) and family.text for family in families)
