@@ -96,7 +96,8 @@ def load(image: ImageFile.ImageFile, data: bytes, layout: Layout, mode: str, sid
     if layout.has_huffman_code and (end := _check_code(data, layout.scan)):
         return _cut(data[:end], layout, mode, side)
     image.draft(mode, (side, side))
-    image.decodermaxblock = max(len(data) - _TAIL_BYTES, 1)  # Pillow reads the tail last, if it needs it at all
+    # Pillow reads the tail last, if it needs it at all; arithmetic code cannot be decoded in pieces.
+    image.decodermaxblock = max(len(data) - _TAIL_BYTES * layout.has_huffman_code, 1)
     try:
         image.load()
     except OSError:

@@ -20,7 +20,16 @@ Result = TypeVar("Result")
 class Decoders:
     """A pool of threads, and a queue of requests for each model."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, on_start: Callable[[str, float], object] = lambda _model, _seconds: None) -> None:
+        """Start no thread yet.
+
+        Args:
+            threads: how many.
+            on_start: called with a model and the seconds that its request has waited for a thread.
+        """
+        self._on_start = on_start
+        self.busy_s: dict[str, float] = defaultdict(float)
+        """Seconds for which each model has taken threads."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._free = threads
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
@@ -44,12 +53,16 @@ class Decoders:
     @asynccontextmanager
     async def turn(self, model: str) -> AsyncIterator[None]:
         """Wait for a free thread for a model, and keep it inside of the context."""
+        arrived = time.perf_counter()
         await self._acquire(model)
         start = time.perf_counter()
+        self._on_start(model, start - arrived)
         try:
             yield
         finally:
-            self._rates[model].record(time.perf_counter() - start)
+            duration_s = time.perf_counter() - start
+            self._rates[model].record(duration_s)
+            self.busy_s[model] += duration_s
             self._release()
 
     async def run(self, work: Callable[[], Result]) -> Result:

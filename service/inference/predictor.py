@@ -72,7 +72,9 @@ class Predictor:
         self._settings = settings
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
-        self._decoders = Decoders(settings.decode_threads)
+        self._decoders = Decoders(
+            settings.decode_threads, lambda model, seconds: metrics.decode_wait_seconds.labels(model).observe(seconds)
+        )
         self.answered = 0
         """How many requests were answered."""
 
@@ -196,6 +198,16 @@ class Predictor:
     def is_idle(self) -> bool:
         """Whether no item is decoded, waits or runs."""
         return all(batcher.is_idle for batcher in self._batchers.values())
+
+    @property
+    def decode_s(self) -> dict[str, float]:
+        """Seconds for which each model has taken decoding threads."""
+        return self._decoders.busy_s
+
+    @property
+    def parallel_runs(self) -> dict[str, int]:
+        """How many runs of each served model may take place at the same time."""
+        return {version.name: version.session.parallel_runs for version in self._repository.serving()}
 
     def close(self) -> None:
         """Let running work finish, and start no more."""

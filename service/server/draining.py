@@ -20,7 +20,7 @@ CLOSE = (b"connection", b"close")
 
 
 class Drain:
-    """Ends the connections of a worker that stops."""
+    """The connections of a worker: how many are in use, and their end when it stops."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -36,6 +36,13 @@ class Drain:
         """Act on the connections in this state of uvicorn's server; call it for each connection."""
         self._state = state
 
+    def in_flight(self) -> int:
+        """The requests that are received or answered now."""
+        return sum(not connection.is_idle for connection in self._connections())
+
+    def _connections(self) -> list[Any]:
+        return [] if self._state is None else list(self._state.connections)
+
     def start(self, seconds: float) -> None:
         """Close each connection after its response, and idle ones after half of the seconds; on the event loop."""
         self.is_on = True
@@ -46,7 +53,7 @@ class Drain:
         asyncio.get_running_loop().call_later(seconds / 2, self._close_idle)
 
     def _close_idle(self) -> None:
-        for connection in list(self._state.connections) if self._state is not None else []:
+        for connection in self._connections():
             if connection.is_idle:
                 connection.shutdown()
 

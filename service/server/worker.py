@@ -21,6 +21,7 @@ from service.server.memory import Memory
 from service.settings import Settings
 from service.telemetry import log, tracing
 from service.telemetry.metrics import Metrics
+from service.telemetry.utilisation import INTERVAL_S, Utilisation
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -60,6 +61,7 @@ class Worker:
         self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
         self.drain = Drain()
+        self._utilisation = Utilisation(metrics, settings.workers, settings.decode_threads)
 
     async def start(self) -> None:
         """Load the models in a thread, while /livez and /readyz answer; then poll for new versions.
@@ -72,7 +74,7 @@ class Worker:
         self._tasks = [loading]
         if self._fleet.join():
             await loading
-        for task in (self._poll(loading), self._publish(), self._release_memory(loading)):
+        for task in (self._poll(loading), self._publish(), self._release_memory(loading), self._sample()):
             self._tasks.append(asyncio.create_task(task))
 
     async def stop(self) -> None:
@@ -139,6 +141,12 @@ class Worker:
             if now == before and self._predictor.is_idle:
                 await asyncio.to_thread(memory.release)
             before = now
+
+    async def _sample(self) -> None:
+        """Measure how busy this worker is."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            self._utilisation.sample(self._predictor.decode_s, self._predictor.parallel_runs, self.drain.in_flight())
 
     async def _publish(self) -> None:
         """Publish the state of this worker to the others, once a second."""

@@ -47,6 +47,25 @@ class Metrics:
         )
         self.busy_seconds = self._new("counter", "convoke_busy_seconds", "Seconds in which batches ran", *_MODEL)
         self.queue_items = self._new("gauge", "convoke_queue_items", "Items that wait now", *_MODEL)
+        self.decode_wait_seconds = self._new(
+            "histogram", "convoke_decode_wait_seconds", "Seconds that items waited for a decoding thread", "model"
+        )
+        self.utilisation = self._new(
+            "gauge", "convoke_utilisation", "Share of what limits the workers that is busy, 0 to 1, mean of 10 s"
+        )
+        self.model_utilisation = self._new(
+            "gauge", "convoke_model_utilisation",
+            "Share of a model's runs or of the decoding threads that it keeps busy, 0 to 1, mean of 10 s", "model",
+        )  # fmt: skip
+        self.in_flight = self._new(
+            "gauge", "convoke_requests_in_flight", "Requests that are received or answered now, counted once a second"
+        )
+        self.cpu_seconds = self._new("counter", "process_cpu_seconds", "Processor time of all workers")
+        self.memory_bytes = self._new("gauge", "process_resident_memory_bytes", "Resident memory of all workers")
+        self.open_files = self._new("gauge", "process_open_fds", "Open files of all workers")
+        self.start_time = self._new(
+            "gauge", "process_start_time_seconds", "When the workers started, in seconds since 1970; their mean"
+        )
         self.model_loads = self._new(
             "counter", "convoke_model_loads", "Versions loaded or refused, in each worker", "model", "outcome"
         )

@@ -1,5 +1,6 @@
 """JPEGs that are cut off or damaged: what is nearly all there is read, what is not is refused."""
 
+import base64
 from collections.abc import Callable
 
 import numpy as np
@@ -146,3 +147,18 @@ def test_rare_kinds_are_named(marker: int, bits: int, name: str) -> None:
     data[place + 1], data[place + 4] = marker, bits
     with pytest.raises(UnsupportedMediaType, match=name):
         image_to_pixels(bytes(data), PHOTO)
+
+
+ARITHMETIC = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQc1tdhbWGkJ6j"
+    "q62rZ4C8ybqmx5moq6T/2wBDARweHigjKE4rK06kbl1upKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSk"
+    "pKSkpKSkpKT/yQARCAAQABADASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwD+TRUDcQHDxvTlczGEK4yA/9k="
+)
+"""Red above blue, 16 x 16, by `cjpeg -arithmetic`."""
+
+
+def test_arithmetic_coding_is_read() -> None:
+    """libjpeg-turbo has it, and cannot stop in the middle of it."""
+    pixels = image_to_pixels(ARITHMETIC, PHOTO)
+    assert pixels[5, 50, 0] > pixels[5, 50, 2] + 100
+    assert pixels[90, 50, 2] > pixels[90, 50, 0] + 100

@@ -37,12 +37,12 @@ def expressions() -> Iterator[str]:
 def test_the_dashboard_shows_all_metrics() -> None:
     """It queries every family, no metric that is not exposed, and groups by labels that the metrics have."""
     metrics = exposed()
-    queried = {name for expression in expressions() for name in re.findall(r"\bconvoke_\w+", expression)}
+    queried = {name for expression in expressions() for name in re.findall(r"\b(?:convoke|process)_\w+", expression)}
     assert queried <= set(metrics)
     assert {metrics[name][0] for name in queried} == {family.name for family in Metrics().families}
     for expression in expressions():
         for by in re.findall(r"by \(([^)]*)\)", expression):
-            (name, *_) = re.findall(r"\bconvoke_\w+", expression)
+            (name, *_) = re.findall(r"\b(?:convoke|process)_\w+", expression)
             assert set(by.split(", ")) <= {*metrics[name][1], "le", "job"}, expression
 
 
@@ -86,7 +86,7 @@ def test_labels_of_requests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_unique() -> None:
-    """Each metric has its own name, which starts with ours, and a description."""
+    """Each metric has its own name, which starts with ours or as those of any process, and a description."""
     families = Metrics().families
     assert len({family.name for family in families}) == len(families)
-    assert all(family.name.startswith("convoke_") and family.text for family in families)
+    assert all(family.name.startswith(("convoke_", "process_")) and family.text for family in families)
