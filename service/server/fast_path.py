@@ -215,6 +215,9 @@ class _Reader:
     def on_headers_complete(self) -> None:
         self._is_complete = True
 
+    def on_body(self, _body: bytes) -> None:
+        self._is_complete = False  # for the parser the header ended sooner
+
 
 def _joined_once(fields: Fields) -> bytes:
     """The same for fields that stay for many responses: uvicorn makes a new list once a second, for the date."""

@@ -142,6 +142,7 @@ def test_a_plain_request_takes_the_fast_path(dial: Dial, starts: list[bool]) -> 
         (request(b"not an image"), 415),
         (request(b""), 400),
         (request(PNG, "Content-Length: 3"), 400),
+        (b"POST /classify/digits HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nX: 1\n\nabc: d\r\n\r\nabc", 400),
         (request().replace(b"Host: x\r\n", b""), 400),
         (request(PNG, f"X: {'x' * 70_000}"), 431),
         (b"POST /classify/digits HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
