@@ -39,10 +39,8 @@ READY_TIMEOUT_S = 120.0
 class Replica:
     """One server with one worker."""
 
-    def __init__(self, python: str, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+    def __init__(self, python: str, folder: Path, port: int) -> None:
+        self.port = port
         environment = {
             **os.environ, "CONVOKE_DRAIN_S": str(DRAIN_S), "CONVOKE_ACCESS_LOG": "false", "CONVOKE_LOG_FORMAT": "json",
             "BENTOML_HOME": str(folder / str(self.port)), "PYTHONPATH": str(ROOT), "CONVOKE_PROVIDER": "cpu",
@@ -88,12 +86,18 @@ class Replica:
         self.log.close()
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class TcpBalancer:
     """Connects each new connection to the next replica, in a thread of its own."""
 
     name = "TCP"
 
-    def __init__(self, _: Path) -> None:
+    def __init__(self, _folder: Path, _ports: list[int]) -> None:
         self.port = 0
         self._targets: list[int] = []
         self._turn = itertools.count()
@@ -108,7 +112,12 @@ class TcpBalancer:
 
     def close(self) -> None:
         """End it, with its connections."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.call_later(0.5, self._loop.stop)
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -136,43 +145,36 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class HttpBalancer:
-    """HAProxy with health checks."""
+    """HAProxy, which knows all ports and finds by its health checks on which of them a replica is ready."""
 
     name = "HTTP (HAProxy)"
 
-    def __init__(self, folder: Path) -> None:
-        self._config = folder / "haproxy.cfg"
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-
-    def use(self, ports: list[int]) -> None:
-        """Send requests to these replicas; the old HAProxy finishes its connections."""
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        self.port = _free_port()
         servers = "\n".join(f"  server s{port} 127.0.0.1:{port} check inter 500ms" for port in ports)
-        self._config.write_text(
-            "global\n  hard-stop-after 20s\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n"
-            "  timeout server 60s\n  retries 3\n  option redispatch\n  retry-on conn-failure empty-response 503\n"
+        config = folder / "haproxy.cfg"
+        config.write_text(
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+            "  retries 3\n  option redispatch\n  retry-on conn-failure empty-response 503\n"
             f"frontend f\n  bind 127.0.0.1:{self.port}\n  default_backend b\n"
             f"backend b\n  option httpchk GET /readyz\n{servers}\n"
         )
-        if self._process is None:
-            self._process = subprocess.Popen(["haproxy", "-W", "-db", "-f", self._config], stderr=subprocess.DEVNULL)
-            time.sleep(2)
-        else:
-            self._process.send_signal(signal.SIGUSR2)
+        self._process = subprocess.Popen(["haproxy", "-db", "-f", config], stderr=subprocess.DEVNULL)
+        time.sleep(3)
+
+    def use(self, ports: list[int]) -> None:
+        """Nothing: the checks find the replicas."""
 
     def close(self) -> None:
         """End it."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(30)
+        self._process.terminate()
+        self._process.wait(30)
 
 
 @contextlib.contextmanager
 def replicas(python: str, folder: Path) -> Iterator[list[Replica]]:
     """Ready replicas, which end with the block."""
-    started = [Replica(python, folder) for _ in range(REPLICAS)]
+    started = [Replica(python, folder, _free_port()) for _ in range(REPLICAS)]
     try:
         for replica in started:
             replica.wait_until_ready()
@@ -182,14 +184,16 @@ def replicas(python: str, folder: Path) -> Iterator[list[Replica]]:
             replica.process.kill()
 
 
-def rehearse(balancer: TcpBalancer | HttpBalancer, running: list[Replica], python: str, folder: Path) -> int:
+def rehearse(
+    balancer: TcpBalancer | HttpBalancer, running: list[Replica], python: str, folder: Path, ports: list[int]
+) -> int:
     """A rolling update, then a killed worker; the number of rehearsals that lost too much."""
     digit = (ROOT / "examples/seven.png").read_bytes()
     balancer.use([replica.port for replica in running])
     with Traffic(balancer.port, "/classify/digits", digit, clients=CLIENTS, pause_s=0.1) as traffic:
         time.sleep(2)
-        for old in list(running):
-            new = Replica(python, folder)
+        for old, port in zip(list(running), ports, strict=True):
+            new = Replica(python, folder, port)
             running.append(new)
             new.wait_until_ready()
             balancer.use([replica.port for replica in running])
@@ -226,9 +230,10 @@ def main() -> None:
     failed = 0
     with tempfile.TemporaryDirectory() as name, replicas(args.python, Path(name)) as running:
         for mode in modes:
-            balancer = mode(Path(name))
+            ports = [_free_port() for _ in range(REPLICAS)]
+            balancer = mode(Path(name), [*(replica.port for replica in running), *ports])
             try:
-                failed += rehearse(balancer, running, args.python, Path(name))
+                failed += rehearse(balancer, running, args.python, Path(name), ports)
             finally:
                 balancer.close()
     sys.exit(failed > 0)
