@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,32 @@ def metrics(probs: Probabilities, labels: Tensor) -> Metrics:
         nll=float(-np.log(likelihood).mean()),
         ece=expected_calibration_error(confidence, prediction == truth),
     )
+
+
+class ClassMetrics(NamedTuple):
+    """How good a model is on one label of a split."""
+
+    n: int
+    """Examples with this label."""
+    predicted: int
+    """Examples that are classified as it."""
+    correct: int
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the label's examples that are classified as it; None without an example."""
+        return self.correct / self.n if self.n else None
+
+    @property
+    def precision(self) -> float | None:
+        """The share of the examples classified as it that have the label; None if there are none."""
+        return self.correct / self.predicted if self.predicted else None
+
+
+def by_class(predictions: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> list[ClassMetrics]:
+    """The figures of each label, for predictions and labels (N)."""
+    counts = (np.bincount(values, minlength=classes) for values in (labels, predictions, labels[predictions == labels]))
+    return [ClassMetrics(*map(int, each)) for each in zip(*counts, strict=True)]
 
 
 def baseline(labels: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Measures a published model on its test splits, for people at a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from contract import processors
@@ -10,6 +10,7 @@ from contract.session import Session
 from training.data.dataset import Split
 from training.errors import PublishError
 from training.evaluation import metrics as evaluate
+from training.intervals import percent, wilson
 from training.release.gate import tests_of
 from training.release.version import open_version
 from training.table import columns
@@ -48,14 +49,32 @@ def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str
     metrics = evaluate.metrics(probabilities, split.labels)
     mistakes = evaluate.mistakes(probabilities, split.labels)
     usual, highest = evaluate.chance_calibration_error(probabilities.max(axis=1))
-    yield f"accuracy                    {metrics.accuracy:.2%} ({len(mistakes):,} of {metrics.n:,} wrong)"
+    bounds = percent(wilson(metrics.accuracy, metrics.n))
+    largest = manifest.labels[int(split.labels.bincount().argmax())]
+    yield (
+        f"accuracy                    {metrics.accuracy:.2%} ({len(mistakes):,} of {metrics.n:,} wrong), 95 % interval "
+        f"{bounds} %"
+    )
+    yield f"always {largest!r}".ljust(28) + f"{evaluate.baseline(split.labels):.2%}"
     yield f"negative log-likelihood     {metrics.nll:.4f} nats"
     chance = f"with perfect calibration {usual:.4f}, in 95 % of cases up to {highest:.4f}"
     yield f"expected calibration error  {metrics.ece:.4f} ({chance})"
+    yield from ("", *_classes(probabilities, split, manifest.labels))
     if mistakes:
         yield "most confident mistakes:"
         rows = [["example", "label", "prediction", "probability"]]
         for mistake in mistakes[:_MAX_MISTAKES]:
             label, prediction = manifest.labels[mistake.label], manifest.labels[mistake.prediction]
-            rows.append([str(mistake.index), label, prediction, f"{mistake.probability:.3f}"])
-        yield from (f"  {line}" for line in columns(rows, left={1, 2}))
+            rows.append([split.name(mistake.index), label, prediction, f"{mistake.probability:.3f}"])
+        yield from (f"  {line}" for line in columns(rows, left={0, 1, 2}))
+
+
+def _classes(probabilities: evaluate.Probabilities, split: Split, labels: Sequence[str]) -> Iterator[str]:
+    rows = [["label", "n", "recall", "precision"]]
+    for name, figures in zip(
+        labels, evaluate.by_class(probabilities.argmax(axis=1), split.labels.numpy(), len(labels)), strict=True
+    ):
+        shares = ("-" if share is None else f"{share:.2%}" for share in (figures.recall, figures.precision))
+        rows.append([name, f"{figures.n:,}", *shares])
+    yield from columns(rows, left={0})
+    yield ""

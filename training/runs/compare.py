@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any, Final
 
 from training.errors import RecipeError, RunError
+from training.intervals import percent, wilson
 from training.recipe import shapes
 from training.recipe.schema import parse
 from training.runs import record
@@ -27,7 +28,7 @@ _DIFFER: Final = "recipes differ in"
 
 
 def table(runs: Sequence[Path], width: int = 120) -> str:
-    """One row for each run, then one row for each key in which their recipes differ.
+    """The keys in which recipes differ, then a row for each run: the most accurate first, unfinished ones last.
 
     Accuracy, NLL and ECE are those on the validation split after calibration. A run that is not finished, marked by
     `*`, has the accuracy of its last epoch. A cross-validation has the mean over the folds +- their sample standard
@@ -36,20 +37,38 @@ def table(runs: Sequence[Path], width: int = 120) -> str:
     Raises:
         RunError: a path is not a run's folder, or a file in it is damaged.
     """
-    records = [record.read(run) for run in runs]
-    header = ["", "run", "recipe", "seed", "epochs", "parameters", "accuracy", "NLL (nats)", "ECE", "seconds"]
+    records = sorted((record.read(run) for run in runs), key=_rank)
+    header = ["", "run", "recipe", "seed", "epochs", "parameters", "accuracy", "95 %", "n"]
+    header += ["NLL", "ECE", "s"]
     rows = [header, *([str(number), *_row(run)] for number, run in enumerate(records, start=1))]
     lines = columns(rows, left={1, 2})
     excess = max(map(len, lines)) - width
     if excess > 0:
         size = max(max(len(row[1]) for row in rows) - excess, _MIN_PATH)
         lines = columns([[row[0], _shorten(row[1], size), *row[2:]] for row in rows], left={1, 2})
-    lines.append("accuracy, NLL and ECE are of the validation split, after calibration")
+    lines.append("accuracy with its 95 % interval (in %), NLL (in nats) and ECE are of n examples of the validation")
+    lines.append("split, after calibration")
     if any(run.result and run.result.get("folds") for run in records):
         lines.append("+- cross-validation: mean and standard deviation over the test examples of each fold")
     if any(run.result is None for run in records):
         lines.append("* not finished: accuracy after the last epoch, before calibration")
-    return "\n".join([*lines, "", *_difference_lines(records, width)]).rstrip()
+    different = _difference_lines(records, width)
+    return "\n".join([*different, *([""] if different else []), *lines])
+
+
+def _rank(run: Record) -> tuple[int, float]:
+    """Finished runs first, the most accurate of them at the top; runs without an epoch at the end."""
+    accuracy = _mean_accuracy(run)
+    return (0 if run.result is not None else 1 if run.last else 2), -(accuracy or 0.0)
+
+
+def _mean_accuracy(run: Record) -> float | None:
+    if run.result is None:
+        return run.last["validation_accuracy"] if run.last else None
+    folds = run.result.get("folds") or [run.result.get("validation")]
+    values = [_number(run, metrics, "accuracy") for metrics in folds]
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -90,6 +109,7 @@ def _row(run: Record) -> list[str]:
         f"{run.epochs_done}/{run.epochs_planned or '?'}",
         _parameters(run),
         _accuracy(run),
+        *_interval(run),
         _metric(run, "nll"),
         _metric(run, "ece"),
         f"{run.seconds:,.0f}",
@@ -107,6 +127,15 @@ def _accuracy(run: Record) -> str:
     if run.result is not None:
         return _metric(run, "accuracy", "{:.2%}".format)
     return f"{run.last['validation_accuracy']:.2%} *" if run.last else f"{_NONE} *"
+
+
+def _interval(run: Record) -> tuple[str, str]:
+    """The 95 % interval of the accuracy in percent, and the number of examples that it was measured on."""
+    validation = None if run.result is None else run.result.get("validation")
+    n, accuracy = (_number(run, validation, key) for key in ("n", "accuracy"))
+    if n is None:
+        return _NONE, _NONE
+    return _NONE if accuracy is None else percent(wilson(accuracy, int(n))), f"{int(n):,}"
 
 
 def _metric(run: Record, key: str, show: Callable[[float], str] = "{:.4f}".format) -> str:

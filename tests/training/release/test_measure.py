@@ -26,8 +26,25 @@ def test_the_metrics_and_the_mistakes_are_printed(monkeypatch: pytest.MonkeyPatc
     lines = [" ".join(line.split()) for line in measure(DIGITS)]
     assert "62,026 parameters" in lines[0]
     assert "\n".join(lines).count("n = 40") == 1
-    assert "accuracy 97.50% (1 of 40 wrong)" in lines
+    assert "accuracy 97.50% (1 of 40 wrong), 95 % interval 87.1-99.6 %" in lines
+    counts = labels.bincount(minlength=10)
+    assert f"always '{int(counts.argmax())}' {int(counts.max()) / 40:.2%}" in lines
+    right, label = int(predictions[7]), int(labels[7])
+    recall = f"{100 * (1 - 1 / int(counts[label])):.2f}%"
+    assert any(line.startswith(f"{label} {int(counts[label])} {recall} ") for line in lines)
+    assert any(line.startswith(f"{right} {int(counts[right])} 100.00% ") or not counts[right] for line in lines)
     assert lines[-1] == f"7 {int(labels[7])} {predictions[7]} {probabilities[7].max():.3f}"
+
+
+def test_mistakes_in_files_have_their_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each example is a file, its path stands beside the mistake, so that a wrong label can be mended."""
+    images = torch.zeros(3, 28, 28, 1, dtype=torch.uint8)
+    (prediction,) = set(
+        Session(DIGITS / GRAPH, read_manifest(DIGITS), provider="cpu").run(images.numpy()).argmax(axis=1)
+    )
+    split = Split(images, torch.tensor([prediction, (prediction + 1) % 10, prediction]), ("a.png", "b c.png", "d.png"))
+    monkeypatch.setattr("training.release.gate.catalogue.tests", lambda *_: {"files": split})
+    assert list(measure(DIGITS))[-1].split("  ")[2].strip() == "b c.png"
 
 
 def test_a_version_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:

@@ -47,16 +47,52 @@ def test_a_finished_run_has_the_metrics_of_its_result(made: Maker) -> None:
     """Its row has recipe, seed, epochs, parameters (9*4 + 2*4 + 48*3 + 3), calibrated metrics and seconds."""
     folder = made("a", result=result(), seed=7)
     text = compare.table([folder], width=400)
-    assert row(text, 1) == ["1", str(folder), "small", "7", "3/3", "191", "97.12%", "0.1235", "0.0123", "1,234"]
+    assert row(text, 1) == [
+        "1",
+        str(folder),
+        "small",
+        "7",
+        "3/3",
+        "191",
+        "97.12%",
+        "87.4-99.4",
+        "45",
+        "0.1235",
+        "0.0123",
+        "1,234",
+    ]
     assert "differ" not in text
 
 
 def test_an_unfinished_run_has_the_accuracy_of_its_last_epoch(made: Maker) -> None:
     """Its accuracy is marked and the mark explained; the metrics of finished runs alone are `-`."""
     text = compare.table([made("a", epochs=2)], width=400)
-    assert row(text, 1)[4:] == ["2/3", "191", "50.00%", "*", "-", "-", "40"]
+    assert row(text, 1)[4:] == ["2/3", "191", "50.00%", "*", "-", "-", "-", "-", "40"]
     assert "* not finished" in text
-    assert row(compare.table([made("b", epochs=0)], width=400), 1)[4:] == ["0/3", "191", "-", "*", "-", "-", "0"]
+    assert row(compare.table([made("b", epochs=0)], width=400), 1)[4:] == [
+        "0/3",
+        "191",
+        "-",
+        "*",
+        "-",
+        "-",
+        "-",
+        "-",
+        "0",
+    ]
+
+
+def test_the_best_run_stands_first_and_failed_runs_last(made: Maker) -> None:
+    """Finished runs by accuracy, then unfinished ones by the accuracy of their last epoch, then those without one."""
+    runs = [
+        made("failed", epochs=0),
+        made("worse", result=result(0.6)),
+        made("going", epochs=2),
+        made("best", result=result()),
+    ]
+    text = compare.table(runs, width=400)
+    table = text.split("\n\n")[1].splitlines()[1:5]
+    assert [line.split()[1].rsplit("/", 1)[1] for line in table] == ["best", "worse", "going", "failed"]
 
 
 def test_a_cross_validated_run_has_mean_and_deviation(made: Maker) -> None:
@@ -87,7 +123,7 @@ def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
             made("b", layers=wider, seed=3),
         ]
     )
-    block = [line.split(maxsplit=1) for line in text.split("\n\n")[1].splitlines()[1:]]
+    block = [line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines()[1:]]
     keys = [words[0] for words in block]
     assert sorted(keys) == sorted(
         [
@@ -113,7 +149,7 @@ def test_only_the_keys_that_differ_are_shown(made: Maker) -> None:
 
 def test_equal_recipes_have_no_differences(made: Maker) -> None:
     """Two runs of one recipe with different seeds have no second block."""
-    assert compare.table([made("a"), made("b", seed=1)]).endswith("do not differ")
+    assert compare.table([made("a"), made("b", seed=1)]).startswith("the recipes do not differ")
 
 
 def test_a_key_that_is_missing_equals_one_without_a_value() -> None:
