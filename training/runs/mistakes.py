@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,32 +16,48 @@ from training.runs.plots import plain
 MAX_SHOWN: Final = 24
 
 
-def image_figure(images: npt.NDArray[np.uint8], mistakes: Sequence[Mistake], names: Sequence[str]) -> Figure:
+def image_figure(
+    images: npt.NDArray[np.uint8],
+    mistakes: Sequence[Mistake],
+    names: Sequence[str],
+    sources: Sequence[str] | None = None,
+    caption: str = "",
+) -> Figure:
     """The most confident mistakes among images, uint8 (N, H, W, C) with C of 1 or 3, at most `MAX_SHOWN`.
 
-    Above each are its label, the prediction and its probability. `mistakes` are sorted, the most confident first.
+    Above each are its label, the prediction and its probability; below it is its source, the name of a file or the
+    number of the example, so that a wrong label can be mended. `mistakes` are sorted, the most confident first.
     """
     shown = mistakes[:MAX_SHOWN]
     titles = [_caption(mistake, names) for mistake in shown]
     columns = min(6, max(len(shown), 1))
     rows = math.ceil(len(shown) / columns)
-    height = 1.9 + 0.17 * max((title.count("\n") + 1 for title in titles), default=1)
+    height = 2.15 + 0.17 * max((title.count("\n") + 1 for title in titles), default=1)
     figure = Figure(figsize=(columns * 1.9, rows * height + 0.5), layout="constrained")
-    figure.suptitle(_title(len(mistakes), len(images)))
+    figure.suptitle(
+        _title(len(mistakes), len(images)) + (f"\n{plain(textwrap.fill(caption, 100))}" if caption else ""), fontsize=10
+    )
     for number, (mistake, title) in enumerate(zip(shown, titles, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.set_axis_off()
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_frame_on(False)
+        source = str(mistake.index) if sources is None else Path(sources[mistake.index]).name
+        axes.set_xlabel(plain("\n".join(textwrap.wrap(source, 26)[:2])), fontsize=7)
         image = images[mistake.index]
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axes.set_title(title, fontsize=9)
     return figure
 
 
-def text_page(texts: Sequence[str], mistakes: Sequence[Mistake], names: Sequence[str]) -> str:
-    """The most confident mistakes among N texts in Markdown, at most `MAX_SHOWN`, each text in full."""
-    parts = [f"# {_title(len(mistakes), len(texts))}"]
+def text_page(texts: Sequence[str], mistakes: Sequence[Mistake], names: Sequence[str], caption: str = "") -> str:
+    """The most confident mistakes among N texts in Markdown, at most `MAX_SHOWN`, each text in full with its number."""
+    parts = [f"# {_title(len(mistakes), len(texts))}", *([caption] if caption else [])]
     for number, mistake in enumerate(mistakes[:MAX_SHOWN], start=1):
-        heading = f"{names[mistake.label]}, predicted {names[mistake.prediction]} ({mistake.probability:.2%})"
+        heading = (
+            f"{names[mistake.label]}, predicted {names[mistake.prediction]} ({mistake.probability:.2%}), "
+            f"example {mistake.index}"
+        )
         # Markdown shows a block that is indented by four spaces unchanged, whatever markup the text holds.
         block = textwrap.fill(texts[mistake.index], 100, initial_indent="    ", subsequent_indent="    ")
         parts.append(f"## {number}. {heading}\n\n{block or '    (empty)'}")

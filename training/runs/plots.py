@@ -14,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
@@ -34,6 +36,8 @@ _OVER, _UNDER = "#e39a8f", "#a9c8e4"
 _ANNOTATED: Final = 20  # classes up to which a number fits into a cell of the confusion matrix
 _LOG_RATIO: Final = 20  # of the largest loss to the smallest, above which the axis is logarithmic
 _CHANNELS: Final = 8  # shown of each filter over an input that is not an image
+_FILTERS: Final = 12  # shown of such a layer
+_MAX_BARS: Final = 30
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -132,7 +136,7 @@ def _scale_loss(axes: Axes, history: History) -> None:
         axes.set_ylim(bottom=0)
 
 
-def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
+def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str], caption: str = "") -> Figure:
     """How often each label (row) was predicted as each (column): counts and shares of the row, (classes, classes).
 
     Correct predictions are blue, wrong ones red on a scale of their own, so that a rare confusion shows beside a full
@@ -152,7 +156,11 @@ def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str]
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     right, n = int(np.trace(counts)), int(totals.sum())
-    axes.set_title(f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})")
+    axes.set_title(
+        f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})"
+        + (f"\n{plain(textwrap.fill(caption, 60))}" if caption else ""),
+        fontsize=10,
+    )
     if not small:
         _annotate(axes, counts, shares, colours)
     return figure
@@ -194,7 +202,7 @@ def _annotate(axes: Axes, counts: npt.NDArray[np.int64], shares: Floats, colours
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def reliability_diagram(before: Floats, after: Floats, labels: Labels) -> Figure:
+def reliability_diagram(before: Floats, after: Floats, labels: Labels, caption: str = "") -> Figure:
     """Accuracy against confidence in 15 bins, before and after calibration, over histograms of the confidence.
 
     Guo et al., "On Calibration of Modern Neural Networks" (2017), figure 1. Hatched is the gap between a bin's
@@ -212,6 +220,7 @@ def reliability_diagram(before: Floats, after: Floats, labels: Labels) -> Figure
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     grid[0, 0].set_ylabel("accuracy")
     grid[1, 0].set_ylabel("share of examples (%)")
+    _caption(figure, caption)
     return figure
 
 
@@ -258,35 +267,75 @@ def _histogram(axes: Axes, confidence: Floats, accuracy: float) -> None:
     axes.legend(loc="upper left")
 
 
-def filters(weights: Floats) -> Figure:
-    """The filters (O, I, kh, kw) of a first layer as tiles, row by row: in colour where I is 3, else in grey.
+def filters(weights: Floats, caption: str = "") -> Figure:
+    """The filters (O, I, kh, kw) of a layer as tiles, row by row: in colour where I is 3, else in grey.
 
-    Each filter is divided by its largest magnitude; a weight of 0 is mid-grey. Where I is neither 1 nor 3, a row is a
-    filter and its tiles are the first eight input channels.
+    All have one scale, that of the largest magnitude in the layer, which the colour bar shows; a weight of 0 is
+    mid-grey. Where I is neither 1 nor 3, a row is a filter and its tiles are the first eight input channels; of many
+    filters, the first are shown.
     """
-    tiles = filter_tiles(weights)
     count, channels, height, width = np.shape(weights)
-    columns = math.ceil(math.sqrt(count * 1.6)) if channels in {1, 3} else min(channels, _CHANNELS)
+    is_image = channels in {1, 3}
+    shown = np.asarray(weights)[: None if is_image else _FILTERS]
+    tiles = filter_tiles(shown)
+    columns = math.ceil(math.sqrt(count * 1.6)) if is_image else min(channels, _CHANNELS)
     image = _mosaic(tiles, columns)
     inches = min(max(columns * 0.75, 4.5), 12)
-    figure = Figure(figsize=(inches, inches * image.shape[0] / image.shape[1] + 0.9), layout="constrained")
+    tall = min(inches * image.shape[0] / image.shape[1], 14)
+    figure = Figure(figsize=(inches + 0.9, tall + 1.1), layout="constrained")
     axes = figure.subplots()
     axes.imshow(image, interpolation="nearest", vmin=0, vmax=1)
     axes.set_axis_off()
-    shown = f" (the first {columns} channels)" if channels > max(columns, 3) else ""
-    axes.set_title(f"{count} filters of {height} x {width} x {channels}{shown}\n0 is mid-grey", fontsize=10)
+    parts = [f"the first {len(shown)} filters"] if len(shown) < count else []
+    parts += [f"the first {columns} channels"] if channels > max(columns, 3) else []
+    note = f" ({', '.join(parts)})" if parts else ""
+    axes.set_title(f"{count} filters of {height} x {width} x {channels}{note}\n0 is mid-grey", fontsize=10)
+    largest = float(np.abs(shown).max()) or 1.0
+    scale = ScalarMappable(Normalize(-largest, largest), "gray")
+    figure.colorbar(scale, ax=axes, label="weight (of each channel)" if channels == 3 else "weight", shrink=0.8)  # noqa: PLR2004
+    _caption(figure, caption)
     return figure
 
 
 def filter_tiles(weights: Floats) -> Floats:
-    """Filters as tiles in [0, 1]: (O, I, kh, kw) -> (tiles, kh, kw, 3), each filter scaled by its largest magnitude."""
+    """Filters as tiles in [0, 1], scaled by the largest magnitude of all: (O, I, kh, kw) -> (tiles, kh, kw, 3)."""
     filters = np.asarray(weights, np.float64)
-    largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
-    scaled = 0.5 + 0.5 * filters / np.where(largest > 0, largest, 1)
+    scaled = 0.5 + 0.5 * filters / (np.abs(filters).max() or 1)
     if scaled.shape[1] == 3:  # noqa: PLR2004 -- red, green and blue
         return scaled.transpose(0, 2, 3, 1)  # (O, 3, kh, kw) -> (O, kh, kw, 3)
     grey = scaled[:, :_CHANNELS].reshape(-1, *scaled.shape[2:])  # (O, I, kh, kw) -> (O*I, kh, kw)
     return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def classes(figures: Sequence[tuple[str, int, float | None, float | None]], caption: str = "") -> Figure:
+    """Recall and precision of each label as bars, the label with the lowest recall at the top.
+
+    Args:
+        figures: name, number of examples, recall and precision of each label; None where there is no example.
+        caption: what the figure shows, under the title.
+    """
+    ordered = sorted(figures, key=lambda each: -1.0 if each[2] is None else each[2])[:_MAX_BARS]
+    figure = Figure(figsize=(8.5, 1.6 + 0.42 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(ordered))
+    for offset, column, name, colour in ((-0.2, 2, "recall", _TRAINING), (0.2, 3, "precision", _VALIDATION)):
+        values = [float(each[column] or 0.0) for each in ordered]
+        axes.barh(places + offset, values, 0.38, color=colour, label=name)
+        for place, each in zip(places, ordered, strict=True):
+            text = "-" if each[column] is None else f"{each[column]:.1%}"
+            axes.text(float(each[column] or 0.0) + 0.005, place + offset, text, va="center", fontsize=7)
+    axes.set_yticks(places, [plain(f"{textwrap.shorten(each[0], 28)}  (n = {each[1]:,})") for each in ordered])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.08)
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title(
+        "Recall and precision" + (f": the {_MAX_BARS} labels of the lowest recall" if len(figures) > _MAX_BARS else "")
+    )
+    axes.legend(loc="lower left", bbox_to_anchor=(1, 0))
+    _caption(figure, caption)
+    return figure
 
 
 def _mosaic(tiles: Floats, columns: int) -> Floats:

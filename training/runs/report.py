@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -11,12 +12,13 @@ from training.errors import RunError
 from training.evaluation import metrics as evaluate
 from training.fit.state import Epoch
 from training.network.calibrated import Calibration
-from training.runs import mistakes, plots
+from training.recipe.schema import Recipe
+from training.runs import mistakes, plots, strongest
 
 
 def write(
     folder: Path,
-    labels: Sequence[str],
+    recipe: Recipe,
     network: nn.Module,
     data: Dataset,
     logits: Tensor,
@@ -24,11 +26,13 @@ def write(
     history: Sequence[Epoch],
     published: int | None = None,
 ) -> None:
-    """Write learning curves, confusion matrix, reliability diagram, first filters and most confident mistakes.
+    """Write learning curves, confusion matrix, recall and precision, reliability, filters and confident mistakes.
+
+    Each says which recipe, data, split, number of examples and epoch it shows.
 
     Args:
         folder: where the files go; it is made where it is missing.
-        labels: the name of each class.
+        recipe: the experiment, with the name of each class.
         network: the trained network.
         data: its data, of which the validation split is shown.
         logits: the network's outputs over the validation split, (N, classes).
@@ -39,28 +43,47 @@ def write(
     Raises:
         RunError: a file cannot be written.
     """
-    split, truth = data.validation, data.validation.labels.numpy()
+    split, truth, labels = data.validation, data.validation.labels.numpy(), recipe.labels
     before, after = (each.probabilities(logits, split.lengths).numpy() for each in (Calibration(1.0), calibration))
     wrong = evaluate.mistakes(after, split.labels)
+    name = f"recipe {recipe.name}, data {recipe.data.name}"
+    epoch = f"epoch {published or len(history)} of {recipe.epochs}"
+    caption = f"{name}, validation split, n = {len(split):,}, {epoch}"
+    by_class = zip(labels, evaluate.by_class(after.argmax(axis=1), truth, len(labels)), strict=True)
+    curves = f"{name}, training n = {len(data.train):,}, validation n = {len(split):,}"
     figures = {
-        "curves": plots.learning_curves([vars(epoch) for epoch in history], published),
-        "confusion": plots.confusion_matrix(after, truth, labels),
-        "reliability": plots.reliability_diagram(before, after, truth),
+        "curves": plots.learning_curves([vars(each) for each in history], published, curves),
+        "confusion": plots.confusion_matrix(after, truth, labels, caption),
+        "classes": plots.classes([(label, each.n, each.recall, each.precision) for label, each in by_class], caption),
+        "reliability": plots.reliability_diagram(before, after, truth, caption),
+        **_filters(network, f"{name}, {epoch}"),
     }
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None:
-        figures["filters"] = plots.filters(first.weight.detach().numpy())
+    pages: dict[str, str] = {}
     if data.tokenizer is None:
-        figures["mistakes"] = mistakes.image_figure(split.inputs.numpy(), wrong, labels)
+        figures["mistakes"] = mistakes.image_figure(split.inputs.numpy(), wrong, labels, split.files, caption)
+    else:
+        pages["mistakes"] = mistakes.text_page(_texts(split.inputs, data.tokenizer), wrong, labels, caption)
+        ngrams = strongest.page(network, split, data.tokenizer, caption)
+        pages |= {"filters": ngrams} if ngrams else {}
     try:
         folder.mkdir(exist_ok=True)
-        for name, figure in figures.items():
-            plots.save(figure, folder / f"{name}.png")
-        if data.tokenizer is not None:
-            page = mistakes.text_page(_texts(split.inputs, data.tokenizer), wrong, labels)
-            (folder / "mistakes.md").write_text(page, encoding="utf-8")
+        for file, figure in figures.items():
+            plots.save(figure, folder / f"{file}.png")
+        for file, page in pages.items():
+            (folder / f"{file}.md").write_text(page, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder}: cannot write the plots: {error}. The checkpoints are complete.") from error
+
+
+def _filters(network: nn.Module, caption: str) -> dict[str, Figure]:
+    """A figure for each convolution over images, `filters` for the first, `filters-2` and so on for the others."""
+    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return {
+        f"filters-{number}" if number > 1 else "filters": plots.filters(
+            conv.weight.detach().numpy(), f"{caption}, convolution {number} of {len(convs)}"
+        )
+        for number, conv in enumerate(convs, start=1)
+    }
 
 
 def _texts(tokens: Tensor, tokenizer: str) -> list[str]:

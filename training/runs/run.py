@@ -193,7 +193,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
     if machine.world.leads:
         history = state.history(folder / FIT)
         published = state.best_epoch(history) if recipe.early_stopping else len(history)
-        report.write(folder / PICTURES, recipe.labels, network, data, logits, calibration, history, published)
+        report.write(folder / PICTURES, recipe, network, data, logits, calibration, history, published)
     if recipe.data.refit:
         if machine.world.leads and not (folder / REFIT).exists():
             say(f"validation accuracy {validation.accuracy:.2%}; training again, on training and validation split")

@@ -20,7 +20,12 @@ def test_the_images_of_mistakes_stand_in_their_order() -> None:
     ]
     for axes, value in zip(figure.axes, (40, 20, 10), strict=True):
         np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), np.full((4, 6), value))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["3", "1", "0"]
     assert figure.get_suptitle() == "3 mistakes"
+    files = ["a/0.png", "a/1.png", "a/2.png", "b/3.png"]
+    named = mistakes.image_figure(images, wrong, NAMES, files, "recipe small")
+    assert [axes.get_xlabel() for axes in named.axes] == ["3.png", "1.png", "0.png"]
+    assert named.get_suptitle() == "3 mistakes\nrecipe small"
 
 
 def test_no_more_mistakes_are_shown_than_the_limit() -> None:
@@ -46,9 +51,9 @@ def test_mistaken_texts_are_complete_and_unchanged() -> None:
     headings = [line for line in page.splitlines() if line.startswith("#")]
     assert headings == [
         "# 3 mistakes",
-        "## 1. positive, predicted negative (90.00%)",
-        "## 2. negative, predicted positive (80.00%)",
-        "## 3. negative, predicted positive (70.00%)",
+        "## 1. positive, predicted negative (90.00%), example 1",
+        "## 2. negative, predicted positive (80.00%), example 3",
+        "## 3. negative, predicted positive (70.00%), example 0",
     ]
     block = [line for line in page.splitlines() if line.startswith("    ")]
     assert " ".join(line.strip() for line in block) == f"# bad  - really (empty) {long.strip()}"

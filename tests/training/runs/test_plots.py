@@ -208,14 +208,26 @@ def test_full_confidence_is_in_the_last_bin() -> None:
     assert gaps(axes[0]) == 0
 
 
-def test_a_filter_is_scaled_by_its_largest_magnitude() -> None:
-    """In every filter 0 is mid-grey and the largest weight white or black, however large the other filters are."""
-    weights = np.array([[[[0.0, 1.0], [-2.0, 0.5]]], [[[0.01, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+def test_filters_have_one_scale() -> None:
+    """0 is mid-grey and the largest weight of the layer white or black, as the bar says; a weak filter looks weak."""
+    weights = np.array([[[[0.0, 1.0], [-2.0, 0.5]]], [[[0.02, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     tiles = plots.filter_tiles(weights)
     assert tiles.shape == (3, 2, 2, 3)
     np.testing.assert_allclose(tiles[0, ..., 0], [[0.5, 0.75], [0.0, 0.625]])
-    np.testing.assert_allclose(tiles[1, ..., 0], [[1.0, 0.5], [0.5, 0.5]])
+    np.testing.assert_allclose(tiles[1, ..., 0], [[0.505, 0.5], [0.5, 0.5]])
     np.testing.assert_allclose(tiles[2], 0.5)
+    _, bar = plots.filters(weights).axes
+    assert bar.get_ylim() == (-2.0, 2.0)
+
+
+def test_recall_and_precision_are_those_of_the_labels() -> None:
+    """The label with the lowest recall stands first; a label without examples has a dash; the caption is the title."""
+    figure = plots.classes([("cat", 10, 0.9, 0.75), ("dog", 5, 0.4, None), ("cow", 0, None, 0.0)], "recipe small")
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["cow  (n = 0)", "dog  (n = 5)", "cat  (n = 10)"]
+    assert texts(axes) == ["-", "40.0%", "90.0%", "0.0%", "-", "75.0%"]
+    assert figure.get_suptitle() == "recipe small"
 
 
 def test_filters_over_colours_are_coloured() -> None:
@@ -231,15 +243,18 @@ def test_filters_over_colours_are_coloured() -> None:
         ((6, 1, 5, 3), 6, "6 filters of 5 x 3 x 1"),
         ((96, 3, 11, 11), 96, "96 filters of 11 x 11 x 3"),
         ((4, 16, 3, 3), 32, "4 filters of 3 x 3 x 16 (the first 8 channels)"),
+        ((40, 16, 3, 3), 96, "40 filters of 3 x 3 x 16 (the first 12 filters, the first 8 channels)"),
     ],
 )
 def test_every_filter_has_its_tile(shape: tuple[int, ...], tiles: int, title: str) -> None:
     """The pixels of each tile are in the image, between coloured lines, and the title has the layer's shape."""
     weights = np.random.default_rng(0).normal(size=shape)
-    (axes,) = plots.filters(weights).axes
+    axes, _ = plots.filters(weights).axes
     image = np.asarray(axes.images[0].get_array())
     height, width = shape[2] + 1, shape[3] + 1
-    np.testing.assert_array_equal(image[1:height, 1:width], plots.filter_tiles(weights)[0])
+    np.testing.assert_array_equal(
+        image[1:height, 1:width], plots.filter_tiles(weights[: 12 if shape[1] > 3 else None])[0]
+    )
     assert (image[0] == plots.LINE).all()
     empty = sum(
         bool((image[top : top + height - 1, left : left + width - 1] == plots.LINE).all())

@@ -174,8 +174,8 @@ def test_a_training_holds_the_lock_until_its_end(
 
 @pytest.mark.usefixtures("data")
 def test_a_run_leaves_its_plots(recipe_with: Callable[..., Recipe], tmp_path: Path) -> None:
-    """Five PNG files of the validation split; a network without convolutions has no filters."""
-    plots = {"curves.png", "confusion.png", "reliability.png", "filters.png", "mistakes.png"}
+    """Six PNG files of the validation split; a network without convolutions has no filters."""
+    plots = {"curves.png", "confusion.png", "classes.png", "reliability.png", "filters.png", "mistakes.png"}
     flat = [{"flatten": True}, {"dense": 3, "activation": "none"}]
     for changes, expected in (({}, plots), ({"layers": flat}, plots - {"filters.png"})):
         folder = run.start(recipe_with(epochs=1, **changes), tmp_path)
