@@ -82,6 +82,15 @@ SETUPS = (
 )
 
 
+TRAININGS = (
+    ("the usual script: float32", False, False, "float32"),
+    ("the usual script: TF32", True, False, "float32"),
+    ("channels last, TF32", True, True, "float32"),
+    ("channels last, bfloat16: Convoke", True, True, "bfloat16"),
+)
+"""Name, whether TF32 is allowed, whether Convoke's memory layout is used, and the precision of each way to train."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of models (default: %(default)s)")
@@ -179,12 +188,7 @@ def _training(device: torch.device, seconds: float, end: float) -> dict[str, flo
     """Images a second of whole steps on a batch that lies on the device, as the usual script trains and as Convoke."""
     recipe = recipes.load("alexnet")
     rates: dict[str, float] = {}
-    for name, tf32, is_ours, precision in (
-        ("the usual script: float32", False, False, "float32"),
-        ("the usual script: TF32", True, False, "float32"),
-        ("channels last, TF32", True, True, "float32"),
-        ("channels last, bfloat16: Convoke", True, True, "bfloat16"),
-    ):
+    for name, tf32, is_ours, precision in TRAININGS:
         if time.monotonic() > end:
             continue
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

@@ -133,7 +133,8 @@ class TcpBalancer:
         except OSError:
             writer.transport.abort()
             return
-        await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+        with contextlib.suppress(asyncio.CancelledError):  # at the end of the rehearsal
+            await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

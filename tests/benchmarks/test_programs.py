@@ -83,9 +83,10 @@ def test_the_program_for_gpus_runs_on_processors(
     out = models.parent / "gpu.json"
     arguments = ["gpu", "--provider", "cpu", "--seconds", "0.01", "--models", str(models), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(gpu, "TRAININGS", gpu.TRAININGS[:1])  # each takes seconds on processors
     gpu.main()
     record = json.loads(out.read_text(encoding="utf-8"))
     assert [figure["batch"] for figure in record["figures"]] == list(gpu.SIZES)
     assert all(figure["items_per_s"] > 0 and figure["difference"] < 1e-5 for figure in record["figures"])
-    assert len(record["training_images_per_s"]) == 4
+    assert list(record["training_images_per_s"].values()) > [0]
     assert "digits 1" in capsys.readouterr().out
