@@ -64,7 +64,7 @@ train: $(ENVS)/train.ready ## train a recipe and publish the model to models/ (R
 
 train-env: $(ENVS)/train.ready ## install the environment of `.venv/train/bin/python -m training`
 
-bench: $(ENVS)/bench.ready $(ENVS)/peers.ready ## benchmark the service beside other servers (about 15 minutes; see ARGS=--help)
+bench: $(ENVS)/bench.ready $(ENVS)/peers.ready ## benchmark the service beside other servers (25 minutes; ARGS=--quick: 5)
 	@$(ENVS)/bench/bin/python -m benchmarks.serving $(ARGS)
 
 bench-sessions: $(ENVS)/serve.ready ## benchmark ONNX Runtime sessions: threads, spinning, memory

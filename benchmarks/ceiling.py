@@ -54,5 +54,5 @@ def measure(work: Work, threads: int, seconds: float) -> Load:
     with ThreadPoolExecutor(threads) as pool:
         durations = list(chain.from_iterable(pool.map(loop, range(threads))))
     elapsed_s = time.perf_counter() - start
-    p50_ms, p99_ms = (round(percentile_ms(durations, percent), 3) for percent in (50, 99))
-    return Load(round(len(durations) / elapsed_s, 2), p50_ms, p99_ms, errors=0, succeeded=len(durations))
+    p50_ms, p99_ms, slowest_ms = (round(percentile_ms(durations, percent), 3) for percent in (50, 99, 100))
+    return Load(round(len(durations) / elapsed_s, 2), p50_ms, p99_ms, 0, len(durations), slowest_ms)

@@ -19,6 +19,9 @@ from benchmarks.items import Kind
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 CONVOKE = "convoke"
+TENSORS = "OIP, binary tensors"
+"""The request format that needs no decoding, which Triton and Convoke share."""
+
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY = "application/octet-stream"
 _BOUNDARY = b"item"
@@ -66,13 +69,13 @@ class Batch:
 class Form:
     """One request format of a contender.
 
-    `single` makes the request for one item, from its kind, the model's name and the encoded item. `batch` makes the
-    request for many digits, from the model's name; None where the contender takes one item for each request. `labels`
-    reads the predicted labels from a response.
+    `single` makes the request for one encoded item, from its kind, the model's name and the item; None where the
+    contender takes only tensors. `batch` makes the request for many digits, from the model's name; None where the
+    contender takes one item for each request. `labels` reads the predicted labels from a response.
     """
 
     name: str
-    single: Callable[[Kind, str, bytes], Request]
+    single: Callable[[Kind, str, bytes], Request] | None
     batch: Callable[[str, Batch], Request] | None
     labels: Callable[[Response], list[str]]
 
@@ -81,12 +84,13 @@ class Form:
 class Contender:
     """A server: its environment, the arguments for that environment's Python, and its request formats, main one first.
 
-    In the arguments, "{port}" and "{folder}" (an empty folder) are filled in.
+    In the arguments, "{port}" and "{folder}" (an empty folder) are filled in. The number of its worker processes or
+    replicas is in $BENCH_WORKERS, or for servers with a variable of their own in that (`server.py`).
     """
 
     key: str
     name: str
-    environment: Literal["bench", "peers"]
+    environment: Literal["bench", "peers", "triton"]
     arguments: tuple[str, ...]
     forms: tuple[Form, ...]
 
@@ -141,12 +145,15 @@ def _oip_tensor(model: str, batch: Batch) -> Request:
 
 
 def _convoke_labels(response: Response) -> list[str]:
-    """Labels from /classify, or from the protocol's binary probabilities, where a digit's label is its position."""
-    length = response.headers.get(_HEADER_LENGTH.lower())
-    if length is None:
-        return [str(prediction["label"]) for prediction in json.loads(response.body)["predictions"]]
-    (output,) = json.loads(response.body[: int(length)])["outputs"]
-    probabilities = np.frombuffer(response.body[int(length) :], "<f4").reshape(output["shape"])  # (N, 10)
+    """Labels from /classify."""
+    return [str(prediction["label"]) for prediction in json.loads(response.body)["predictions"]]
+
+
+def _oip_labels(response: Response) -> list[str]:
+    """Labels from the protocol's binary probabilities, where a digit's label is its position."""
+    length = int(response.headers[_HEADER_LENGTH.lower()])
+    (output,) = json.loads(response.body[:length])["outputs"]
+    probabilities = np.frombuffer(response.body[length:], "<f4").reshape(output["shape"])  # (N, 10)
     return [str(index) for index in probabilities.argmax(axis=1)]
 
 
@@ -193,7 +200,8 @@ CONTENDERS = (
     Contender(
         CONVOKE, "Convoke", "bench", ("-m", "service", "--port", "{port}"),
         (
-            Form("raw body", _raw("/classify/{model}"), _oip_tensor, _convoke_labels),
+            Form("raw body", _raw("/classify/{model}"), None, _convoke_labels),
+            Form(TENSORS, None, _oip_tensor, _oip_labels),
             Form(
                 "multipart",
                 lambda _kind, model, item: _multipart(f"/classify/{model}", "file", (item,)),
@@ -205,6 +213,10 @@ CONTENDERS = (
     Contender(
         "starlette", "Starlette, bare", "bench", _uvicorn("starlette_bare"),
         (Form("raw body", _raw("/raw/{kind}"), _tensor, _json_labels),),
+    ),
+    Contender(
+        "starlette-batched", "Starlette with a small batcher", "bench", _uvicorn("starlette_batched"),
+        (Form("raw body", _raw("/raw/{kind}"), None, _json_labels),),
     ),
     Contender(
         "fastapi", "FastAPI", "bench", _uvicorn("fastapi_uvicorn"),
@@ -248,5 +260,10 @@ CONTENDERS = (
     Contender(
         "ray", "Ray Serve", "peers", ("-m", "benchmarks.contenders.ray_batched", "{port}"),
         (Form("raw body", _raw("/{kind}"), _tensor, _json_labels),),
+    ),
+    Contender(
+        "triton", "Triton, Python backend", "triton",
+        ("-m", "benchmarks.contenders.triton_python", "{port}", "{folder}"),
+        (Form(TENSORS, None, _oip_tensor, _oip_labels),),
     ),
 )  # fmt: skip

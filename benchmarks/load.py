@@ -21,7 +21,7 @@ class Load:
     """The result of a closed loop.
 
     `succeeded` counts responses with a status below 400, and `errors` the other responses and the connections that
-    broke or timed out after `TIMEOUT_S`. p50 and p99 are over all responses.
+    broke or timed out after `TIMEOUT_S`. p50, p99 and the slowest are over all responses.
     """
 
     requests_per_s: float
@@ -29,6 +29,7 @@ class Load:
     p99_ms: float
     errors: int
     succeeded: int
+    slowest_ms: float
 
 
 def is_installed() -> bool:
@@ -73,4 +74,5 @@ def parse(output: str, errors: str = "", code: int = 0) -> Load:
         p99_ms=result["p99_us"] / 1000,
         errors=result["bad_status"] + result["broken"],
         succeeded=succeeded,
+        slowest_ms=result["slowest_us"] / 1000,
     )

@@ -21,7 +21,11 @@ _BACKGROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 def draw(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     """Plot items per second of every measured workload into a PNG; without measured workloads write nothing."""
-    workloads = [workload for workload in CLOSED if any(row.workload == workload.key for row in rows)]
+    workloads = [
+        workload
+        for workload in CLOSED
+        if any(row.workload == workload.key for row in rows) and workload.family != "burst"
+    ]
     if not workloads:
         return
     contenders = [contender for contender in CONTENDERS if any(row.contender == contender.key for row in rows)]
@@ -36,11 +40,13 @@ def draw(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
         _panel(axes, rows, workload, contenders)
     for axes in grid.flat[len(workloads) :]:
         axes.set_axis_off()
-    figure.suptitle("Items per second, one server each", fontsize=15, color=INK, weight="bold", x=0.01, ha="left")
+    figure.suptitle(
+        "Items per second, one server for each contender", fontsize=15, color=INK, weight="bold", x=0.01, ha="left"
+    )
     figure.supxlabel(
         "Beside each bar: items per second, and Convoke's speed as a multiple of it. Dashed line: the same work in a "
         "loop without HTTP.\n"
-        f"{about['cpu']}, {about['processors']} processors, {about['seconds']} s for each workload, "
+        f"{about['cpu']}, {about['processors']} processors, {about['passes']} passes of {about['seconds']} s, "
         f"ONNX Runtime with {about['threads']} thread(s) for each run, {about['precision']}",
         fontsize=9, color=FAINT, x=0.01, ha="left",
     )  # fmt: skip
@@ -49,9 +55,12 @@ def draw(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
 
 def _panel(axes: Axes, rows: Sequence[Row], workload: Workload, contenders: Sequence[Contender]) -> None:
     """Draw one workload: one bar for each contender, in its main request format, Convoke's on top."""
-    bars = [find(rows, contender.key, workload.key, contender.forms[0].name) for contender in contenders]
+    bars = [
+        find(rows, contender.key, workload.key, forms[0].name) if (forms := workload.forms(contender)) else None
+        for contender in contenders
+    ]
     ours = next((row for row in bars if row and row.contender == CONVOKE), None)
-    ceiling = best_ceiling(rows, workload.family)
+    ceiling = best_ceiling(rows, workload.ceiling)
     longest = max([row.items_per_s for row in (*bars, ceiling) if row], default=0.0) or 1.0
     if ceiling:
         axes.axvline(ceiling.items_per_s, color=INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -76,8 +85,7 @@ def _panel(axes: Axes, rows: Sequence[Row], workload: Workload, contenders: Sequ
 def _text(row: Row | None, ours: Row | None, contender: Contender, workload: Workload) -> str:
     """The text beside a bar, or in its place."""
     if row is None:
-        supported = workload.per_request == 1 or contender.forms[0].batch
-        return "not measured" if supported else "takes one item per request"
+        return "not measured" if workload.forms(contender) else "does not take these requests"
     parts = [number(row.items_per_s) if row.items_per_s else "no response in time"]
     if ours and row is not ours and row.items_per_s:
         parts.append(f"{ours.items_per_s / row.items_per_s:.1f}x")

@@ -12,7 +12,7 @@ from typing import Any
 from contract import processors
 
 CEILING = "ceiling"
-_SETTINGS = ("seconds", "threads", "precision")
+_SETTINGS = ("seconds", "passes", "threads", "precision")
 _PACKAGES = (
     "bentoml", "fastapi", "httptools", "litserve", "mlserver", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow",
     "ray", "starlette", "tokenizers", "uvicorn", "uvloop",
@@ -34,9 +34,11 @@ print(json.dumps(versions))
 class Row:
     """One contender under one workload.
 
-    requests_per_s counts successful responses; p50 and p99 are over all responses. memory_mib is the peak of all
-    processes together, largest_mib that of the largest one. `more` holds the figures of special workloads: `seconds`
-    for "start", `percent` of one processor for "idle", and the counts and times of an overload.
+    requests_per_s counts successful responses; p50, p99 and the slowest are over all responses. Of several passes each
+    figure is the median, `errors` and `cpu_s` the sum, and the memory the largest; `passes` holds the requests per
+    second of each. memory_mib is the peak of all processes together, largest_mib that of the largest one. `more` holds
+    the figures of special workloads: `seconds` for "start", `percent` of one processor for "idle", and the counts and
+    times of an overload.
     """
 
     contender: str
@@ -51,7 +53,9 @@ class Row:
     memory_mib: float = 0.0
     largest_mib: float = 0.0
     cpu_s: float = 0.0
-    cpu_s_per_1000: float = 0.0
+    requests_per_cpu_s: float = 0.0
+    slowest_ms: float = 0.0
+    passes: Sequence[float] = field(default_factory=list)
     more: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -59,11 +63,18 @@ class Row:
         """What identifies the row: contender, request format, workload."""
         return self.contender, self.form, self.workload
 
+    @property
+    def spread(self) -> float:
+        """The range of the passes' requests per second, as a share of their median."""
+        if len(self.passes) < 2 or not self.requests_per_s:  # noqa: PLR2004 -- passes that can differ
+            return 0.0
+        return (max(self.passes) - min(self.passes)) / self.requests_per_s
+
     def __str__(self) -> str:
         """The row on one line."""
         if self.requests_per_s or not self.more:
             figures = (
-                f"{number(self.requests_per_s)} requests/s, p50 {number(self.p50_ms)} ms, "
+                f"{number(self.requests_per_s)} requests/s ± {self.spread / 2:.0%}, p50 {number(self.p50_ms)} ms, "
                 f"p99 {number(self.p99_ms)} ms, {self.errors} errors"
             )
         else:
@@ -80,6 +91,7 @@ class Record:
         self.about["loops_per_s"] = dict[str, float]()
         self.rows: list[Row] = []
         self.failures: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
 
     def resume(self) -> None:
         """Load the rows of an existing file, if it was measured with the same settings."""
@@ -103,9 +115,15 @@ class Record:
         self.failures[contender] = reason
         self.save()
 
+    def skip(self, contender: str, reason: str) -> None:
+        """Record why a contender cannot run on this machine, and save."""
+        self.skipped[contender] = reason
+        self.save()
+
     def save(self) -> None:
         """Write the file atomically."""
-        content = {"about": self.about, "failures": self.failures, "rows": [asdict(row) for row in self.rows]}
+        reasons = {"failures": self.failures, "skipped": self.skipped}
+        content = {"about": self.about, **reasons, "rows": [asdict(row) for row in self.rows]}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".part")
         new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -118,7 +136,7 @@ def find(rows: Iterable[Row], contender: str, workload: str, form: str | None = 
     return next((row for row in matches if form in {None, row.form}), None)
 
 
-def best_ceiling(rows: Iterable[Row], family: str) -> Row | None:
+def best_ceiling(rows: Iterable[Row], family: str | None) -> Row | None:
     """The fastest loop without HTTP over a family's items."""
     loops = [row for row in rows if row.contender == CEILING and row.workload == family]
     return max(loops, key=lambda row: row.items_per_s, default=None)

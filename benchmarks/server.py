@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,16 @@ class Usage:
 class Server:
     """A running server: its port, its processes, and how long it took to become ready."""
 
-    def __init__(self, contender: Contender, process: subprocess.Popen[bytes], port: int, started: float) -> None:
+    def __init__(
+        self, contender: Contender, process: subprocess.Popen[bytes], port: int, started: float, log: Path
+    ) -> None:
         self.contender = contender
         self.port = port
+        self.folder = log.parent
         self.start_s = 0.0
         self._process = process
         self._started = started
+        self._log = log
         self._root = psutil.Process(process.pid)
 
     def send(self, request: Request) -> Response:
@@ -111,6 +115,29 @@ class Server:
         if labels != list(expected):
             raise BenchmarkError(f"POST {request.path}: labels {labels[:10]}, expected {list(expected)[:10]}")
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let a paused server run within a `with` block."""
+        self._signal(psutil.Process.resume)
+        try:
+            yield
+        finally:
+            self.pause()
+
+    def pause(self) -> None:
+        """Stop all processes where they are, so that they take no processor time until they are awake."""
+        self._signal(psutil.Process.suspend)
+
+    def _signal(self, action: Callable[[psutil.Process], None]) -> None:
+        for process in _processes(self._root):
+            with suppress(psutil.NoSuchProcess):
+                action(process)
+
+    def explain(self, error: Exception) -> BenchmarkError:
+        """An error with the server's name and the last lines of its log."""
+        tail = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+        return BenchmarkError("\n  ".join([f"{self.contender.name}: {error}", "Last lines of its log:", *tail]))
+
     def settle(self) -> None:
         """Wait until the server has finished the work that a load left behind, or until a deadline."""
         deadline = time.monotonic() + _SETTLE_DEADLINE_S
@@ -131,6 +158,7 @@ class Server:
         """
         started = _processes(self._root)
         self._process.terminate()
+        self._signal(psutil.Process.resume)
         try:
             self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -197,7 +225,7 @@ def _cpu_seconds(root: psutil.Process) -> dict[int, float]:
 
 @contextmanager
 def serving(
-    contender: Contender, python: Path, models: Mapping[Kind, Path], runtime: Runtime, scratch: Path
+    contender: Contender, python: Path, models: Mapping[Kind, Path], runtime: Runtime, scratch: Path, workers: int = 1
 ) -> Iterator[Server]:
     """Start a contender, and stop it at the end.
 
@@ -207,6 +235,7 @@ def serving(
         models: the folder models/NAME/VERSION of each kind; all lie in the same models/.
         runtime: how it runs ONNX Runtime.
         scratch: an empty folder for its log and its own files.
+        workers: the number of its workers or replicas.
 
     Raises:
         BenchmarkError: the block failed; the message ends with the last lines of the server's log.
@@ -219,36 +248,37 @@ def serving(
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(models, runtime, scratch),
+            command, cwd=ROOT, env=_environment(models, runtime, scratch, workers),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    server = Server(contender, process, port, started)
+    server = Server(contender, process, port, started, log)
     try:
         yield server
     except BenchmarkError as error:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        raise BenchmarkError("\n  ".join([f"{contender.name}: {error}", "Last lines of its log:", *tail])) from error
+        raise server.explain(error) from error
     finally:
         server.stop()
 
 
-def _environment(models: Mapping[Kind, Path], runtime: Runtime, scratch: Path) -> dict[str, str]:
+def _environment(models: Mapping[Kind, Path], runtime: Runtime, scratch: Path, workers: int) -> dict[str, str]:
     """The current environment, with every variable that configures a contender set here or removed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_CONTROLLED)}
     return inherited | {
         "BENCH_MODELS": json.dumps({kind: str(path) for kind, path in models.items()}),
         "BENCH_PRECISION": runtime.precision,
         "BENCH_THREADS": str(runtime.threads),
+        "BENCH_WORKERS": str(workers),
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(scratch / "bentoml"),
         "CONVOKE_MODELS": str(next(iter(models.values())).parents[1]),
         "CONVOKE_PROVIDER": "cpu",
         "CONVOKE_PRECISION": runtime.precision,
         "CONVOKE_THREADS": str(runtime.threads),
-        "CONVOKE_WORKERS": "1",
+        "CONVOKE_WORKERS": str(workers),
         "PYTHONPATH": str(ROOT),
         "RAY_TMPDIR": str(scratch / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "WEB_CONCURRENCY": str(workers),  # uvicorn's
     }
 
 

@@ -1,11 +1,14 @@
-"""Measures the service beside its peers: `make bench`, about 15 minutes; ARGS="--only convoke,fastapi" for a part.
+"""Measures the service beside its peers: `make bench`, about 25 minutes; ARGS=--quick for 5 of them.
 
-Contenders are measured one after the other. Each is one server on this machine's processors, with the same published
-models, the same items, and the same threads and precision for ONNX Runtime. (On its own, the service would use int8
-where that is faster; --precision int8 uses it for all contenders.) Before a contender is measured, it must give every
-item the label that the model gives it offline. wrk sends the closed loops and open_loop.py the overloads. Both share
-the processors with the server, so compare ratios within one run on a quiet machine, not absolute numbers of different
-machines. Rows are saved one by one, and --resume continues an interrupted run. GPUs are not measured.
+Each contender is one server on this machine's processors, with the same published models, the same items, and the same
+threads and precision for ONNX Runtime. The servers run beside each other, all but the measured one paused, and each
+workload is measured in several passes in which the contenders take turns, since the speed of machines changes: the
+figures are medians. Photos of 12 megapixels, overloads and an idle server are measured once. (On its own, the service
+would use int8 where that is faster; --precision int8 uses it for all contenders.) Before a contender is measured, it
+must give every item the label that the model gives it offline. wrk sends the closed loops and open_loop.py the
+overloads. Both share the processors with the server, so compare ratios within one run on a quiet machine, not absolute
+numbers of different machines. Rows are saved one by one, and --resume continues an interrupted run. GPUs are not
+measured.
 
 The ceiling is the service's own decoding and ONNX Runtime in a plain loop without HTTP, on one thread and on one thread
 for each processor, with batches of 1 and 16 items.
@@ -25,11 +28,13 @@ from typing import get_args
 
 from benchmarks import load, plot, results, tables
 from benchmarks.contender import CONTENDERS, ROOT, Contender
+from benchmarks.contenders import triton_python
+from benchmarks.contenders.triton_python import UnavailableError
 from benchmarks.items import Kind, Model, Runtime
 from benchmarks.measure import Bench
 from benchmarks.results import CEILING, Record
 from benchmarks.server import BenchmarkError
-from benchmarks.workloads import FAMILIES, ItemSet, find_models
+from benchmarks.workloads import ALL, FAMILIES, QUICK, ItemSet, find_models, workload_keys
 
 KEYS = (CEILING, *(contender.key for contender in CONTENDERS))
 
@@ -60,7 +65,9 @@ def _arguments() -> argparse.Namespace:
     assert __doc__
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--seconds", type=_positive, default=4, help="seconds for each workload (default: %(default)s)")
+    add("--seconds", type=_positive, help="seconds for each pass of a workload (default: 2; with --quick 1)")
+    add("--passes", type=_positive, default=3, help="passes of each workload (default: %(default)s)")
+    add("--quick", action="store_true", help=f"a part in about 5 minutes: {', '.join(sorted(QUICK))}")
     add("--only", type=_names(KEYS), default=KEYS, metavar="A,B", help=f"contenders: {', '.join(KEYS)} (default: all)")
     add(
         "--workloads",
@@ -78,7 +85,9 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=_positive, default=1, help="ONNX Runtime's threads for each run (default: %(default)s)")
     add("--out", type=Path, default=ROOT / "runs/bench", help="folder for the results (default: runs/bench)")
     add("--resume", action="store_true", help="keep the rows in that folder that were measured with the same settings")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.seconds = args.seconds or (1 if args.quick else 2)
+    return args
 
 
 def _positive(text: str) -> int:
@@ -119,12 +128,12 @@ def _measure(args: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
     def log(line: str) -> None:
         print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    pythons = {"bench": Path(sys.executable), "peers": Path(sys.prefix).parent / "peers/bin/python"}
-    installed = {name: python for name, python in pythons.items() if python.exists()}
+    installed = _environments()
     runtime = Runtime(args.threads, args.precision)
     models = {kind: Model.load(kind, folder, runtime) for kind, folder in folders.items()}
     about = results.machine(installed) | {
         "seconds": args.seconds,
+        "passes": args.passes,
         "threads": args.threads,
         "precision": args.precision,
         "models": {kind: f"{model.manifest.model}/{model.manifest.version}" for kind, model in models.items()},
@@ -137,29 +146,41 @@ def _measure(args: argparse.Namespace, folders: Mapping[Kind, Path]) -> Record:
     for kind in get_args(Kind):
         if kind not in models:
             log(f"no model for {kind}: skipping its workloads")
-    bench = Bench(ItemSet(models), record, frozenset(args.workloads), args.seconds, runtime, log)
+    keys = workload_keys(args.workloads) & (QUICK if args.quick else ALL)
+    bench = Bench(ItemSet(models), record, keys, args.seconds, args.passes, runtime, log)
     if CEILING in args.only:
         bench.ceiling()
+    contenders = {}
     for contender in CONTENDERS:
         if contender.key in args.only:
-            _measure_contender(bench, contender, installed, folders)
+            try:
+                contenders[contender] = _python(contender, installed, log)
+            except UnavailableError as error:
+                log(f"{contender.name}: {error}")
+                record.skip(contender.key, f"{contender.name}: {error}")
+    bench.contenders(contenders, folders)
     return record
 
 
-def _measure_contender(
-    bench: Bench, contender: Contender, pythons: Mapping[str, Path], folders: Mapping[Kind, Path]
-) -> None:
-    python = pythons.get(contender.environment)
-    reason = f"{contender.name}: .venv/{contender.environment} is missing; `make bench` installs it"
-    if python:
-        try:
-            bench.contender(contender, python, folders)
-        except BenchmarkError as error:
-            reason = str(error)
-        else:
-            return
-    bench.log(reason)
-    bench.record.fail(contender.key, reason)
+def _environments() -> dict[str, Path]:
+    """The Python of each environment that is installed."""
+    pythons = {"bench": Path(sys.executable), "peers": Path(sys.prefix).parent / "peers/bin/python"}
+    return {name: python for name, python in pythons.items() if python.exists()}
+
+
+def _python(contender: Contender, installed: Mapping[str, Path], log: Callable[[str], None]) -> Path:
+    """The Python that starts a contender.
+
+    Raises:
+        UnavailableError: its environment is missing and cannot be installed.
+    """
+    if contender.environment == "triton":
+        log(f"{contender.name}: installing it, if it is not; this takes some minutes, once")
+        triton_python.install()
+        return installed["bench"]
+    if contender.environment not in installed:
+        raise UnavailableError(f".venv/{contender.environment} is missing; `make bench` installs it")
+    return installed[contender.environment]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 compile() {
     out=$1
     shift
-    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    "$uv" pip compile --quiet --universal --python-version "${python:-3.11}" --generate-hashes --no-emit-index-url \
         --custom-compile-command "make lock" --output-file "requirements/$out.txt" "$@"
 }
 echo "uv" | compile uv - "$@"
@@ -34,3 +34,7 @@ compile bench pyproject.toml --group bench --constraints requirements/serve-cpu.
 # of the benchmark run the same computation.
 sed -n 's/^\(\(numpy\|onnxruntime\|pillow\|tokenizers\)==.*\) \\$/\1/p' requirements/serve-cpu.txt |
     compile peers --group peers --constraints - "$@"
+# Triton's wheel holds Python backends for each version of Python and needs NumPy 1, whose last release is for 3.12.
+sed -n 's/^\(onnxruntime==.*\) \\$/\1/p' requirements/serve-cpu.txt >"$overrides/triton"
+python=3.12
+compile triton --group triton --constraints "$overrides/triton" "$@"

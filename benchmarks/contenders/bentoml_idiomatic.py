@@ -1,12 +1,14 @@
 """BentoML as its documentation teaches it: batchable APIs of images and texts, with the default settings."""
 
+import os
+
 import bentoml
 from PIL import Image
 
 from benchmarks.contenders import inference
 
 
-@bentoml.service
+@bentoml.service(workers=int(os.environ["BENCH_WORKERS"]))
 class Idiomatic:
     """Each model has its own API, with BentoML's adaptive batching."""
 

@@ -66,18 +66,26 @@ class Model:
         return self.predict([self.decode(item) for item in items])
 
     def predict(self, items: Sequence[Array]) -> list[str]:
-        """The label of each decoded item, in one run: images are stacked, texts padded with id 0 to the longest."""
+        """The label of each decoded item, in one run."""
+        return self.run(self.collate(items))
+
+    def collate(self, items: Sequence[Array]) -> Array:
+        """Decoded items as one batch: images are stacked, texts padded with id 0 to the longest."""
         if self._spec["kind"] == "image":
-            return self.run(np.stack(items))  # N x (H, W, C) -> (N, H, W, C)
+            return np.stack(items)  # N x (H, W, C) -> (N, H, W, C)
         batch = np.zeros((len(items), max(map(len, items))), np.int64)  # N x (L) -> (N, longest L)
         for row, ids in zip(batch, items, strict=True):
             row[: len(ids)] = ids
-        return self.run(batch)
+        return batch
 
     def run(self, batch: Array) -> list[str]:
         """The label of each row of a batch, (N, ...)."""
-        probabilities = self._session.run(["probabilities"], {self._input: batch})[0]  # (N, classes)
-        return [self.labels[index] for index in probabilities.argmax(axis=1)]
+        return [self.labels[index] for index in self.probabilities(batch).argmax(axis=1)]
+
+    def probabilities(self, batch: Array) -> Array:
+        """The probabilities (N, classes) of a batch, (N, ...)."""
+        probabilities: Array = self._session.run(["probabilities"], {self._input: batch})[0]
+        return probabilities
 
 
 def load_models() -> dict[str, Model]:

@@ -1,10 +1,11 @@
 """LitServe as its documentation teaches it: one LitAPI for each model, batching on, images as base64 in JSON.
 
-One worker and one API server. Multipart files cannot be passed to a worker (large ones cannot be pickled), so images
-are sent in base64, as in LitServe's own `ImageInput`.
+$BENCH_WORKERS workers and as many API servers. Multipart files cannot be passed to a worker (large ones cannot be
+pickled), so images are sent in base64, as in LitServe's own `ImageInput`.
 """
 
 import base64
+import os
 import sys
 from typing import Any
 
@@ -51,11 +52,12 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
 def main() -> None:
     """Serve every model on the given port."""
     apis = [Classifier(kind, max_batch_size=64, batch_timeout=0.001) for kind in inference.load_models()]
-    server = litserve.LitServer(apis, accelerator="cpu", workers_per_device=1, fast_queue=True)
+    workers = int(os.environ["BENCH_WORKERS"])
+    server = litserve.LitServer(apis, accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(
         host="127.0.0.1",
         port=int(sys.argv[1]),
-        num_api_servers=1,
+        num_api_servers=workers,
         log_level="warning",
         generate_client_file=False,
         access_log=False,

@@ -49,6 +49,7 @@ def main() -> None:
         "grpc_port": _free_port(),
         "metrics_port": _free_port(),
         "metrics_dir": str(folder),
+        "parallel_workers": int(os.environ["BENCH_WORKERS"]),
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     for kind in json.loads(os.environ["BENCH_MODELS"]):

@@ -1,8 +1,9 @@
-"""Ray Serve as its documentation teaches it: a deployment with one replica, `@serve.batch` for each model.
+"""Ray Serve as its documentation teaches it: a deployment with $BENCH_WORKERS replicas, `@serve.batch` for each model.
 
 Items are raw bodies. `python -m ... PORT` starts a local Ray and serves until SIGTERM.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from benchmarks.contenders import inference
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=1024)
+@serve.deployment(num_replicas=int(os.environ["BENCH_WORKERS"]), max_ongoing_requests=1024)
 class Classifier:
     """All models in one replica, each with its own batches."""
 

@@ -60,15 +60,16 @@ def by_key(key: str) -> Contender:
 
 def check(app: Any, form: Form, item_set: ItemSet) -> None:
     """In this format, every item and every batch gets the model's own labels."""
-    for name, encoded in item_set.encoded.items():
+    for name, encoded in item_set.encoded.items() if form.single else ():
         for request, item in zip(item_set.requests(form, name), encoded, strict=True):
             response = send(app, request)
             assert response.status == 200
             assert form.labels(response) == [item_set.model(name).label(item)]
-    for request, batch in zip(item_set.batch_requests(form) or (), item_set.batches, strict=True):
-        labels = form.labels(send(app, request))
-        assert labels == [item_set.models["digits"].label(item) for item in batch.encoded]
-        assert len(labels) == MANY
+    for size, batches in item_set.batches.items() if form.batch else ():
+        for request, batch in zip(item_set.batch_requests(form, size), batches, strict=True):
+            labels = form.labels(send(app, request))
+            assert labels == [item_set.models["digits"].label(item) for item in batch.encoded]
+            assert len(labels) == size
 
 
 @pytest.mark.slow
@@ -92,8 +93,10 @@ def test_bare_starlette_gives_the_labels_of_the_service(
 @pytest.mark.parametrize(("contender", "form"), FORMS, ids=NAMES)
 def test_requests_are_http(contender: Contender, form: Form, item_set: ItemSet) -> None:
     """Every encoded request is one complete POST with its path, body and Content-Type."""
-    requests = [request for name in item_set.encoded for request in item_set.requests(form, name)[:2]]
-    for request in [*requests, *(item_set.batch_requests(form) or [])[:1]]:
+    names = item_set.encoded if form.single else ()
+    requests = [request for name in names for request in item_set.requests(form, name)[:2]]
+    sizes = item_set.batches if form.batch else ()
+    for request in [*requests, *(item_set.batch_requests(form, size)[0] for size in sizes)]:
         parsed = parse(request.encode(8080))
         assert parsed == (b"POST", request.path.encode(), request.body, request.content_type.encode()), contender.name
 
@@ -156,7 +159,9 @@ def test_items_match_the_titles_of_the_workloads(item_set: ItemSet) -> None:
     """Photos have the size in the title, batches the number of digits, and a mix sends its kinds in turn."""
     sizes = {name: {image_size(item) for item in item_set.encoded[name]} for name in ("digits", "photos", "large")}
     assert sizes == {"digits": {(28, 28)}, "photos": {(500, 375)}, "large": {(4000, 3000)}}
-    assert all(batch.tensor.shape == (MANY, 28, 28, 1) for batch in item_set.batches)
+    assert {1, 64, MANY} == set(item_set.batches)
+    for size, batches in item_set.batches.items():
+        assert all(batch.tensor.shape == (size, 28, 28, 1) for batch in batches)
     mix = next(workload for workload in CLOSED if workload.key == "mix-16")
     requests = mix.requests(item_set, by_key("starlette").forms[0])
     assert requests

@@ -62,7 +62,7 @@ def drive(port: int, count: int, request: bytes = REQUEST, **options: int) -> di
     """The summary of `count` requests, a millisecond apart."""
     driver = Driver(port, [request], **options)
     driver.run([index / 1000 for index in range(count)], patience_s=5)
-    return summarise(driver, count)
+    return summarise(driver, count, count / 1000)
 
 
 @pytest.mark.parametrize("response", [GOOD, CHUNKED])
@@ -73,6 +73,15 @@ def test_every_request_is_answered(response: bytes) -> None:
     assert (summary["sent"], summary["accepted"], summary["lost"], summary["other"]) == (40, 40, 0, 0)
     assert bodies == [b"xxx"] * 40
     assert 0 < summary["accepted_p50_ms"] <= summary["accepted_p99_ms"]
+
+
+def test_goodput_counts_what_was_answered_in_time() -> None:
+    """Accepted requests that were answered within the seconds of sending, for each of these seconds."""
+    with responding(GOOD, BUSY) as (port, _):
+        driver = Driver(port, [REQUEST], 1)
+        driver.run([index / 1000 for index in range(40)], patience_s=5)
+    assert summarise(driver, 40, 5)["goodput_per_s"] == 20 / 5
+    assert summarise(driver, 40, 1e-9)["goodput_per_s"] == 0
 
 
 def test_refusals_and_errors_are_counted() -> None:
@@ -108,7 +117,7 @@ def test_unanswered_requests_are_lost_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         driver = Driver(silent.getsockname()[1], [REQUEST])
         driver.run([0.0, 0.001], patience_s=0.05)
-    summary = summarise(driver, 2)
+    summary = summarise(driver, 2, 1)
     assert (summary["lost"], summary["broken"]) == (2, 0)
 
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import server
 from benchmarks.ceiling import measure
 from benchmarks.contender import Contender, Form, Request
+from benchmarks.fleet import Fleet
 from benchmarks.items import Kind, Runtime
 from benchmarks.server import BenchmarkError, Server, serving
 
@@ -82,6 +83,38 @@ def test_all_processes_are_metered_and_ended(tmp_path: Path) -> None:
     assert busy.usage.memory_mib > busy.usage.largest_mib
     assert busy.usage.cpu_s > 0.05 > quiet.usage.cpu_s
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in children)
+
+
+def test_only_the_measured_server_of_a_fleet_runs(tmp_path: Path) -> None:
+    """The others are paused, one that fails leaves the fleet with its name and log, and all end with it."""
+    failures: list[tuple[str, str]] = []
+    servers: list[Server] = []
+    states: list[list[str]] = []
+    fleet = Fleet(lambda contender, reason: failures.append((contender.key, reason)))
+    programs = {"one": ECHO, "two": ECHO, "bad": "import sys; print('no such graph'); sys.exit(3)"}
+    contenders = {
+        Contender(key, key.title(), "bench", ("-c", program, "{port}"), (FORM,)): Path(sys.executable)
+        for key, program in programs.items()
+    }
+
+    def start(running: Server) -> None:
+        running.await_ready([request(b"7")])
+        servers.append(running)
+
+    def measure_one(running: Server) -> None:
+        running.check(FORM, request(b"7"), ["7"])
+        states.append([psutil.Process(other._process.pid).status() for other in servers])  # noqa: SLF001
+
+    with fleet.start(contenders, {"digits": tmp_path / "models/digits/1"}, Runtime(), 2, start):
+        fleet.each(measure_one)
+        fleet.each(measure_one)
+    assert [key for key, _ in failures] == ["bad"]
+    assert "no such graph" in failures[0][1]
+    assert [[status == psutil.STATUS_STOPPED for status in both] for both in states] == [
+        [False, True],
+        [True, False],
+    ] * 2
+    assert not any(psutil.pid_exists(running._process.pid) for running in servers)  # noqa: SLF001
 
 
 def test_a_server_that_exits_is_reported_with_its_log(tmp_path: Path) -> None:
