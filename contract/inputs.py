@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from contract import digit, picture, plain_png
 from contract.errors import Unreadable, UnsupportedMediaType
+from contract.occlusion import ImageOcclusions, Occlusions, TextOcclusions
 from contract.picture import PNG_SIGNATURE, Pixels, has_signature
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS, ImageInput, TextInput
 from contract.text import Tokens, check_length, group_by_length, pad, read_tokenizer, text_to_tokens
@@ -45,6 +46,13 @@ class Preprocessor(Protocol):
         Raises:
             TooLarge, UnsupportedMediaType, Unreadable: it cannot be decoded within the limits.
             NoContent, NoDigit, SeveralDigits: the image shows nothing to classify, or several digits.
+        """
+
+    def occlude(self, item: Any) -> Occlusions:
+        """What shows which parts of an encoded item a prediction depends on: its variants, each without a part.
+
+        Raises:
+            ConvokeError: as `decode`.
         """
 
     def extent(self, items: Items) -> int:
@@ -103,6 +111,9 @@ class ImagePreprocessor:
             (pixels[..., None], tuple(round(edge * factor) for edge in box)) for pixels, box in digit.frame_all(image)
         ]
 
+    def occlude(self, item: bytes) -> ImageOcclusions:
+        return ImageOcclusions(self.decode(item), is_on_paper=self._spec.framing == "mnist")
+
     def extent(self, items: Items) -> int:
         return len(items)
 
@@ -127,6 +138,9 @@ class TextPreprocessor:
         text = item if isinstance(item, str) else _from_utf8(item)
         check_length(text, self._max_characters)
         return text_to_tokens(text, self._tokenizer, self._spec)
+
+    def occlude(self, item: str | bytes) -> TextOcclusions:
+        return TextOcclusions(item if isinstance(item, str) else _from_utf8(item), self.decode)
 
     def extent(self, items: Items) -> int:
         return sum(map(len, items))

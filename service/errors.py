@@ -7,6 +7,7 @@ ConvokeError
 ├── ModelNotFound         404  model_not_found
 ├── RouteNotFound         404  not_found
 ├── MethodNotAllowed      405  method_not_allowed
+├── NotAcceptable         406  not_acceptable
 ├── SlowHeader            408  slow_head
 ├── SlowBody              408  slow_body
 ├── ReadOnly              409  read_only
@@ -81,6 +82,12 @@ class MethodNotAllowed(ConvokeError):
     def __init__(self, message: str, allowed: str) -> None:
         super().__init__(message)
         self.headers: Mapping[str, str] = {"Allow": allowed}
+
+
+class NotAcceptable(ConvokeError):
+    """The client accepts none of the media types in which the route can respond."""
+
+    status, code = 406, "not_acceptable"
 
 
 class SlowHeader(ConvokeError):

@@ -123,6 +123,11 @@ class Settings(BaseModel):
         default=1.0,
         description="seconds that a request may wait for others, as measured; above it requests are answered 429",
     )
+    max_explanations: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=4,
+        description="explanations of one model that a worker makes at the same time; requests above it are answered "
+        "429; 0 refuses all",
+    )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
     )
@@ -138,6 +143,7 @@ class Settings(BaseModel):
     fast_path: bool = Field(
         default=True, description="whether small plain requests are answered without ASGI, in a third of the time"
     )
+    page: bool = Field(default=True, description="whether GET / is a page that tries the models, for browsers")
     access_log: bool = Field(default=True, description="whether the log has a line for each request")
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="format of log lines; auto is text on a terminal and JSON elsewhere"

@@ -4,6 +4,9 @@ All requests that wait when the session becomes free leave in its next batch; no
 session runs several batches in parallel, the waiting items are divided among them. Quick batches run on the event loop,
 after all requests that have arrived by then were read; others run in a thread. Requests are entries with a callback,
 not tasks. Everything but runs in threads happens on the event loop, so there are no locks.
+
+Background entries (of explanations) wait in a queue of their own. Each runs alone, and one at a time, when no other
+entry waits.
 """
 
 import asyncio
@@ -74,11 +77,15 @@ _Share = tuple[Entry, int, int]  # the items of an entry from one position up to
 
 @dataclass(frozen=True)
 class Observer:
-    """Callbacks for metrics: items that wait; items and seconds of a batch; items that start, and their wait."""
+    """Callbacks for metrics: items that wait; items and seconds of a batch; items that start, and their wait.
+
+    `on_background` has the seconds of a batch of a background entry; the others leave these out.
+    """
 
     on_waiting: Callable[[int], object] = lambda _items: None
     on_batch: Callable[[int, float], object] = lambda _items, _seconds: None
     on_start: Callable[[int, float], object] = lambda _items, _seconds: None
+    on_background: Callable[[float], object] = lambda _seconds: None
 
 
 class Batcher:
@@ -119,6 +126,8 @@ class Batcher:
         self._is_quick = is_quick
         self._observer = observer or Observer()
         self._queue: deque[Entry] = deque()
+        self._background: deque[Entry] = deque()
+        self._is_background_running = False
         self._waiting = 0
         self._reserved = 0
         self._running = 0
@@ -127,13 +136,21 @@ class Batcher:
         self._sweep: asyncio.TimerHandle | None = None
         self._executor = ThreadPoolExecutor(parallel_runs, thread_name_prefix="batch")
 
-    async def submit(self, items: Items, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False) -> Outcome:
+    async def submit(
+        self,
+        items: Items,
+        *,
+        timeout_s: float,
+        is_gone: Callable[[], bool] = lambda: False,
+        in_background: bool = False,
+    ) -> Outcome:
         """Run items in whatever batches they fall into, and return a row for each.
 
         Args:
             items: what to run, at least one item.
             timeout_s: seconds after which the request fails.
             is_gone: whether the client has closed its connection; called if the request had to wait.
+            in_background: whether the items, a batch of their own, run only when no other items wait.
 
         Raises:
             Overloaded: the queue has no capacity for the items.
@@ -141,7 +158,8 @@ class Batcher:
             ClientGone: the client has closed its connection.
         """
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = self.put(items, partial(_resolve, done), timeout_s=timeout_s, is_gone=is_gone)
+        put = self._put_background if in_background else self.put
+        entry = put(items, partial(_resolve, done), timeout_s=timeout_s, is_gone=is_gone)
         try:
             return await done
         finally:
@@ -167,6 +185,15 @@ class Batcher:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
         return entry
 
+    def _put_background(self, items: Items, on_done: OnDone, *, timeout_s: float, is_gone: Callable[[], bool]) -> Entry:
+        """As `put`, for items that run when no others wait; they need no capacity in the queue."""
+        entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * len(items), is_gone)
+        self._background.append(entry)
+        self._schedule()
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
+        return entry
+
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
         """Reserve capacity in the queue for items that are still being decoded.
@@ -184,7 +211,7 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """Whether no item runs, waits or is being decoded."""
-        return not (self._running or self._is_dispatching or self._queue or self._reserved)
+        return not (self._running or self._is_dispatching or self._queue or self._background or self._reserved)
 
     def close(self) -> None:
         """Let running batches finish, and start no more."""
@@ -220,8 +247,12 @@ class Batcher:
     def _drop(self, entry: Entry) -> None:
         """Drop the items of an entry that have not left the queue."""
         rest = len(entry.items) - entry.taken
-        if rest:
-            entry.taken += rest
+        if not rest:
+            return
+        entry.taken += rest
+        if entry in self._background:
+            self._background.remove(entry)
+        else:
             self._queue.remove(entry)
             self._change_waiting(-rest)
 
@@ -229,18 +260,23 @@ class Batcher:
         """Answer the entries whose time is over, and look again while entries wait or run in threads."""
         self._sweep = None
         now = time.perf_counter()
-        for entry in (*self._queue, *self._in_threads):
+        for entry in (*self._queue, *self._background, *self._in_threads):
             if now - entry.enqueued_at > entry.timeout_s:
                 self._drop(entry)
                 entry.finish(DeadlineExceeded("the request could not be answered in time; the service is overloaded"))
-        if self._queue or self._in_threads:
+        if self._queue or self._background or self._in_threads:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
 
     def _schedule(self) -> None:
         """Schedule the next batch if items wait and a run is free."""
-        if self._queue and not self._is_dispatching and self._running < self._parallel_runs:
+        if self._is_dispatching or self._running >= self._parallel_runs:
+            return
+        if self._queue:
             self._is_dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch)
+        elif self._background and not self._is_background_running:
+            self._is_dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch_background)
 
     def _dispatch(self) -> None:
         """Start the next batch if items still wait: in this thread if it is quick, else divided among the free runs."""
@@ -249,6 +285,7 @@ class Batcher:
         free = self._parallel_runs - self._running
         shares = self._take(now, min(self._max_batch * free, self._waiting))
         if not shares:
+            self._schedule()
             return
         batch = _join(shares)
         self._change_waiting(-len(batch))
@@ -262,6 +299,30 @@ class Batcher:
             self._in_threads.update(entry for entry, _, _ in part)
             future = loop.run_in_executor(self._executor, self._run, _join(part))
             future.add_done_callback(partial(self._on_thread_done, part, now))
+        self._schedule()
+
+    def _dispatch_background(self) -> None:
+        """Start the next background entry, unless other entries have arrived."""
+        self._is_dispatching = False
+        if self._queue or not self._background:
+            self._schedule()
+            return
+        entry, now = self._background.popleft(), time.perf_counter()
+        count = entry.taken = entry.running = len(entry.items)
+        if entry.is_gone():
+            entry.finish(ClientGone("the client closed its connection while its request waited"))
+            self._schedule()
+            return
+        entry.started_at = now
+        self._running += 1
+        self._is_background_running = True
+        shares = [(entry, 0, count)]
+        if self._is_quick(entry.items):
+            self._deliver(shares, self._run(entry.items), now, in_background=True)
+            return
+        self._in_threads.add(entry)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, entry.items)
+        future.add_done_callback(partial(self._on_thread_done, shares, now, in_background=True))
         self._schedule()
 
     def _take(self, now: float, limit: int) -> list[_Share]:
@@ -316,18 +377,24 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
-    def _on_thread_done(self, shares: list[_Share], start: float, done: asyncio.Future[list[Row]]) -> None:
+    def _on_thread_done(
+        self, shares: list[_Share], start: float, done: asyncio.Future[list[Row]], *, in_background: bool = False
+    ) -> None:
         if not done.cancelled():
-            self._deliver(shares, done.result(), start)
+            self._deliver(shares, done.result(), start, in_background=in_background)
         else:  # the service shuts down
             for entry, _, _ in shares:
                 entry.finish(NotReady("the service stops"))
 
-    def _deliver(self, shares: list[_Share], rows: list[Row], start: float) -> None:
+    def _deliver(self, shares: list[_Share], rows: list[Row], start: float, *, in_background: bool = False) -> None:
         """Give the rows of a batch to their entries, and schedule the next batch."""
         now = time.perf_counter()
-        self._observer.on_batch(len(rows), now - start)
-        self._item_rate.record(now - start, len(rows))
+        if in_background:
+            self._is_background_running = False
+            self._observer.on_background(now - start)
+        else:
+            self._observer.on_batch(len(rows), now - start)
+            self._item_rate.record(now - start, len(rows))
         position = 0
         for entry, first, stop in shares:
             entry.rows[first:stop] = rows[position : position + stop - first]

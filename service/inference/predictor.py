@@ -194,6 +194,28 @@ class Predictor:
         answer = await self.predict(version, [pixels for pixels, _ in digits], is_gone=is_gone)
         return replace(answer, decode_s=decode_s), [box for _, box in digits]
 
+    async def in_decoder(self, version: Version, work: Callable[[], Decoded]) -> Decoded:
+        """Run a function that decodes something for a version in a decoding thread, in its turn."""
+        async with self._decoders.turn(version.name):
+            return await self._decoders.run(work)
+
+    async def run_in_background(
+        self, version: Version, items: Items, *, timeout_s: float, is_gone: Callable[[], bool]
+    ) -> list[Row]:
+        """The row (classes,) of each decoded item, from one batch that runs when no prediction waits.
+
+        Raises:
+            InferenceFailed: the model failed on an item.
+            DeadlineExceeded, ClientGone: as `predict`.
+        """
+        outcome = await self._batcher(version).submit(items, timeout_s=timeout_s, is_gone=is_gone, in_background=True)
+        rows: list[Row] = []
+        for row in outcome.rows:
+            if isinstance(row, InferenceFailed):
+                raise row
+            rows.append(row)
+        return rows
+
     @property
     def is_idle(self) -> bool:
         """Whether no item is decoded, waits or runs."""
@@ -286,7 +308,7 @@ class Predictor:
         def on_start(items: int, seconds: float) -> None:
             queue_seconds.observe(seconds, items)
 
-        return Observer(self._metrics.queue_items.labels(*labels).set, on_batch, on_start)
+        return Observer(self._metrics.queue_items.labels(*labels).set, on_batch, on_start, busy_seconds.inc)
 
     def _count(self, answer: Answer) -> Answer:
         """Record the results of the items in the metrics, and errors of the service in the log."""

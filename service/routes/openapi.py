@@ -14,11 +14,22 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from contract.errors import ConvokeError, ModelRefused, TooLarge, Unreadable, UnsupportedMediaType
+from contract.occlusion import MAX_CELLS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
 from service.routes import classify, models, oip
-from service.routes.schemas import Answer, Error, Images, ImagesCall, InferenceAnswer, ProtocolError, Texts, TextsCall
+from service.routes.schemas import (
+    Answer,
+    Error,
+    Explanation,
+    Images,
+    ImagesCall,
+    InferenceAnswer,
+    ProtocolError,
+    Texts,
+    TextsCall,
+)
 from service.routes.tensors import InferenceRequest
 from service.settings import Settings
 
@@ -39,6 +50,8 @@ _PARAMETERS = {
         classify.MIN_SCORE,
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
+    "file": ("path", "[a-z]+[.][a-z]+", "The name of a file."),
+    "label": ("query", ".{1,200}", "The label to explain; the predicted one by default."),
     "several": (
         "query",
         classify.SEVERAL,
@@ -102,6 +115,7 @@ def operations(settings: Settings) -> dict[str, Operation]:
     versioned = "/v2/models/{model}/versions/{version}"
     return {
         "/classify/{model}": _classify(settings),
+        "/explain/{model}": _explain(),
         "/classify_texts": _call("texts", TextsCall),
         "/classify_images": _call("images", ImagesCall),
         "/models": Operation("models", "Served models and refused versions", {_JSON: models.Models}, id="models"),
@@ -126,6 +140,17 @@ def operations(settings: Settings) -> dict[str, Operation]:
             "protocol", "Take a version out of service", status, _MANAGE, options, needs_body=False
         ),
         "/metrics": Operation("operation", "Metrics in Prometheus's text format", {_TEXT: _STRING}),
+        "/": Operation(
+            "operation",
+            "A page that tries the models, for browsers; an index for other clients",
+            {_JSON: {"type": "object"}, "text/html": _STRING},
+        ),
+        "/page/{file}": Operation(
+            "operation",
+            "A file of that page",
+            {"text/css": _STRING, "text/javascript": _STRING},
+            (errors.RouteNotFound,),
+        ),
         "/openapi.json": Operation("operation", "This document", {_JSON: {"type": "object"}}),
         "/docs": Operation("operation", "This document as a page", {"text/html": _STRING}),
         "/livez": Operation("operation", "Whether the process is alive", {_TEXT: _STRING}),
@@ -161,6 +186,32 @@ def _classify(settings: Settings) -> Operation:
             "by their content, whatever their Content-Type says. An item that cannot be read has an error in its place "
             "and leaves the others alone; if it is the only item, the request fails with that error. A text "
             "that is longer than the model reads has truncated, tokens_read and tokens in its prediction."
+        ),
+    )
+
+
+def _explain() -> Operation:
+    return Operation(
+        "classify",
+        "Explain the label of one image or text",
+        {_JSON: Explanation, "image/png": _BYTES},
+        (*_RUN, errors.NotAcceptable),
+        {
+            **dict.fromkeys(_IMAGES, ({**_BYTES, "minLength": 1}, "one encoded image")),
+            _TEXT: ({**_STRING, "minLength": 1}, "one text in UTF-8"),
+            "multipart/form-data": (
+                {"type": "object", "additionalProperties": _BYTES, "minProperties": 1},
+                "one image or text, a file or a field",
+            ),
+            _JSON: ({"oneOf": [_ref(Images), _ref(Texts)]}, "one text or image, as for /classify/{model}"),
+        },
+        parameters=("label",),
+        id="explain",
+        description=(
+            "By occlusion: squares of the image, or words of the text, are hidden in turn, at most "
+            f"{MAX_CELLS**2} squares or {MAX_PARTS} words or groups of words, and the value of each is the fall of the "
+            "label's log-odds. The runs have a lower priority than predictions. With Accept: image/png the response is "
+            "the image in grey, with evidence for the label in orange and against it in blue."
         ),
     )
 

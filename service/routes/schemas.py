@@ -51,6 +51,35 @@ class Answer(BaseModel):
     predictions: list[Prediction | Error]
 
 
+class Word(_Closed):
+    """A part of a text, from character `start` up to `end` (code points), and its weight."""
+
+    text: str
+    start: int
+    end: int
+    weight: float
+
+
+class Explanation(_Closed):
+    """Which parts of an item carry a label: an image has a grid of evidence, a text has words with weights.
+
+    A value is the fall of the label's log-odds when the part is hidden: positive where it speaks for the label.
+    """
+
+    model: str
+    version: str
+    prediction: str
+    label: str
+    score: Probability
+    method: str
+    runs: int
+    rows: int = 0
+    columns: int = 0
+    evidence: list[list[float]] = Field(default_factory=list, description="Row by row, from the top left.")
+    image: str = Field(default="", description="The pixels that the model saw: a PNG in base64.")
+    words: list[Word] = Field(default_factory=list)
+
+
 class _Options(_Closed):
     """The options of the query, which may stand in the JSON instead."""
 

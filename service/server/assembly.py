@@ -7,9 +7,10 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from service.http import access, asgi
+from service.inference.explain import Explainer
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
-from service.routes import classify, docs, models, native, oip, prometheus
+from service.routes import classify, docs, explain, models, native, oip, page, prometheus
 from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
@@ -56,10 +57,12 @@ def assemble(
     fleet = Fleet(metrics, lambda: repository.ready, workers=settings.workers, index=index, folder=folder)
     routes = [
         *classify.routes(predictor, settings),
+        *explain.routes(predictor, Explainer(predictor, settings), settings),
         *models.routes(repository),
         *oip.routes(predictor, repository, settings, is_ready=fleet.all_ready),
         *native.routes(predictor, settings),
         *prometheus.routes(fleet.metrics_text),
+        *page.routes(settings),
     ]
     routes += docs.routes(routes, settings)
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)

@@ -32,6 +32,7 @@ NEEDS: dict[str, Need] = {
     "/classify/{model}": "predict",
     "/classify_images": "predict",
     "/classify_texts": "predict",
+    "/explain/{model}": "predict",
     "/models": "look",
     "/models/{model}": "look",
     "/v2": None,
@@ -48,6 +49,8 @@ NEEDS: dict[str, Need] = {
     "/v2/repository/models/{model}/load": "manage",
     "/v2/repository/models/{model}/unload": "manage",
     "/metrics": "metrics",
+    "/": None,
+    "/page/{file}": None,
     "/docs": None,
     "/openapi.json": None,
 }
