@@ -74,7 +74,7 @@ def statuses(call: Call, need: Need, headers: dict[str, str]) -> set[int]:
     """The statuses of one request to each route with a need: 401, 403, or 0 for any other status."""
     model = "nothing" if need == "manage" else "digits"
     responses = (
-        call(route.method, route.path.format(model=model, version=1), headers=headers)
+        call(route.method, route.path.format(model=model, version=1, file="app.js"), headers=headers)
         for route in all_routes()
         if route.needs == need
     )
