@@ -182,7 +182,7 @@ def replicas(python: str, folder: Path) -> Iterator[list[Replica]]:
         yield started
     finally:
         for replica in started:
-            replica.process.kill()
+            replica.process.terminate()  # it ends its worker
 
 
 def rehearse(
