@@ -30,7 +30,7 @@ def optimiser(options: Optimiser, parameters: Iterable[nn.Parameter]) -> optim.O
     rate, decay = options.learning_rate, options.weight_decay
     match options:
         case SGD():
-            return optim.SGD(groups, rate, options.momentum, nesterov=options.nesterov, weight_decay=decay)
+            return optim.SGD(groups, rate, options.momentum, nesterov=options.nesterov, weight_decay=decay, fused=True)
         case AdaGrad():
             return optim.Adagrad(groups, rate, weight_decay=decay)
         case RMSProp():
@@ -38,9 +38,9 @@ def optimiser(options: Optimiser, parameters: Iterable[nn.Parameter]) -> optim.O
         case Adadelta():
             return optim.Adadelta(groups, rate, options.rho, weight_decay=decay)
         case AdamW():
-            return optim.AdamW(groups, rate, _betas(options), weight_decay=decay, amsgrad=options.amsgrad)
+            return optim.AdamW(groups, rate, _betas(options), weight_decay=decay, amsgrad=options.amsgrad, fused=True)
         case Adam():
-            return optim.Adam(groups, rate, _betas(options), weight_decay=decay, amsgrad=options.amsgrad)
+            return optim.Adam(groups, rate, _betas(options), weight_decay=decay, amsgrad=options.amsgrad, fused=True)
         case NAdam():
             return optim.NAdam(groups, rate, _betas(options), weight_decay=decay)
 
