@@ -136,8 +136,7 @@ class Bench:
 
         def measure(server: Server) -> None:
             for form in self._missing(server.contender, workload):
-                done = passes[server, form]
-                done.append(self._pass(server, workload, form, is_first=not done))
+                passes[server, form].append(self._pass(server, workload, form))
 
         def add(server: Server) -> None:
             for form in self._missing(server.contender, workload):
@@ -153,11 +152,12 @@ class Bench:
             fleet.each(measure)
         fleet.each(add)
 
-    def _pass(self, server: Server, workload: Workload, form: Form, *, is_first: bool) -> Pass:
+    def _pass(self, server: Server, workload: Workload, form: Form) -> Pass:
         requests = workload.requests(self.item_set, form)
         load.write([request.encode(server.port) for request in requests], server.folder)
-        if is_first:
+        if (warmth := (form.name, *workload.names)) not in server.warm:
             load.closed_loop(server.port, server.folder, workload.connections, WARM_UP_S)
+            server.warm.add(warmth)
         server.settle()
         with server.meter() as meter:
             seconds = self.seconds * workload.duration_factor

@@ -45,7 +45,10 @@ class Usage:
 
 
 class Server:
-    """A running server: its port, its processes, and how long it took to become ready."""
+    """A running server: its port, its processes, and how long it took to become ready.
+
+    `warm` holds what it has been warmed up with: a request format and names of items.
+    """
 
     def __init__(
         self, contender: Contender, process: subprocess.Popen[bytes], port: int, started: float, log: Path
@@ -53,6 +56,7 @@ class Server:
         self.contender = contender
         self.port = port
         self.folder = log.parent
+        self.warm = set[tuple[str, ...]]()
         self.start_s = 0.0
         self._process = process
         self._started = started
