@@ -127,6 +127,7 @@ class Bench:
             self.record.add(replace(row, more={"seconds": round(server.start_s, 2)}))
         for form in forms:
             self.item_set.check(server, form)
+        server.measure_idle()
 
     def _closed_loop(self, fleet: Fleet, workload: Workload) -> None:
         """Measure a workload in several passes, in each of which every contender has its turn."""
