@@ -2,8 +2,8 @@
 
 The graph is wrapped, so that the version keeps the contract of all others: decoded pixels or token ids in, calibrated
 probabilities out. What the graph does not say comes from options, or from labelled examples, on which every plausible
-way to feed it is tried. The range of pixel values is never guessed: a network that reads 98 % of digits from 0 to 255 reads
-10 % of them from 0 to 1, as surely.
+way to feed it is tried. The range of pixel values is never guessed: a network that reads 98 % of digits from 0 to 255
+reads 10 % of them from 0 to 1, as surely.
 """
 
 import re
@@ -38,7 +38,7 @@ from training.release import adopted_card, foreign, plausible, probe, trial
 from training.release.foreign import Foreign
 from training.release.plausible import Options, Way
 from training.release.version import building, numbers, open_version, place, provenance
-from training.release.wrap import Ids, Pixels, Scores, describe, wrap
+from training.release.wrap import Ids, Pixels, Scores, describe, spec_of, wrap
 
 MAX_BATCH = 256
 _GOLDEN = 16
@@ -130,7 +130,7 @@ def _image(
     stated = [way for way in ways if way.is_stated]
     scores = probe.scores_kind(model, output, values, options, note)
     labels = _labels(source, options, scores, found, note)
-    spec = probe.spec_of(stated[0].pixels, options.framing)
+    spec = spec_of(stated[0].pixels, options.framing)
     if options.framing == "squash" and spec.height == spec.width:
         note("framing: squash, both sides are resized to the square; --framing pad or crop keeps the aspect")
     preprocessor = ImagePreprocessor(spec, MAX_PIXELS)
@@ -262,8 +262,8 @@ def _labels(
     elif len(folders) == scores.classes:
         labels = folders
         note(
-            f"labels: {trial.listed(labels)}; the names of the folders in the order of the alphabet, as torchvision and "
-            "Keras number them; --labels decides"
+            f"labels: {trial.listed(labels)}; the names of the folders in the order of the alphabet, as torchvision "
+            "and Keras number them; --labels decides"
         )
     else:
         raise PublishError(

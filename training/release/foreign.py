@@ -78,7 +78,8 @@ class Foreign:
         """The number of values in its weights."""
         tensors = [*self.model.graph.initializer, *(a.t for _, a in _attributes(self.model) if a.type == a.TENSOR)]
         floats = sum(len(a.floats) for node, a in _attributes(self.model) if node.domain == "ai.onnx.ml")
-        return max(sum(prod(tensor.dims) for tensor in tensors) + floats, 1)
+        count: int = sum(prod(tensor.dims) for tensor in tensors) + floats
+        return max(count, 1)
 
     @property
     def producer(self) -> str:

@@ -15,12 +15,12 @@ from training.errors import PublishError
 from training.release.foreign import End, Foreign, is_in
 from training.release.wrap import Ids, Layout, Mode, Pixels, Role, per_channel
 
-Note = Callable[[str], None]
+Note = Callable[[str], object]
 Floats = tuple[float, ...]
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CAFFE = (103.939, 116.779, 123.68)  # of ImageNet, from 0 to 255, blue first
-_MNIST = (0.1307,), (0.3081,)
+_IMAGENET: tuple[Floats, Floats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE: Floats = (103.939, 116.779, 123.68)  # of ImageNet, from 0 to 255, blue first
+_MNIST: tuple[Floats, Floats] = (0.1307,), (0.3081,)
 _CHANNELS = {1, 3}
 _ROLES: tuple[tuple[str, Role], ...] = (("mask", "mask"), ("type|segment", "types"), ("", "ids"))
 
@@ -65,7 +65,7 @@ def ranges(channels: int, values: int, mode: Mode) -> list[Range]:
         Range("-1 to 1", 1 / 127.5, (1.0,)),
     ]
     if channels == 1:
-        usual.append(Range("0 to 1, MNIST's mean and deviation", 1 / 255, *_MNIST))
+        usual.append(Range("0 to 1, MNIST's mean and deviation", 1 / 255, _MNIST[0], _MNIST[1]))
         if values == 64:  # noqa: PLR2004 -- 8 x 8, the digits of scikit-learn
             usual.append(Range("0 to 16", 16 / 255))
         return usual

@@ -378,14 +378,14 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, list[str]]] = {
     "two inputs": (lambda: by_hand("float[N, 3] x, float[N, 3] y", "s = Add (x, y)"), "2: x (float [?, 3])", []),
     "any size": (lambda: by_hand("float[N, 3, H, W] x", "s = Flatten (x)"), "--size", []),
     "two channels": (lambda: by_hand("float[N, 2, 9, 9] x", "s = Flatten (x)"), "1 or 3 channels", []),
-    "a scale above 1": (MADE["double, one at a time"][0].__deepcopy__, "--scale 255", ["--scale", "255"]),  # type: ignore[attr-defined]
+    "a scale above 1": (MADE["double, one at a time"][0].__deepcopy__, "--scale 255", ["--scale", "255"]),
     "a mean outside": (
-        MADE["double, one at a time"][0].__deepcopy__,  # type: ignore[attr-defined]
+        MADE["double, one at a time"][0].__deepcopy__,
         "lies in that range",
         ["--scale", "1/255", "--mean", "123"],
     ),
     "another size": (
-        MADE["double, one at a time"][0].__deepcopy__,  # type: ignore[attr-defined]
+        MADE["double, one at a time"][0].__deepcopy__,
         "12 x 20",
         ["--size", "20x12", "--scale", "1"],
     ),
