@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -81,7 +82,7 @@ class Bench:
             if not missing:
                 continue
             fleet = Fleet(self._fail)
-            with fleet.start(missing, models, self.runtime, workers, self._start):
+            with fleet.start(missing, models, self.runtime, workers, partial(self._start, workers)):
                 for loop in loops:
                     self._closed_loop(fleet, loop)
                 if workers == 1:
@@ -116,13 +117,13 @@ class Bench:
             work = ceiling.run_tensor(self.item_set.models["digits"], [self.item_set.batches[MANY][0].tensor])
             self.record.about["loops_per_s"][moment] = ceiling.measure(work, 1, 0.5).requests_per_s
 
-    def _start(self, server: Server) -> None:
+    def _start(self, workers: int, server: Server) -> None:
         """Wait until every model responds, then run the correctness check in every request format."""
         forms = server.contender.forms
         with server.meter() as meter:
             server.await_ready(self.item_set.first_requests(forms[0]))
         self.log(f"{server.contender.name}: ready after {server.start_s:.1f} s")
-        if not self.record.has(server.contender.key, forms[0].name, "start"):
+        if workers == 1 and not self.record.has(server.contender.key, forms[0].name, "start"):
             row = _row(server, forms[0], "start", meter.usage)
             self.record.add(replace(row, more={"seconds": round(server.start_s, 2)}))
         for form in forms:
