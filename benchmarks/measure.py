@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -81,7 +82,7 @@ class Bench:
             if not missing:
                 continue
             fleet = Fleet(self._fail)
-            with fleet.start(missing, models, self.runtime, workers, self._start):
+            with fleet.start(missing, models, self.runtime, workers, partial(self._start, workers)):
                 for loop in loops:
                     self._closed_loop(fleet, loop)
                 if workers == 1:
@@ -116,17 +117,18 @@ class Bench:
             work = ceiling.run_tensor(self.item_set.models["digits"], [self.item_set.batches[MANY][0].tensor])
             self.record.about["loops_per_s"][moment] = ceiling.measure(work, 1, 0.5).requests_per_s
 
-    def _start(self, server: Server) -> None:
+    def _start(self, workers: int, server: Server) -> None:
         """Wait until every model responds, then run the correctness check in every request format."""
         forms = server.contender.forms
         with server.meter() as meter:
             server.await_ready(self.item_set.first_requests(forms[0]))
         self.log(f"{server.contender.name}: ready after {server.start_s:.1f} s")
-        if not self.record.has(server.contender.key, forms[0].name, "start"):
+        if workers == 1 and not self.record.has(server.contender.key, forms[0].name, "start"):
             row = _row(server, forms[0], "start", meter.usage)
             self.record.add(replace(row, more={"seconds": round(server.start_s, 2)}))
         for form in forms:
             self.item_set.check(server, form)
+        server.measure_idle()
 
     def _closed_loop(self, fleet: Fleet, workload: Workload) -> None:
         """Measure a workload in several passes, in each of which every contender has its turn."""
@@ -136,8 +138,7 @@ class Bench:
 
         def measure(server: Server) -> None:
             for form in self._missing(server.contender, workload):
-                done = passes[server, form]
-                done.append(self._pass(server, workload, form, is_first=not done))
+                passes[server, form].append(self._pass(server, workload, form))
 
         def add(server: Server) -> None:
             for form in self._missing(server.contender, workload):
@@ -153,11 +154,12 @@ class Bench:
             fleet.each(measure)
         fleet.each(add)
 
-    def _pass(self, server: Server, workload: Workload, form: Form, *, is_first: bool) -> Pass:
+    def _pass(self, server: Server, workload: Workload, form: Form) -> Pass:
         requests = workload.requests(self.item_set, form)
         load.write([request.encode(server.port) for request in requests], server.folder)
-        if is_first:
+        if (warmth := (form.name, *workload.names)) not in server.warm:
             load.closed_loop(server.port, server.folder, workload.connections, WARM_UP_S)
+            server.warm.add(warmth)
         server.settle()
         with server.meter() as meter:
             seconds = self.seconds * workload.duration_factor

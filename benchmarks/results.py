@@ -75,7 +75,7 @@ class Row:
         if self.requests_per_s or not self.more:
             figures = (
                 f"{number(self.requests_per_s)} requests/s ± {self.spread / 2:.0%}, p50 {number(self.p50_ms)} ms, "
-                f"p99 {number(self.p99_ms)} ms, {self.errors} errors"
+                f"p99 {number(self.p99_ms)} ms, slowest {number(self.slowest_ms)} ms, {self.errors} errors"
             )
         else:
             figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.more.items())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Self
 
 import psutil  # type: ignore[import-untyped]
@@ -24,6 +25,7 @@ RESPONSE_DEADLINE_S = 60.0
 _SAMPLE_S = 0.2
 _BUSY_S = 0.03  # a server that uses more CPU seconds than this in _SAMPLE_S is still working
 _SETTLE_DEADLINE_S = 30.0
+_IDLE_SAMPLES = 5
 _MIB = 1 << 20
 _CONTROLLED = ("CONVOKE_", "BENTOML_", "BENCH_", "MLSERVER_", "RAY_", "LIT_")
 
@@ -45,7 +47,10 @@ class Usage:
 
 
 class Server:
-    """A running server: its port, its processes, and how long it took to become ready."""
+    """A running server: its port, its processes, and how long it took to become ready.
+
+    `warm` holds what it has been warmed up with: a request format and names of items.
+    """
 
     def __init__(
         self, contender: Contender, process: subprocess.Popen[bytes], port: int, started: float, log: Path
@@ -53,7 +58,9 @@ class Server:
         self.contender = contender
         self.port = port
         self.folder = log.parent
+        self.warm = set[tuple[str, ...]]()
         self.start_s = 0.0
+        self._idle_cpu_s = 0.0
         self._process = process
         self._started = started
         self._log = log
@@ -99,6 +106,10 @@ class Server:
             time.sleep(0.02)
         self.start_s = time.monotonic() - self._started
 
+    def measure_idle(self) -> None:
+        """Measure what the server takes without requests, since some poll; `settle` does not wait for less."""
+        self._idle_cpu_s = median(self._sample_cpu_s() for _ in range(_IDLE_SAMPLES))
+
     def check(self, form: Form, request: Request, expected: Sequence[str]) -> None:
         """Compare the labels of a response with the expected ones.
 
@@ -141,11 +152,14 @@ class Server:
     def settle(self) -> None:
         """Wait until the server has finished the work that a load left behind, or until a deadline."""
         deadline = time.monotonic() + _SETTLE_DEADLINE_S
-        before, spent = sum(_cpu_seconds(self._root).values()), _BUSY_S + 1
-        while spent > _BUSY_S and time.monotonic() < deadline:
-            time.sleep(_SAMPLE_S)
-            now = sum(_cpu_seconds(self._root).values())
-            spent, before = now - before, now
+        while self._sample_cpu_s() > _BUSY_S + self._idle_cpu_s and time.monotonic() < deadline:
+            pass
+
+    def _sample_cpu_s(self) -> float:
+        """The CPU seconds that the server takes in _SAMPLE_S."""
+        before = sum(_cpu_seconds(self._root).values())
+        time.sleep(_SAMPLE_S)
+        return sum(_cpu_seconds(self._root).values()) - before
 
     def meter(self) -> "Meter":
         """Measure the server's use of resources within a `with` block; `.usage` holds the result."""

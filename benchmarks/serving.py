@@ -175,7 +175,8 @@ def _python(contender: Contender, installed: Mapping[str, Path], log: Callable[[
         UnavailableError: its environment is missing and cannot be installed.
     """
     if contender.environment == "triton":
-        log(f"{contender.name}: installing it, if it is not; this takes some minutes, once")
+        if not triton_python.is_installed():
+            log(f"{contender.name}: installing it, which takes some minutes, once")
         triton_python.install()
         return installed["bench"]
     if contender.environment not in installed:

@@ -112,7 +112,9 @@ def _rest_table(rows: Sequence[Row]) -> list[str]:
     )  # fmt: skip
     cells = []
     for name in dict.fromkeys(row.name for row in rows if row.contender != CEILING):
-        own = {row.workload: row for row in rows if row.name == name}
+        own = {row.workload: row for row in rows if row.name == name and not row.workload.startswith("workers-")}
+        if not own:
+            continue
         peak = max(row.memory_mib for row in own.values())
         largest = max(row.largest_mib for row in own.values())
         start = number(own["start"].more["seconds"]) if "start" in own else ""

@@ -218,7 +218,7 @@ OVERLOADS = tuple(
     for name, key in (("digits", "digits-64"), ("photo", "photo-16"))
     for factor in (2, 4)
 )
-QUICK = frozenset({"digits-16", "raw-16", "review-16", "photo-16", "burst-64", "workers-digits", "overload-digits-2"})
+QUICK = frozenset({"digits-16", "raw-16", "review-16", "photo-16", "burst-64", "overload-digits-4"})
 """The workloads of --quick."""
 ALL = frozenset({loop.key for loop in CLOSED} | {overload.key for overload in OVERLOADS} | {"idle"})
 FAMILIES = (*dict.fromkeys(workload.family for workload in CLOSED), "overload", "idle")

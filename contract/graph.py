@@ -1,9 +1,9 @@
 """Screens an ONNX file before ONNX Runtime reads it, so that a harmful file costs nothing.
 
 Such a file can refer to weights in other files, which no hash covers; use operators that load code, loop forever or
-call back; or request a tensor of any size in a few bytes. So only the operators of networks from `training`, and those
-that can connect them, are allowed, all in ONNX's own domain and without graphs inside of nodes. Weights must be inside
-the file, and no larger than it. What a graph computes from its inputs is not limited here.
+call back; or request a tensor of any size in a few bytes. So only the operators of classifiers are allowed, and those
+that can connect them, all in ONNX's own domains and without graphs inside of nodes. Weights must be inside the file,
+and no larger than it. What a graph computes from its inputs is not limited here.
 """
 
 import mmap
@@ -20,18 +20,35 @@ MAX_CONSTANT_VALUES = 1 << 26
 """The largest tensor that a constant shape may request: 256 MiB of float32."""
 
 _NAMES = """
-    Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv
-    CumSum DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm
-    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
-    MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Selu Shape
-    Sigmoid Sign Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu TopK
-    Transpose Unsqueeze Where
+    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape
+    Conv ConvInteger Cos CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp
+    Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
+    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
+    LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger
+    Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RNN Range
+    Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Relu Reshape Round Selu Shape Shrink Sigmoid Sign Sin Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 OPERATORS = frozenset(_NAMES.split())
+ML_OPERATORS = frozenset(
+    [
+        "Binarizer",
+        "FeatureVectorizer",
+        "Imputer",
+        "LinearClassifier",
+        "Normalizer",
+        "SVMClassifier",
+        "Scaler",
+        "TreeEnsemble",
+        "TreeEnsembleClassifier",
+        "TreeEnsembleRegressor",
+    ]
+)
+"""Of the domain ai.onnx.ml, as scikit-learn's models are exported; ONNX Runtime checks that their attributes fit."""
 _ARITHMETIC = {"Mul", "Mod"}  # hashes have large factors, which do not become the size of a tensor
-_DOMAINS = {"", "ai.onnx"}
+DOMAINS = {"": OPERATORS, "ai.onnx": OPERATORS, "ai.onnx.ml": ML_OPERATORS}
+"""The operators that are allowed, by their domain."""
 
 # The fields that are read from each message (onnx.proto of ONNX 1.19; field numbers never change).
 _MODEL = {7: "graph", 8: "opset_import", 20: "training_info", 25: "functions"}
@@ -91,7 +108,7 @@ def _check_model(model: memoryview) -> None:
                 _check_graph(value, len(model))
             case "opset_import", memoryview():
                 domain = _text(value, _OPSET, "domain")
-                if domain not in _DOMAINS:
+                if domain not in DOMAINS:
                     raise ValueError(f"uses operators of the domain {domain!r}; only ONNX's own are supported")
             case (("training_info" | "functions"), _):
                 raise ValueError("contains functions or a training graph, which are not supported")
@@ -119,7 +136,7 @@ def _check_graph(graph: memoryview, file_bytes: int) -> None:
 def _check_node(node: memoryview, file_bytes: int, large: set[str]) -> None:
     """Check a node; `large` names the weights that are a single large number, which only arithmetic may use."""
     operator, domain = _text(node, _NODE, "op_type"), _text(node, _NODE, "domain")
-    if domain not in _DOMAINS or operator not in OPERATORS:
+    if operator not in DOMAINS.get(domain, ()):
         suffix = f" of the domain {domain[:60]!r}" if domain else ""
         raise ValueError(f"has a node with the unsupported operator {operator[:60]!r}{suffix}")
     for name, value in fields(node, _NODE):

@@ -174,7 +174,7 @@ def image_to_pixels(data: bytes, spec: ImageInput, *, max_pixels: int = MAX_PIXE
     if plain is not None:
         return plain
     image = picture.decode(data, spec, max_pixels=max_pixels)
-    return digit.frame(image)[..., None] if spec.framing == "mnist" else picture.squash(image, spec)
+    return digit.frame(image)[..., None] if spec.framing == "mnist" else picture.fit(image, spec)
 
 
 def is_tiny(data: bytes) -> bool:

@@ -26,7 +26,8 @@ GOLDEN = "golden.npz"
 
 MAX_LABELS = 100_000
 
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+ModelName = Annotated[str, Field(pattern=r"^[^\W_][\w.-]*$", max_length=100)]
+"""Letters and digits of any script, `-`, `_` and `.`: what stands in a path of a URL and in the name of a folder."""
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 Labels = Annotated[list[Label], Field(min_length=2, max_length=MAX_LABELS)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -81,8 +82,8 @@ class Manifest(Section):
     """The temperature of a text of L tokens is multiplied by (L / 64) to this power."""
     length_range: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
     """The lengths between which this is fitted: L is at least the first and at most the second, if they are given."""
-    test_metrics: Annotated[dict[str, Metrics], Field(min_length=1)]
-    """The metrics on each held-out test split, by the name of its data set."""
+    test_metrics: dict[str, Metrics]
+    """The metrics on each held-out test split, by the name of its data set; empty if none were measured."""
     dataset: str
     dataset_fingerprint: str
     recipe: dict[str, Any]

@@ -29,6 +29,7 @@ _WHITE_16 = 0xFFFF
 _MAX_SAMPLE_VALUE = 281  # a tag of TIFF 6.0
 _USUAL_BITS = 8, 10, 12, 14, 16  # of cameras, microscopes and scanners
 _FAINT_BYTE = 0x40  # high bytes below this leave 14 bits or fewer
+_CROP = 7 / 8  # of a side, as torchvision's classifiers crop 224 of 256 pixels
 _MIN_SIDE = 8  # pixels; fewer show nothing
 _MIN_CONTRAST = 8  # grey levels of 255; what compression and noise leave of one colour stays below
 _GREY_MODES = ("1", "L", "F", "I")  # and "LA", "I;16", ..., but for "LAB"
@@ -105,8 +106,8 @@ def upright_width(data: bytes) -> int:
     return image.height if is_turned else image.width
 
 
-def squash(image: Image.Image, spec: ImageInput) -> Pixels:
-    """Resize both sides to those of the graph, antialiased: uint8 (height, width, channels).
+def fit(image: Image.Image, spec: ImageInput) -> Pixels:
+    """Bring an image to the size of the graph, antialiased, as `spec.framing` says: uint8 (height, width, channels).
 
     Raises:
         NoContent: the image is too small to show anything, or has one colour throughout.
@@ -114,12 +115,34 @@ def squash(image: Image.Image, spec: ImageInput) -> Pixels:
     width, height = image.size
     if min(width, height) < _MIN_SIDE:
         raise NoContent(f"the image has no content: {width} x {height} pixels (minimum {_MIN_SIDE} x {_MIN_SIDE})")
-    resized = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)  # Pillow takes (width, height)
+    if spec.framing == "squash":
+        resized = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)  # Pillow takes (width, height)
+    else:
+        resized = _padded(image, spec) if spec.framing == "pad" else _cropped(image, spec)
     pixels = np.asarray(resized, np.uint8).reshape(spec.height, spec.width, spec.channels)
     sample = pixels[::16, ::16, 0]  # enough for nearly all
     if int(sample.max()) - int(sample.min()) < _MIN_CONTRAST and np.ptp(pixels, axis=(0, 1)).max() < _MIN_CONTRAST:
         raise NoContent("the image has no content: it shows one colour throughout, or nothing that is opaque")
     return pixels
+
+
+def _padded(image: Image.Image, spec: ImageInput) -> Image.Image:
+    """The whole image in the middle of a black one of the graph's size."""
+    ratio = min(spec.width / image.width, spec.height / image.height)
+    width, height = (max(round(side * ratio), 1) for side in image.size)
+    padded = Image.new(image.mode, (spec.width, spec.height))
+    place = (spec.width - width) // 2, (spec.height - height) // 2
+    padded.paste(image.resize((width, height), Image.Resampling.BILINEAR), place)
+    return padded
+
+
+def _cropped(image: Image.Image, spec: ImageInput) -> Image.Image:
+    """The middle of the image with the graph's aspect, 7/8 of the largest such part, in the graph's size."""
+    ratio = min(image.width / spec.width, image.height / spec.height) * _CROP
+    width, height = spec.width * ratio, spec.height * ratio
+    left, upper = (image.width - width) / 2, (image.height - height) / 2
+    box = left, upper, left + width, upper + height
+    return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR, box=box)
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:

@@ -102,8 +102,10 @@ class InputSpec(Section):
 class ImageInput(InputSpec):
     """An image as the graph takes it: uint8 (height, width, channels).
 
-    `framing` says how an image is brought to that size: `squash` resizes both sides; `mnist` makes it light ink on
-    black, fits the ink into a 20 x 20 box and centres it by its mass in 28 x 28.
+    `framing` says how an image is brought to that size: `squash` resizes both sides; `pad` keeps the aspect and adds
+    black on both sides of the shorter one; `crop` keeps the aspect and takes the middle, 7/8 of the shorter side (224
+    of 256 pixels, as torchvision's classifiers do); `mnist` makes it light ink on black, fits the ink into a 20 x 20
+    box and centres it by its mass in 28 x 28.
     """
 
     tensor: ClassVar[str] = "image"
@@ -115,7 +117,7 @@ class ImageInput(InputSpec):
     height: Side
     width: Side
     mode: Literal["L", "RGB"]
-    framing: Literal["mnist", "squash"]
+    framing: Literal["mnist", "squash", "pad", "crop"]
     resample: Literal["bilinear"] = "bilinear"
 
     @property
@@ -125,7 +127,10 @@ class ImageInput(InputSpec):
     @property
     def working_side(self) -> int:
         """The smallest side in pixels at which an image is decoded; a digit is searched for at a larger side."""
-        return DIGIT_SIDES[0] if self.framing == "mnist" else max(self.height, self.width)
+        if self.framing == "mnist":
+            return DIGIT_SIDES[0]
+        longest = max(self.height, self.width)
+        return -(-longest * 8 // 7) if self.framing == "crop" else longest
 
     @property
     def axes(self) -> Axes:
@@ -162,7 +167,9 @@ class TextInput(InputSpec):
 
     Id 0 is padding: it follows the end of the shorter texts of a batch, (N, L), and changes nothing. `tokenizer` names
     the file, a `tokenizer.json` of Hugging Face `tokenizers`, that turns text into ids. `normalisation` is the
-    version of `contract.normalise` that texts pass through before; 0 if the tokenizer takes raw text.
+    version of `contract.normalise` that texts pass through before; 0 if the tokenizer takes raw text. If
+    `special_tokens`, the tokenizer's own, such as [CLS] and [SEP], are added and count as a part of the length. `shift`
+    is added to each id of the tokenizer, whose id 0 is a token of its own if that is 1.
     """
 
     tensor: ClassVar[str] = "tokens"
@@ -178,6 +185,8 @@ class TextInput(InputSpec):
     vocabulary: Vocabulary
     tokenizer: FileName = TOKENIZER
     normalisation: Literal[0, 1] = 0
+    special_tokens: bool = False
+    shift: Literal[0, 1] = 0
 
     @property
     def axes(self) -> Axes:

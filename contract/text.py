@@ -41,7 +41,7 @@ def read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
         if isinstance(error, Exception) or _is_panic(error):
             raise ModelRefused(f"{path}: cannot be read as a tokenizer: {error}") from error
         raise
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) + spec.shift
     if highest >= spec.vocabulary:
         raise ModelRefused(f"{path}: has the id {highest}, but the graph only takes ids below {spec.vocabulary}")
     if tokenizer.padding is not None or tokenizer.truncation is not None:
@@ -86,13 +86,20 @@ def text_to_tokens(text: str, tokenizer: Tokenizer, spec: TextInput) -> Tokens:
         if _is_panic(error):
             raise Unreadable("the tokenizer gave up on this text") from error
         raise
-    ids = encoding.ids[: spec.length]
-    if not ids:
+    total = len(encoding.ids)
+    if not total:
         raise Unreadable("the text has no word")
-    tokens = np.array(ids, np.int64)
-    if len(encoding.ids) > spec.length:
+    if spec.special_tokens:
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        total += special
+        encoding.truncate(max(spec.length - special, 1))
+        encoding = tokenizer.post_process(encoding, add_special_tokens=True)
+    tokens = np.array(encoding.ids[: spec.length], np.int64)
+    if spec.shift:
+        tokens += spec.shift
+    if total > spec.length:
         beginning = tokens.view(Beginning)
-        beginning.total = len(encoding.ids)
+        beginning.total = total
         return beginning
     return tokens
 

@@ -39,7 +39,8 @@ def main() -> None:
     if chosen.log_format != "json":
         print(
             f"Convoke listens on {url} once its models are loaded. Try it in another terminal:\n"
-            f"  curl --data-binary @examples/seven.png -H 'Content-Type: image/png' {url}/classify/digits\n"
+            f"  curl {url}/models\n"
+            f"  curl --data-binary @FILE {url}/classify/MODEL\n"
             "Stop it with Ctrl-C.",
             flush=True,
         )

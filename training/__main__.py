@@ -10,15 +10,17 @@ default is data/.
   python -m training train --resume runs/lenet/TIME     continue a run that was stopped
   python -m training train --resume RUN --epochs +10    give a run 10 more epochs, also if it is finished
   python -m training compare runs/lenet/*               compare the metrics and the recipes of runs
-  python -m training publish runs/lenet/TIME            export, check and write models/digits/VERSION/
-  python -m training evaluate models/digits/1           measure a published model on its test splits
-  python -m training quantise models/digits/1           write the next version, with a variant in int8
-  python -m training inspect models/digits/1            print the contents of a run or a published model
+  python -m training publish runs/lenet/TIME            export, check and write models/NAME/VERSION/
+  python -m training evaluate models/NAME/1             measure a published model on its test splits
+  python -m training quantise models/NAME/1             write the next version, with a variant in int8
+  python -m training adopt FILE.onnx --labels a,b       publish an ONNX classifier that was made elsewhere
+  python -m training inspect models/NAME/1              print the contents of a run or a published model
 
   torchrun --nproc-per-node 2 -m training train lenet   train in two processes, each on its own GPU if there are any
 """
 
 import argparse
+import dataclasses
 import os
 import shutil
 import sys
@@ -30,6 +32,7 @@ from training.data import folders, schema
 from training.errors import TrainingError
 from training.recipe import schema as recipes
 from training.recipe import shapes
+from training.release import arguments
 from training.runs import compare
 
 if TYPE_CHECKING:
@@ -105,12 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_force(command)
     command.set_defaults(handler=_quantise)
 
+    command = commands.add_parser("adopt", help="publish an ONNX classifier that was made elsewhere")
+    arguments.add(command)
+    _add_models(command)
+    _add_force(command)
+    command.set_defaults(handler=_adopt)
+
     command = commands.add_parser("compare", help="compare the metrics and the recipes of runs")
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     command.set_defaults(handler=_compare)
 
     command = commands.add_parser("inspect", help="print the contents of a run or a published model")
-    command.add_argument("path", type=Path, help="a folder like runs/lenet/TIME or models/digits/1")
+    command.add_argument("path", type=Path, help="a folder like runs/lenet/TIME or models/NAME/1")
     command.set_defaults(handler=_inspect)
 
     command = commands.add_parser("evaluate", help="measure a published model on its test splits")
@@ -132,7 +141,7 @@ def _add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> N
 
 
 def _add_version(command: argparse.ArgumentParser) -> None:
-    command.add_argument("version", type=Path, help="a version's folder, like models/digits/1")
+    command.add_argument("version", type=Path, help="a version's folder, like models/NAME/1")
 
 
 def _add_models(command: argparse.ArgumentParser) -> None:
@@ -262,6 +271,27 @@ def _quantise(options: argparse.Namespace) -> None:
 
     version: Path = options.version
     _show_published(version.parent / quantise(version, options.precision, force=options.force).name)
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from training.release import foreign  # noqa: PLC0415
+    from training.release.adopt import adopt  # noqa: PLC0415
+    from training.release.plausible import Options  # noqa: PLC0415
+
+    stated = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    stated["softmax"] = None if options.softmax is None else options.softmax == "yes"
+    stated["labels"] = None if options.labels is None else foreign.read_labels(options.labels)
+    name = arguments.model_name(options)
+    version = adopt(
+        options.file,
+        Options(**stated),
+        name=name,
+        models=options.models,
+        examples=options.examples,
+        force=options.force,
+        say=_show,
+    )
+    print(f"published {version}; the service answers with it: POST /classify/{name}")
 
 
 def _show_published(version: Path) -> None:

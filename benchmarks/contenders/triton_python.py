@@ -46,13 +46,18 @@ class UnavailableError(Exception):
     """Triton cannot be installed on this machine; the message says why."""
 
 
+def is_installed() -> bool:
+    """Whether Triton is installed with the present lock file."""
+    return _READY.exists() and _READY.stat().st_mtime >= _LOCK.stat().st_mtime
+
+
 def install() -> None:
-    """Install Triton below .venv/, unless that has been done with the present lock file.
+    """Install Triton below .venv/, unless it is installed.
 
     Raises:
         UnavailableError: this machine lacks something, or a step failed.
     """
-    if _READY.exists() and _READY.stat().st_mtime >= _LOCK.stat().st_mtime:
+    if is_installed():
         return
     if os.geteuid() != 0:
         raise UnavailableError("Triton is run in a root of its own, for which `make bench` must run as root")

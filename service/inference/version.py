@@ -14,6 +14,9 @@ from contract.session import Session
 from service.inference import precision
 from service.settings import Settings
 
+MAX_SCORES, DEFAULT_TOP = 20, 10
+"""An answer has the scores of all labels, if they are up to 20; else the 10 highest, unless `top` is sent."""
+
 
 @dataclass(frozen=True, eq=False)
 class Version:
@@ -40,9 +43,21 @@ class Version:
         return [json.dumps(label) for label in self.manifest.labels]
 
     @cached_property
+    def default_top(self) -> int | None:
+        """How many labels get a score in an answer unless the request says it: None for all, 10 of more than 20."""
+        return DEFAULT_TOP if len(self.manifest.labels) > MAX_SCORES else None
+
+    @cached_property
     def json_prefix(self) -> str:
         """The start of each answer of this version in JSON."""
         return f'{{"model":{json.dumps(self.name)},"version":{json.dumps(self.number)},'
+
+    @cached_property
+    def default_json_prefix(self) -> str:
+        """The start of an answer with the default number of scores, which it states if it is not all of them."""
+        if self.default_top is None:
+            return self.json_prefix
+        return f'{self.json_prefix}"top":{self.default_top},"labels":{len(self.manifest.labels)},'
 
 
 def open_version(folder: Path, settings: Settings) -> Version:

@@ -285,6 +285,7 @@ async function explain(label) {
     const { content } = await call(`explain/${model.name}${chosen}`, { method: "POST", body: asked.body, type: asked.type });
     if (number !== whyNumber) return;
     showWhy(content, model.labels, asked.text, explain);
+    byId("why").scrollIntoView({ block: "nearest" });
     if (label) byId("why-label").focus();
   } catch (error) {
     if (number === whyNumber) byId("why").replaceChildren(make("p", { className: "note error" }, error.message));

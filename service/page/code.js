@@ -39,7 +39,7 @@ function ofFile(url, name, type) {
   const [header, python, script] = keys();
   return {
     curl: `curl ${header}-H ${shell(`Content-Type: ${type}`)} --data-binary ${shell(`@${name}`)} ${shell(url)}`,
-    Python: `import json\nimport os\nimport urllib.request\n\nwith open(${quoted(name)}, "rb") as file:\n    request = urllib.request.Request(${quoted(url)}, file.read())\nrequest.add_header("Content-Type", ${quoted(type)})\n${python}with urllib.request.urlopen(request) as response:\n    print(json.load(response)["predictions"][0])`,
+    Python: `import json\n${hasKey() ? "import os\n" : ""}import urllib.request\n\nwith open(${quoted(name)}, "rb") as file:\n    request = urllib.request.Request(${quoted(url)}, file.read())\nrequest.add_header("Content-Type", ${quoted(type)})\n${python}with urllib.request.urlopen(request) as response:\n    print(json.load(response)["predictions"][0])`,
     JavaScript: `const file = document.querySelector("input[type=file]").files[0];\nconst response = await fetch(${quoted(url)}, {\n  method: "POST",\n  headers: {"Content-Type": ${quoted(type)}${script}},\n  body: file,\n});\nconsole.log((await response.json()).predictions[0]);`,
   };
 }
@@ -49,7 +49,7 @@ function ofText(url, text) {
   const body = JSON.stringify({ texts: [text] });
   return {
     curl: `curl ${header}-H 'Content-Type: application/json' --data-binary ${shell(body)} ${shell(url)}`,
-    Python: `import json\nimport os\nimport urllib.request\n\ntext = ${quoted(text)}\nrequest = urllib.request.Request(${quoted(url)}, json.dumps({"texts": [text]}).encode())\nrequest.add_header("Content-Type", "application/json")\n${python}with urllib.request.urlopen(request) as response:\n    print(json.load(response)["predictions"][0])`,
+    Python: `import json\n${hasKey() ? "import os\n" : ""}import urllib.request\n\ntext = ${quoted(text)}\nrequest = urllib.request.Request(${quoted(url)}, json.dumps({"texts": [text]}).encode())\nrequest.add_header("Content-Type", "application/json")\n${python}with urllib.request.urlopen(request) as response:\n    print(json.load(response)["predictions"][0])`,
     JavaScript: `const text = ${quoted(text)};\nconst response = await fetch(${quoted(url)}, {\n  method: "POST",\n  headers: {"Content-Type": "application/json"${script}},\n  body: JSON.stringify({texts: [text]}),\n});\nconsole.log((await response.json()).predictions[0]);`,
   };
 }

@@ -15,7 +15,7 @@ export function showWhy(explanation, labels, text, onLabel) {
     make("span", {}, make("i", { className: "against" }), `against ${explanation.label}`));
   const what = explanation.words ? "Words were left out in turn" : "Squares were hidden in turn";
   const how = make("p", { className: "small quiet" }, `${what}; the model ran ${explanation.runs} times.`);
-  byId("why").replaceChildren(head, ...body, legend, how);
+  byId("why").replaceChildren(make("h2", {}, "Why?"), head, ...body, legend, how);
 }
 
 const scale = (values) => Math.max(...values.map(Math.abs), 1e-9);

@@ -42,9 +42,9 @@ _IMAGES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "i
 _STRING: Json = {"type": "string"}
 _BYTES: Json = {"type": "string", "contentEncoding": "binary"}
 _PARAMETERS = {
-    "model": ("path", "[a-z][a-z0-9-]{0,99}", "The name of a model, as GET /models lists it."),
+    "model": ("path", r"[^\s/._-][^\s/]{0,99}", "The name of a model, as GET /models lists it."),
     "version": ("path", "[1-9][0-9]{0,8}", "The number of a loaded version."),
-    "top": ("query", classify.TOP, "How many labels get a score; all by default."),
+    "top": ("query", classify.TOP, "How many labels get a score; by default all of up to 20 labels, and 10 of more."),
     "min_score": (
         "query",
         classify.MIN_SCORE,

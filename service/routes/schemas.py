@@ -48,6 +48,8 @@ class Answer(BaseModel):
 
     model: str
     version: str
+    top: int = Field(default=0, description="How many scores each prediction has, if the default left out some.")
+    labels: int = Field(default=0, description="How many labels the model has, if the default left out some scores.")
     predictions: list[Prediction | Error]
 
 

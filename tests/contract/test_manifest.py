@@ -82,7 +82,7 @@ def test_another_preprocessing_version_is_refused(version: Path) -> None:
         (lambda content: content["files"].update({"model.onnx": "abc"}), "model.onnx"),
         (lambda content: content["files"].update({"../../etc/passwd": "0" * 64}), "passwd"),
         (lambda content: content["test_metrics"]["mnist"].update(accuracy=1.1), "accuracy"),
-        (lambda content: content.update(test_metrics={}), "test_metrics"),
+        (lambda content: content.update(test_metrics=[]), "test_metrics"),
         (lambda content: content.update(variants=[variant(graph="other.onnx")]), r"files .* other\.onnx"),
         (lambda content: content.update(variants=[variant(graph="model.onnx")]), "variants|model.onnx"),
         (lambda content: content.update(variants=[variant(precision="int4")]), "variants.0.precision"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from textwrap import fill
 
 from contract.manifest import Manifest, Metrics, Variant
+from training.data import uses
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.result import Result
@@ -15,21 +16,6 @@ _HEADER = """\
 _VARIANTS = {
     "int8": "convolutions and the values between them have 8 bits, in ranges taken from training examples",
     "float16": "weights and the values between layers have 16 bits",
-}
-
-_USE = {
-    "digits": """\
-Reading one handwritten digit in each image. The ink is found, scaled and centred as in MNIST. Images of several digits,
-printed digits and letters are outside the training data, and the model names a digit for them, too. The writers were
-American census employees and students, in 1992.""",
-    "cats-vs-dogs": """\
-Telling a cat from a dog in a photo that shows one of them. Other animals, people, drawings and photos of both are
-outside the training data, and the model answers `cat` or `dog` for them, too. The photo is resized to a square, so a
-small animal in a wide scene has few pixels.""",
-    "reviews": """\
-Telling whether an English review of a film is positive or negative: one sentence or the complete review. Neutral texts,
-other languages and other subjects are outside the training data, and the model answers for them, too. Irony, and words
-that the training texts do not contain, mislead it.""",
 }
 
 
@@ -60,7 +46,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
 
 {recipe.description}, trained with the recipe `{recipe.name}` on `{manifest.dataset}`.
 
-{_metrics_table({**rows, "validation": result.validation})}
+{metrics_table({**rows, "validation": result.validation})}
 
 {_fill(choices)}
 
@@ -74,7 +60,7 @@ python -m training evaluate models/{manifest.model}/{manifest.version}
 
 ## Intended use
 
-{_USE.get(manifest.model, "Classifying inputs like those of the data set.")}
+{uses.of(recipe.data.name)}
 
 ## Network
 
@@ -112,7 +98,7 @@ def variant_section(
 
 {_fill(introduction)}
 
-{_metrics_table(rows)}
+{metrics_table(rows)}
 
 {_speeds(name, speeds, machine)}
 
@@ -142,7 +128,7 @@ def _looks(count: int) -> str:
     )
 
 
-def _metrics_table(rows: Mapping[str, Metrics]) -> str:
+def metrics_table(rows: Mapping[str, Metrics]) -> str:
     lines = (f"| {title} | {m.n:,} | {m.accuracy:.2%} | {m.nll:.4f} | {m.ece:.4f} |" for title, m in rows.items())
     return "\n".join([_HEADER, *lines])
 

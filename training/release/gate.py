@@ -200,9 +200,9 @@ def _best(
 
 
 def _accuracy(manifest: Manifest) -> float:
-    """The recorded accuracy over the examples of all test splits."""
+    """The recorded accuracy over the examples of all test splits; 0 if none was measured."""
     metrics = manifest.test_metrics.values()
-    return sum(each.accuracy * each.n for each in metrics) / sum(each.n for each in metrics)
+    return sum(each.accuracy * each.n for each in metrics) / max(sum(each.n for each in metrics), 1)
 
 
 def _obstacle(manifest: Manifest, other: Manifest) -> str | None:

@@ -53,7 +53,7 @@ NAMED = {
     "hexadecimal with colons": (FILE.hex(":"), "hexadecimal"),
     "hexadecimal of a JPEG": (encode(draw(1), "JPEG").hex(), "hexadecimal"),
     "a path": ("examples/seven.png", "path"),
-    "a path from the root": ("/home/me/seven.png", "path"),
+    "a path from the root": ("/photos/seven.png", "path"),
     "a path without a suffix": ("/tmp/photo", "path"),
     "a path on Windows": ("C:\\Users\\me\\seven.jpg", "path"),
     "a path from here": ("./seven", "path"),

@@ -15,9 +15,9 @@ from service.routes.answer import render
 LABELS = ['say "a"', "b\\", "c\n", "d\u00e9"]
 
 
-def answer(*rows: Any) -> Answer:
+def answer(*rows: Any, labels: list[str] = LABELS) -> Answer:
     """The answer of a model whose name and labels need quoting."""
-    manifest: Any = SimpleNamespace(model='odd "name"', version=3, labels=LABELS)
+    manifest: Any = SimpleNamespace(model='odd "name"', version=3, labels=labels)
     unused: Any = None
     return Answer(Version(manifest, unused, unused, ""), rows, 0.0, 0.0, 0.0)
 
@@ -56,3 +56,26 @@ def test_below_min_score_a_prediction_abstains(score: float, min_score: float, a
     row = np.array([score, 1 - score, 0, 0], np.float32)
     (prediction,) = json.loads(render(answer(row), min_score=min_score))["predictions"]
     assert (prediction["label"], prediction.get("guess")) == ((None, LABELS[0]) if abstains else (LABELS[0], None))
+
+
+@pytest.mark.parametrize("count", [2, 20, 21, 1000])
+def test_of_many_labels_ten_have_a_score_by_default(count: int) -> None:
+    """With more than 20 labels the 10 highest scores are given, which the answer states; `top` overrides it."""
+    row = np.random.default_rng(0).permutation(np.arange(count)).astype(np.float32) / count
+    labels = [f"Größe {number} 猫" for number in range(count)]
+    content = json.loads(render(answer(row, row, labels=labels)))
+    (first, second) = content.pop("predictions")
+    expected = sorted(range(count), key=row.__getitem__, reverse=True)
+    assert [*first["scores"]] == [labels[place] for place in expected[: 10 if count > 20 else None]]
+    assert (first["label"], first) == (labels[expected[0]], second)
+    stated = {"top": 10, "labels": count} if count > 20 else {}
+    assert content == {"model": 'odd "name"', "version": "3", **stated}
+    content = json.loads(render(answer(row, labels=labels), top=count))
+    assert len(content["predictions"][0]["scores"]) == count
+    assert "top" not in content
+
+
+def test_equal_scores_of_many_labels_keep_their_order() -> None:
+    """Of labels with the same score the first of the manifest comes first, whatever their number."""
+    content = json.loads(render(answer(np.full(30, 1 / 30, np.float32), labels=[*map(str, range(30))])))
+    assert [*content["predictions"][0]["scores"]] == [*map(str, range(10))]
