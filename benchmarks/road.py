@@ -28,8 +28,9 @@ from service.inference.predictor import Answer
 from service.inference.version import Version
 from service.routes.answer import render
 from service.server.assembly import Parts, assemble
-from service.server.connections import Connection, Limits
+from service.server.connections import Connection
 from service.server.headers import new_parser
+from service.server.limits import Limits
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts
 from service.telemetry.log import RequestLog

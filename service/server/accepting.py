@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 MakeProtocol = Callable[[], asyncio.Protocol]
+Refuse = Callable[[socket.socket, int], bool]
 
 logger = logging.getLogger("bentoml.convoke")
 
-MAX_ACCEPTS = 64
-"""Connections accepted in one turn; with several workers one, since their turns share the waiting connections."""
+MAX_ACCEPTS = 1024
+"""Connections accepted in one turn; with several workers one, since their turns share the waiting connections. A turn
+under load takes a tenth of a second, and the system drops what does not fit into its queue of 2,048 meanwhile."""
 
 _PAUSE_S = 0.5
 """After an error, such as too many open files."""
@@ -26,18 +28,20 @@ _PAUSE_S = 0.5
 class Acceptor:
     """Accepts the connections of one listening socket; has what uvicorn uses of `asyncio.Server`."""
 
-    def __init__(self, listener: socket.socket, make_protocol: MakeProtocol, max_accepts: int) -> None:
+    def __init__(self, listener: socket.socket, make_protocol: MakeProtocol, max_accepts: int, refuse: Refuse) -> None:
         """Start to accept connections.
 
         Args:
             listener: the socket, which listens already. The caller closes it.
             make_protocol: makes the protocol of a connection.
             max_accepts: connections accepted in one turn.
+            refuse: answers and closes a connection that cannot be served, and says whether it did.
         """
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = listener
         self._make_protocol = make_protocol
         self._max_accepts = max_accepts
+        self._refuse = refuse
         self._opening: set[asyncio.Task[Any]] = set()
         listener.settimeout(0)
         self._loop.add_reader(listener.fileno(), self._accept)
@@ -76,6 +80,8 @@ class Acceptor:
             connection.settimeout(0)
             if connection.family != getattr(socket, "AF_UNIX", None):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._refuse(connection, len(self._opening)):
+                continue
             opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, connection))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
@@ -85,7 +91,7 @@ class Acceptor:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
 
-def take_over(max_accepts: int) -> None:
+def take_over(max_accepts: int, refuse: Refuse = lambda _connection, _opening: False) -> None:
     """Let servers that are made of a socket from now on, in this event loop, be `Acceptor`s."""
     loop: Any = asyncio.get_running_loop()
     create_server = loop.create_server
@@ -95,6 +101,6 @@ def take_over(max_accepts: int) -> None:
         if listener is None or kwargs.get("ssl") or os.name == "nt":
             return await create_server(make_protocol, *args, **kwargs)
         listener.listen(kwargs.get("backlog") or 100)
-        return Acceptor(listener, make_protocol, max_accepts)
+        return Acceptor(listener, make_protocol, max_accepts, refuse)
 
     loop.create_server = create

@@ -7,21 +7,20 @@ that arrive in pieces.
 """
 
 import asyncio
-import http
-import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contract.errors import ConvokeError
-from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader, TooManyConnections
+from service.errors import HeaderTooLarge, InvalidRequest, SlowHeader
 from service.server.draining import CLOSE
 from service.server.fast_path import FastPath, Plan, Reply
 from service.server.headers import header_fault, new_parser
+from service.server.limits import RESERVE, Limits, response
 
 logger = logging.getLogger("bentoml.convoke")
 
@@ -40,26 +39,9 @@ _SOON_S = 0.1
 
 _MAX_PIPELINED = 16
 _MAX_AHEAD_BYTES = 1 << 16
-_WARNING_INTERVAL_S = 10.0
 
 _HEALTH_PATHS = frozenset({b"/livez", b"/readyz", b"/metrics", b"/v2/health/live", b"/v2/health/ready"})
 """The paths that are answered above the limit of connections: an orchestrator stops a worker that fails them."""
-
-_RESERVE = 32
-"""How many connections above the limit may wait for their header, so that its path is known before it is refused."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one worker's connections."""
-
-    connections: int
-    header_bytes: int
-    header_timeout_s: float
-    fast_path: FastPath | None = None
-    """Answers small plain requests; None if all requests take the ordinary path."""
-    waiting: "dict[Connection, None]" = field(default_factory=dict, compare=False, repr=False)
-    """The connections above the limit whose header has not arrived, the oldest first."""
 
 
 @dataclass(slots=True)
@@ -76,8 +58,6 @@ class _Partial:
 
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits; a request beyond them gets an error of the usual form."""
-
-    _warned_at = float("-inf")
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,18 +81,20 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a header. Above the limit of connections the newest wait, and the oldest is refused for each."""
         super().connection_made(transport)
+        self._limits.open.add(self)
         self._expect_header()
         if self._is_above_limit:
             self._is_surplus = True
             waiting = self._limits.waiting
             waiting[self] = None
-            if len(waiting) > _RESERVE:
+            if len(waiting) > RESERVE:
                 oldest = next(iter(waiting))
-                oldest._refuse(oldest._too_many())  # noqa: SLF001 -- of the same class
+                oldest._refuse(self._limits.too_many())  # noqa: SLF001 -- of the same class
                 oldest.transport.close()  # at once: each connection that lingers takes a file descriptor
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
+        self._limits.open.discard(self)
         self._limits.waiting.pop(self, None)
         self._stop_timer()
         self._drop_partial()
@@ -325,7 +307,7 @@ class Connection(HttpToolsProtocol):
             self._limits.waiting.pop(self, None)
             self._is_surplus = self._is_above_limit
             if self._is_surplus and self.url.partition(b"?")[0] not in _HEALTH_PATHS:
-                self._error = self._too_many()
+                self._error = self._limits.too_many()
                 raise self._error
         self._stop_timer()
         self._header_bytes = 0
@@ -427,7 +409,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        self.transport.write(_response(error))
+        self.transport.write(response(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
@@ -453,24 +435,3 @@ class Connection(HttpToolsProtocol):
 
     def _too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"the header of the request is too large (maximum {self._limits.header_bytes} bytes)")
-
-    def _too_many(self) -> TooManyConnections:
-        now = time.monotonic()
-        if now - Connection._warned_at > _WARNING_INTERVAL_S:
-            Connection._warned_at = now
-            logger.warning("new connections are refused: %d are open", self._limits.connections)
-        return TooManyConnections(f"too many open connections (maximum {self._limits.connections})")
-
-
-def _response(error: ConvokeError) -> bytes:
-    """An error as a complete HTTP response that ends its connection."""
-    body = json.dumps({"error": error.body()}).encode()
-    headers = {
-        **error.headers,
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-    }
-    lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body

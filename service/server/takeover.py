@@ -20,9 +20,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service import settings
 from service.http import access
 from service.server import accepting, files
-from service.server.connections import Connection, Limits
+from service.server.connections import Connection
 from service.server.draining import Drain
 from service.server.fast_path import FastPath
+from service.server.limits import Limits
 from service.settings import Settings
 
 logger = logging.getLogger("bentoml.convoke")
@@ -73,7 +74,7 @@ def take_over(
     drain.use(config)
     config.http_protocol_class = partial(_connect, limits, drain)
     config.timeout_keep_alive = chosen.keep_alive_s
-    accepting.take_over(accepting.MAX_ACCEPTS if chosen.workers == 1 else 1)
+    accepting.take_over(accepting.MAX_ACCEPTS if chosen.workers == 1 else 1, limits.refuse)
     config.loaded_app = _beside(access.cross_origin(config.loaded_app, chosen), application)
 
 

@@ -18,9 +18,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from contract.errors import TooLarge
-from service.server import connections, takeover
-from service.server.connections import Connection, Limits
+from service.server import connections, limits, takeover
+from service.server.connections import Connection
 from service.server.draining import Drain
+from service.server.limits import Limits
 from service.settings import Settings
 from tests.serving import Server
 
@@ -189,7 +190,7 @@ def test_health_is_answered_although_all_connections_are_taken(path: str) -> Non
         for _ in range(2):
             dial().sendall(START)
         time.sleep(0.2)
-        silent = [dial() for _ in range(3 * connections._RESERVE)]  # noqa: SLF001 -- however many there are
+        silent = [dial() for _ in range(3 * limits.RESERVE)]
         for _ in range(3):
             probe = dial()
             probe.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -452,3 +453,31 @@ def test_the_started_service_has_the_limits(server: Server) -> None:
         connection.sendall(START + b"X: " + b"x" * 70_000 + b"\r\n\r\n")
         assert read_error(connection) == (431, "head_too_large")
     assert "not uvicorn with httptools" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("data", "is_refused"),
+    [
+        (COMPLETE, True),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", False),
+        (COMPLETE[:-1], False),
+        (START, False),
+        (b"", False),
+        (START + b"Content-Length: 99999\r\n\r\n" + bytes(99_999), False),
+    ],
+)
+def test_a_new_connection_above_the_reserve_is_refused_before_it_is_opened(data: bytes, is_refused: bool) -> None:
+    """Only if its whole request has arrived, so that the response is not lost; what may ask for health is opened."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        limited = Limits(connections=2, header_bytes=4096, header_timeout_s=30)
+        threading.Thread(target=client.sendall, args=(data,), daemon=True).start()
+        connection, _ = listener.accept()
+        time.sleep(0.1)
+        connection.settimeout(0)
+        assert not limited.refuse(connection, limits.RESERVE + 1)
+        assert limited.refuse(connection, limits.RESERVE + 2) is is_refused
+        if is_refused:
+            client.settimeout(10)
+            assert read_error(client) == (429, "too_many_connections")
+            assert client.recv(1) == b""
+        connection.close()

@@ -21,8 +21,9 @@ from contract.session import Session
 from service.errors import Overloaded
 from service.server import accepting, fast_path
 from service.server.assembly import Parts
-from service.server.connections import Connection, Limits
+from service.server.connections import Connection
 from service.server.fast_path import FastPath
+from service.server.limits import Limits
 from tests.drawing import encode, mnist_like
 from tests.service.server.test_connections import read_response
 from tests.serving import make_keys, parts
