@@ -161,7 +161,7 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
     ]
     best = max(parses, key=lambda parse: parse.score)
     plain = next(parse for parse in parses if parse.delimiter == best.delimiter and not parse.quoted)
-    if best.quoted and plain.consistency == 1.0 and len(plain.rows) > len(best.rows) > 0:
+    if best.quoted and not _is_well_quoted(text, best.delimiter) and plain.consistency >= best.consistency:
         best = plain  # quotation marks that never close would swallow rows
     rows = best.rows
     has_header = _has_header(rows) if header is None else header
@@ -216,6 +216,16 @@ def _parse(text: str, delimiter: str, *, quoted: bool) -> _Parse:
         return _Parse(delimiter, quoted, [row for row in reader if any(cell.strip() for cell in row)])
     except csv.Error:
         return _Parse(delimiter, quoted, [])
+
+
+def _is_well_quoted(text: str, delimiter: str) -> bool:
+    """Whether each quotation mark at the start of a cell closes at the end of a cell."""
+    try:
+        for _row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error:
+        return False
+    return True
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:

@@ -105,12 +105,13 @@ def _describe(path: Path, options: Options) -> Data:
     common: Table = {"path": place, "test": HELD_OUT, "validation": HELD_OUT, **names}
     if path.is_dir() and not (options.text or options.image or options.label):
         try:
-            class_folders.scan(path)
+            labels = class_folders.scan(path).labels
         except DataError:
-            if not any(file.suffix.lower() in class_folders.TABLES for file in path.iterdir()):
+            if not _has_table(path):
                 raise
         else:
-            return Data(name="folder", **common)
+            if len(labels) > 1 or not _has_table(path):
+                return Data(name="folder", **common)
     files = columns.tables(path)
     file = next((file for file, split in files if split == "train"), files[0][0])
     table = table_file.read(file, options.encoding, options.delimiter)
@@ -123,6 +124,10 @@ def _describe(path: Path, options: Options) -> Data:
     if path.is_dir() and len(files) == 1:
         common["path"] = _relative(file)
     return Data(name="table", **common, **chosen)
+
+
+def _has_table(folder: Path) -> bool:
+    return any(file.suffix.lower() in class_folders.TABLES for file in folder.iterdir())
 
 
 def _relative(path: Path) -> str:

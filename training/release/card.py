@@ -36,7 +36,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
     )  # fmt: skip
     choices = (
         "Choices and the calibration were made on the validation split; the temperature, "
-        f"{result.calibration_text}, is part of the graph. {_looks(looks)}{refit}"
+        f"{result.calibration_text}, is part of the graph. {_looks(looks)}{refit}{_own_splits(recipe)}"
     )
     training = (
         f"Training took {result.seconds:,.0f} s on {result.hardware}, with seed {recipe.seed}. "
@@ -117,6 +117,24 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
         f"| batch size | float32, items/s | {name}, items/s | ratio |\n| --- | --- | --- | --- |\n{rows}\n\n"
         f"Items for each second of processor time: medians of alternating runs on {machine}."
     )
+
+
+def _own_splits(recipe: Recipe) -> str:
+    """How the splits of the user's own data were made."""
+    data = recipe.data
+    if data.path is None:
+        return ""
+    seed = f"by content, in proportion to the labels, with the seed {data.split_seed}"
+    test = "is that of the data" if data.test == "given" else f"({_part(data.test)}) was made {seed}"
+    validation = (
+        "is that of the data" if data.validation == "given" else f"({_part(data.validation)} of the rest) likewise"
+    )
+    group = f"; rows with the same {data.group} are in one split" if data.group else ""
+    return f" The test split {test}, and the validation split {validation}; copies are in one split{group}."
+
+
+def _part(part: float | str | None) -> str:
+    return f"{part:.0%}" if isinstance(part, float) else f"{part} examples"
 
 
 def _looks(count: int) -> str:
