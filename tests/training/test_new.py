@@ -64,12 +64,12 @@ def test_a_folder_and_a_table_become_served_models(workplace: Path, capsys: pyte
         (workplace / "photos" / kind).mkdir(parents=True)
         for seed in range(50):
             drawn(kind, seed).save(workplace / "photos" / kind / f"{seed}.png")
-    labels = ["spam" if seed % 4 == 0 else "ham" for seed in range(80)]
+    labels = ["spam" if seed % 4 == 0 else "ham" for seed in range(120)]
     rows = [(label, sentence(label, seed)) for seed, label in enumerate(labels)]
     lines = ["v1;v2;", *(f'{label};"£ {text}\nend";' for label, text in rows)]
     (workplace / "spam.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
     publish("shapes", "photos", "--set", "epochs=8")
-    publish("spam", "spam.csv", "--label", "v1", "--set", "epochs=12", "--set", "data.sampling=balanced")
+    publish("spam", "spam.csv", "--label", "v1", "--set", "epochs=40", "--set", "data.sampling=balanced")
     assert main(["evaluate", "models/shapes/1"]) == 0
     assert "read as cp1252, semicolon, quoted, with a header" in capsys.readouterr().out
     assert "made by content" in (workplace / "models/shapes/1/card.md").read_text()

@@ -286,6 +286,8 @@ def recipe(name: str, seen: Look, overrides: Sequence[str] = ()) -> tuple[schema
         {"loss": Loss, "schedule": Schedule, "initialise": schema.Initialise},
         lambda _line: None,
     )
+    if table["data"].get("sampling") == "balanced" and not any("class_weights" in each for each in overrides):
+        table["loss"].pop("class_weights", None)  # one of the two is enough
     checked = schema.parse({"name": name, **table})
     return checked, toml.write(table, _comments(seen))
 
@@ -365,7 +367,8 @@ def _text_recipe(seen: Look) -> Table:
     _, counts = vocabulary.encode(texts, tokenizer, spec.served())
     length = int(counts.double().quantile(0.99)) if len(counts) < 1 << 20 else int(counts.max())
     size = len(json.loads(tokenizer)["model"]["vocab"])
-    n, batch = len(texts), 32 if len(texts) < 5000 else 64  # noqa: PLR2004
+    n = len(texts)
+    batch = 16 if n < 500 else 32 if n < 5000 else 64  # noqa: PLR2004
     return {
         "layers": [
             {"embedding": 100, "company": 5},
@@ -392,7 +395,7 @@ def _text_recipe(seen: Look) -> Table:
 
 def _epochs(kind: str, examples: int, batch: int) -> int:
     """Enough for the usual number of steps, within what few examples bear and many need."""
-    fewest, most = (12, 60) if kind == "image" else (6, 40)
+    fewest, most = (12, 60) if kind == "image" else (6, 100)
     return min(max(round(_STEPS[kind] * batch / max(examples, 1)), fewest), most)
 
 
