@@ -1,10 +1,11 @@
 """The model card of a version, in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from contract.manifest import Manifest, Metrics, Variant
 from training.data import uses
+from training.evaluation import classes
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.result import Result
@@ -13,13 +14,15 @@ _HEADER = """\
 | split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
 | --- | --- | --- | --- | --- |"""
 
+_MAX_CLASSES = 30
+
 _VARIANTS = {
     "int8": "convolutions and the values between them have 8 bits, in ranges taken from training examples",
     "float16": "weights and the values between layers have 16 bits",
 }
 
 
-def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int) -> str:
+def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int, by_class: str) -> str:
     """The card of a new model (Mitchell et al., 2019).
 
     Args:
@@ -28,6 +31,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
         result: of its run.
         verdict: the gate's.
         looks: how often the test splits were used to decide about a publication, with this one.
+        by_class: the figures of each class, from `class_tables`.
     """
     rows = {f"test: {name}": metrics for name, metrics in manifest.test_metrics.items()}
     refit = "" if not recipe.data.refit else (
@@ -58,7 +62,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
 python -m training evaluate models/{manifest.model}/{manifest.version}
 ```
 
-## Intended use
+{by_class}## Intended use
 
 {uses.of(recipe.data.name)}
 
@@ -117,6 +121,31 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
         f"| batch size | float32, items/s | {name}, items/s | ratio |\n| --- | --- | --- | --- |\n{rows}\n\n"
         f"Items for each second of processor time: medians of alternating runs on {machine}."
     )
+
+
+def class_tables(measured: Mapping[str, tuple[classes.Probabilities, classes.Truth]], labels: Sequence[str]) -> str:
+    """The section of a card with the figures of each class, for probabilities (N, classes) and labels (N) of splits.
+
+    Of many classes, those with the lowest F1 are shown.
+    """
+    parts = ["## Classes"]
+    for name, (probabilities, truth) in measured.items():
+        header, *rows = classes.rows(probabilities, truth, [_cell(label) for label in labels])
+        shown = rows if len(rows) <= _MAX_CLASSES else sorted(rows, key=lambda row: _share(row[-1]))[:_MAX_CLASSES]
+        figures = ", ".join(f"{key} {value:.4f}" for key, value in classes.summary(probabilities, truth).items())
+        less = f" The {len(shown)} classes of {len(rows):,} with the lowest F1:" if len(shown) < len(rows) else ""
+        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *shown)]
+        parts += [_fill(f"Test split {name}: {figures}.{less}"), "\n".join(lines)]
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _cell(label: str) -> str:
+    """A label as a cell of a table in Markdown."""
+    return " ".join(label.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _share(text: str) -> float:
+    return float(text.removesuffix("%")) if text != "-" else -1.0
 
 
 def _own_splits(recipe: Recipe) -> str:
