@@ -72,7 +72,9 @@ def test_a_folder_and_a_table_become_served_models(workplace: Path, capsys: pyte
     publish("spam", "spam.csv", "--label", "v1", "--set", "epochs=40", "--set", "data.sampling=balanced")
     assert main(["evaluate", "models/shapes/1"]) == 0
     assert "read as cp1252, semicolon, quoted, with a header" in capsys.readouterr().out
-    assert "made by content" in (workplace / "models/shapes/1/card.md").read_text()
+    card = " ".join((workplace / "models/shapes/1/card.md").read_text().split())
+    assert "The test split (15%) was made by content" in card
+    assert "| Dreieck ü | " in card
     call = client(models=workplace / "models")
     right = 0
     for seed in range(100, 110):
