@@ -6,6 +6,7 @@ from textwrap import fill
 from contract.manifest import Manifest, Metrics, Variant
 from training.data import uses
 from training.evaluation import classes
+from training.evaluation import metrics as evaluate
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.result import Result
@@ -123,7 +124,7 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
     )
 
 
-def class_tables(measured: Mapping[str, tuple[classes.Probabilities, classes.Truth]], labels: Sequence[str]) -> str:
+def class_tables(measured: Mapping[str, tuple[evaluate.Probabilities, classes.Truth]], labels: Sequence[str]) -> str:
     """The section of a card with the figures of each class, for probabilities (N, classes) and labels (N) of splits.
 
     Of many classes, those with the lowest F1 are shown.
