@@ -192,6 +192,7 @@ def _new(options: argparse.Namespace) -> None:
     keys = ("text", "image", "images", "label", "group", "encoding", "delimiter")
     given = new.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
     output: Path = options.output or Path("recipes") / f"{options.name}.toml"
+    new.check_name(options.name)
     if not options.check:
         new.check_output(output, force=options.force)
     seen = new.look(options.path, given)

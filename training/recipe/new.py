@@ -14,8 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from contract import picture
 from contract.errors import ConvokeError
+from contract.manifest import ModelName
 from training.data import class_folders, columns, own, photos, table_file, vocabulary
 from training.data.class_folders import shown
 from training.data.examples import Example, SplitName, listed
@@ -257,16 +260,28 @@ def _length_text(seen: Look) -> str:
     return f"shortest {lengths[0]:,}, median {lengths[len(lengths) // 2]:,}, longest {lengths[-1]:,} characters"
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a model.
+
+    Raises:
+        RecipeError: the message proposes a name that is allowed.
+    """
+    try:
+        TypeAdapter(ModelName).validate_python(name)
+    except ValidationError as error:
+        near = re.sub(r"[^\w.-]+", "-", name.lower()).strip("-_.") or "model"
+        raise RecipeError(
+            f"name {name[:100]!r}: expected letters, digits, hyphens, underscores and points; for example {near[:50]}"
+        ) from error
+
+
 def recipe(name: str, seen: Look, overrides: Sequence[str] = ()) -> tuple[schema.Recipe, str]:
     """A recipe for the data, and its TOML with comments.
 
     Raises:
         RecipeError: the name or an override is not allowed.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        hint = f"; for example {near}" if re.fullmatch(r"[a-z][a-z0-9-]*", near) else ""
-        raise RecipeError(f"name {name!r}: expected small letters, digits and hyphens, a letter first{hint}")
+    check_name(name)
     table = (_image_recipe if seen.kind == "image" else _text_recipe)(seen)
     counts = Counter(each.label for each in seen.of("train"))
     if max(counts.values()) >= UNEVEN * min(counts.values()):
