@@ -128,7 +128,12 @@ def _is_path(table: Table, name: str) -> bool:
         return True
     texts = [cell for cell in sample if isinstance(cell, str)]
     suffixes = sum(Path(cell.strip()).suffix.lower() in IMAGES | FOREIGN for cell in texts if len(cell) < 500)  # noqa: PLR2004
-    return suffixes > len(sample) / 2
+    if suffixes > len(sample) / 2:
+        return True
+    if name not in _named([name], _IMAGES):
+        return False
+    files = _Files(table.path.parent)  # names without a suffix, as in `train/` beside `train.csv`
+    return sum(files.find(cell) is not None for cell in texts if len(cell) < 500) > len(sample) / 2  # noqa: PLR2004
 
 
 def examples(data: Data, path: Path) -> Found:

@@ -95,6 +95,11 @@ def look(path: Path, options: Options) -> Look:
     _check_classes(found.labels, Counter(each.label for each in found.examples), path)
     compared = own.compare(found, data)
     counts = Counter(each.label for each in compared.examples)
+    if not counts and compared.conflicts:
+        raise DataError(
+            f"{shown(path)}: each of the {len(compared.conflicts):,} contents has several labels, so nothing can be "
+            "learned; check the columns of the contents and of the labels"
+        )
     found.examples = compared.examples
     _check_classes(found.labels, counts, path)
     sizes, modes = _sizes(compared) if found.kind == "image" else ([], Counter())

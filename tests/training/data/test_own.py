@@ -299,14 +299,11 @@ def test_a_flat_folder_with_a_table_of_files_and_labels(form: str, tmp_path: Pat
         write(folder / f"{number:03}.png", image(number))
         cell = f"{number:03}" if form == "stems in a folder" else f"{number:03}.png"
         rows.append((cell if form != "names" else f"images\\{cell}", CLASSES[number % 2]))
-    place = tmp_path / ("tables" if form == "a table elsewhere" else ".") / "labels.csv"
+    place = tmp_path / ("tables" if form == "a table elsewhere" else ".") / "train.csv"
     write(place, table([("id", "breed"), *rows]))
+    write(tmp_path / "sample_submission.csv", table([("id", "breed"), ("1", "rose")]))
     options = {"image": "id", "label": "breed", "images": str(tmp_path / "images")}
-    seen = (
-        looked(tmp_path)
-        if form == "names"
-        else looked(place, **(options if form == "a table elsewhere" else {"image": "id", "label": "breed"}))
-    )
+    seen = looked(place, **options) if form == "a table elsewhere" else looked(tmp_path)
     assert (seen.kind, seen.labels, len(seen.compared.examples)) == ("image", list(CLASSES), 24)
     data = catalogue.load(seen.data, SPEC, seen.labels)
     assert len(data.train) + len(data.validation) + len(data.tests[seen.data.title]) == 24
@@ -399,6 +396,9 @@ BROKEN: dict[str, tuple[Make, str, str]] = {
     "a label for each row": (
         _write("t.csv", table([("text", "label"), *((f"the text {n}", f"l{n}") for n in range(20))])), "t.csv",
         "20 classes with 20 examples"),
+    "one text with two labels": (
+        _write("t.csv", table([("text", "label"), *(("same", "ab"[n % 2]) for n in range(20))])), "t.csv",
+        "several labels"),
     "one column": (_write("t.csv", "\n".join(["text", *(f"word {n}" for n in range(20))])), "t.csv", "is not certain"),
     "broken JSON": (_write("t.jsonl", '{"text": "a", "label": "b"}\n{"text": '), "t.jsonl", "line 2 is not JSON"),
     "JSON of lists": (_write("t.jsonl", '["a", "b"]\n["c", "d"]'), "t.jsonl", "expected an object|not valid JSON"),
