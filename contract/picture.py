@@ -99,6 +99,14 @@ def _explain(error: Exception, data: bytes) -> ConvokeError:
     return UnsupportedMediaType(f"unsupported image format{': ' if kind else ''}{kind}; {supported}")
 
 
+def size_and_mode(data: bytes) -> tuple[int, int, str]:
+    """The width and the height in pixels as stored, and Pillow's mode, of an image that can be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(_without_prefix(data))
+    return *image.size, image.mode
+
+
 def upright_width(data: bytes) -> int:
     """The width in pixels, as a person sees it, of an image that can be decoded."""
     image = _open(_without_prefix(data))

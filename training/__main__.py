@@ -4,6 +4,7 @@ A recipe is a TOML file with all settings of an experiment. The recipes of Convo
 --set KEY=VALUE overrides a key. The environment variable CONVOKE_DATA names the folder of the data sets; the
 default is data/.
 
+  python -m training new flowers PATH                   look at data of your own and write recipes/flowers.toml
   python -m training data mnist                         download a data set and verify it
   python -m training shapes lenet                       print what each layer computes
   python -m training train lenet                        train; the run is saved in runs/lenet/TIME/
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    _add_new(commands.add_parser("new", help="look at data of your own and write a recipe for them"))
 
     command = commands.add_parser("data", help="list, download and verify data sets")
     command.add_argument("name", nargs="?", help="the name of a data set (default: list all)")
@@ -131,6 +134,33 @@ def _parser() -> argparse.ArgumentParser:
 def _add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
     names = ", ".join(recipes.names())
     command.add_argument("recipe", nargs=nargs, help=f"the name of a recipe ({names}) or a path ending in .toml")
+    _add_set(command)
+
+
+def _add_new(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", help="the name of the model, like flowers")
+    command.add_argument("path", type=Path, help="a folder with a subfolder for each class, or a table of examples")
+    command.add_argument("--check", action="store_true", help="look, and write nothing")
+    command.add_argument("--output", type=Path, metavar="FILE", help="the recipe (default: recipes/NAME.toml)")
+    command.add_argument("--force", action="store_true", help="replace a recipe that exists")
+    _add_set(command)
+    columns = command.add_argument_group("tables", "what to read, where a guess is not certain")
+    columns.add_argument("--text", metavar="COLUMN", help="the column of the texts")
+    columns.add_argument("--image", metavar="COLUMN", help="the column of the paths of images")
+    columns.add_argument("--images", metavar="FOLDER", help="the folder of the images (default: that of the table)")
+    columns.add_argument("--label", metavar="COLUMN", help="the column of the labels")
+    columns.add_argument(
+        "--group", metavar="COLUMN", help="a column whose equal values stay in one split, like patient"
+    )
+    columns.add_argument("--encoding", help="the encoding of the table, like cp1252 (default: detected)")
+    columns.add_argument("--delimiter", help="what separates the columns (default: detected)")
+    command.add_argument(
+        "--labels", action="append", default=[], metavar="LABEL=NAME", help="other names for labels, like 0=ham,1=spam"
+    )
+    command.set_defaults(handler=_new)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
         action="append",
@@ -153,6 +183,29 @@ def _add_models(command: argparse.ArgumentParser) -> None:
 def _add_force(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--force", action="store_true", help="publish even if the model is worse than the version in service"
+    )
+
+
+def _new(options: argparse.Namespace) -> None:
+    from training.recipe import new  # noqa: PLC0415
+
+    keys = ("text", "image", "images", "label", "group", "encoding", "delimiter")
+    given = new.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
+    output: Path = options.output or Path("recipes") / f"{options.name}.toml"
+    new.check_name(options.name)
+    if not options.check:
+        new.check_output(output, force=options.force)
+    seen = new.look(options.path, given)
+    for line in new.report(seen):
+        print(line, flush=True)
+    _, text = new.recipe(options.name, seen, options.set)
+    if options.check:
+        return
+    new.write(output, text, force=options.force)
+    print(
+        f"\nwrote {output}; read it, then:\n"
+        f"  python -m training train {output}\n"
+        f"  python -m training publish runs/{output.stem}/TIME"
     )
 
 
@@ -179,7 +232,7 @@ def _train(options: argparse.Namespace) -> None:
     table = shapes.table(recipe) if recipe else ""
     if recipe:
         schema.check(recipe.data, recipe.input, recipe.labels)
-        folders.check_present(recipe.data.name)
+        folders.check_present(recipe.data.name, recipe.data.path)
     import torch  # noqa: PLC0415
 
     from training.fit import parallel  # noqa: PLC0415

@@ -131,11 +131,11 @@ def fall_of_log_odds(rows: npt.NDArray[np.float32], target: int, blank: Collecti
 
 
 def _batches(version: Version, occlusions: Occlusions) -> Iterator[tuple[int, int]]:
-    """The positions of the variants of each batch: half as much as a run takes, so that predictions wait briefly."""
+    """The positions of the variants of each batch: a quarter of what a run takes, so that predictions wait briefly."""
     spec = version.manifest.input
-    size = max(spec.max_run_items // 2, 1)
+    size = max(spec.max_run_items // 4, 1)
     if spec.max_batch_tokens is not None:
-        size = max(spec.max_batch_tokens // 2 // len(occlusions.whole), 1)
+        size = max(spec.max_batch_tokens // 4 // len(occlusions.whole), 1)
     size = min(size, version.manifest.max_batch)
     for first in range(0, len(occlusions), size):
         yield first, min(first + size, len(occlusions))

@@ -1,5 +1,7 @@
 // The drawing pad: strokes by mouse, finger, pen or keyboard, black on white.
 
+import { greyPng } from "./png.js";
+
 const SIDE = 560, WIDTH = 44, STEP = 16;
 const FRAME = 28, BOX = 20; // of MNIST
 
@@ -147,7 +149,7 @@ export class Pad {
 
   // The drawing as MNIST frames digits, light on black, 28 x 28: the service takes it as it is, 80 times as fast. It is
   // what is sent while the pen is down; the service itself frames the finished drawing.
-  framedBlob() {
+  async framedBlob() {
     const points = this.strokes.flat(), half = WIDTH / 2;
     if (!points.length) return this.blob();
     const left = Math.max(Math.min(...points.map((point) => point.x)) - half, 0);
@@ -161,20 +163,21 @@ export class Pad {
     context.fillRect(0, 0, FRAME, FRAME);
     context.imageSmoothingQuality = "high";
     context.drawImage(this.canvas, left, top, right - left, bottom - top, (FRAME - width) / 2, (FRAME - height) / 2, width, height);
-    const image = context.getImageData(0, 0, FRAME, FRAME);
+    const { data } = context.getImageData(0, 0, FRAME, FRAME);
     let mass = 0, x = 0, y = 0;
     for (let place = 0; place < FRAME * FRAME; place++) {
-      const ink = 255 - image.data[4 * place];
+      const ink = 255 - data[4 * place];
       mass += ink;
       x += ink * (place % FRAME);
       y += ink * Math.floor(place / FRAME);
-      image.data.fill(ink, 4 * place, 4 * place + 3);
     }
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, FRAME, FRAME);
-    const middle = (FRAME - 1) / 2;
-    context.putImageData(image, Math.round(middle - x / mass), Math.round(middle - y / mass));
-    return toBlob(frame);
+    const middle = (FRAME - 1) / 2, across = Math.round(middle - x / mass), down = Math.round(middle - y / mass);
+    const levels = new Uint8Array(FRAME * FRAME);
+    for (let place = 0; place < FRAME * FRAME; place++) {
+      const column = place % FRAME + across, row = Math.floor(place / FRAME) + down;
+      if (column >= 0 && column < FRAME && row >= 0 && row < FRAME) levels[row * FRAME + column] = 255 - data[4 * place];
+    }
+    return greyPng(levels, FRAME, FRAME);
   }
 }
 

@@ -405,3 +405,29 @@ def test_a_bitmap_of_os2_with_the_short_header_is_read() -> None:
     pixels = np.asarray(quarters(size=(16, 16)))[::-1, :, ::-1].tobytes()
     header = struct.pack("<IHHIIHHHH", 26 + len(pixels), 0, 0, 26, 12, 16, 16, 1, 24)
     assert_similar(image_to_pixels(b"BM" + header + pixels, PHOTO))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20), (30, 30)])
+def test_padding_keeps_the_aspect(height: int, width: int) -> None:
+    """The whole image is in the middle, and the rest is black."""
+    spec = ImageInput(height=height, width=width, mode="RGB", framing="pad")
+    pixels = image_to_pixels(encode(quarters(size=(80, 40))), spec)
+    assert pixels.shape == (height, width, 3)
+    rows, columns = np.flatnonzero(pixels.any(axis=(1, 2))), np.flatnonzero(pixels.any(axis=(0, 2)))
+    shown_height, shown_width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert shown_width == 2 * shown_height
+    assert (shown_height == height) or (shown_width == width)
+    assert abs(int(rows[0]) - (height - shown_height) // 2) <= 1
+    assert abs(int(columns[0]) - (width - shown_width) // 2) <= 1
+
+
+@pytest.mark.parametrize("size", [(512, 256), (256, 256), (256, 640)])
+def test_cropping_is_that_of_torchvision(size: tuple[int, int]) -> None:
+    """The shorter side becomes 256 pixels and the middle 224 x 224 are taken, as torchvision's classifiers do it."""
+    random = np.random.default_rng(0)
+    small = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    image = small.resize(size, Image.Resampling.BICUBIC)
+    left, upper = ((side - 224) // 2 for side in size)
+    expected = np.asarray(image.crop((left, upper, left + 224, upper + 224)))
+    spec = ImageInput(height=224, width=224, mode="RGB", framing="crop")
+    assert np.abs(image_to_pixels(encode(image), spec).astype(int) - expected).max() <= 1

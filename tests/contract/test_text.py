@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers, processors
 
 from contract.errors import Unreadable
 from contract.spec import TextInput
-from contract.text import group_by_length, pad, text_to_tokens
+from contract.text import Beginning, group_by_length, pad, text_to_tokens
 from tests import reviews
 
 SPEC = TextInput(length=4, vocabulary=len(reviews.WEIGHTS))
@@ -47,3 +47,19 @@ def test_groups_have_similar_lengths() -> None:
     lengths = [300, 5, 12, 14, 200, 250, 15]
     assert list(group_by_length(lengths)) == [[1, 2, 3], [6], [4, 5], [0]]
     assert list(group_by_length([7])) == [[0]]
+
+
+def test_special_tokens_stay_when_a_text_is_cut() -> None:
+    """They count as a part of the length and surround the first words; `shift` is added to every id."""
+    tokenizer = reviews.tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="film $A good", special_tokens=[("film", 2), ("good", 3)]
+    )
+    spec = TextInput(length=5, vocabulary=9, special_tokens=True, shift=1)
+    assert text_to_tokens("bad", tokenizer, spec).tolist() == [3, 6, 4]
+    cut = text_to_tokens("bad " * 9, tokenizer, spec)
+    assert cut.tolist() == [3, 6, 6, 6, 4]
+    assert isinstance(cut, Beginning)
+    assert cut.total == 11
+    with pytest.raises(Unreadable, match="no word"):
+        text_to_tokens("", tokenizer, spec)

@@ -30,7 +30,7 @@ from training.data.folders import data_folder
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language in {"sh", "python"}]
 NOT_RUN = re.compile(r"not run: (?P<reason>.{20,})")
-SLOW = re.compile(r"-m training (?:data|train|publish|quantise|evaluate)\b")
+SLOW = re.compile(r"-m training (?:new|data|train|publish|quantise|evaluate|adopt)\b")
 
 DATA = data_folder().resolve()
 PYTHON = f"""#!/bin/sh

@@ -139,7 +139,7 @@ def test_a_recipe_is_trained_and_resumed_from_the_command_line(
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
     monkeypatch.setattr("training.data.schema.check", lambda *_: None)
-    monkeypatch.setattr("training.data.folders.check_present", lambda _name: None)
+    monkeypatch.setattr("training.data.folders.check_present", lambda *_: None)
     args = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1", "--set", "epochs=2"]
     assert main(args) == 0
     output = capsys.readouterr()
@@ -213,7 +213,7 @@ def test_a_failure_in_the_first_epoch_leaves_no_run(
     data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
     monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
     monkeypatch.setattr("training.data.schema.check", lambda *_: None)
-    monkeypatch.setattr("training.data.folders.check_present", lambda _name: None)
+    monkeypatch.setattr("training.data.folders.check_present", lambda *_: None)
     args = ["train", str(recipe_file), "--runs", str(tmp_path / "runs"), "--threads", "1"]
     assert main([*args, "--set", "optimiser.learning_rate=1e38"]) == 2
     assert "No epoch was finished" in capsys.readouterr().err

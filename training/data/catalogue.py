@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from contract.spec import ImageInput, TextInput
-from training.data import mnist, photos, reviews
+from training.data import mnist, own, photos, reviews
 from training.data.dataset import Dataset, Split, check_complete
-from training.data.schema import LABELS, Data, Input, check_kind, check_labels
+from training.data.schema import LABELS, OWN, Data, Input, check_kind, check_labels
 from training.table import columns
 
 
@@ -50,6 +50,8 @@ def load(data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
         DataError: the data set is missing or damaged, or has no training example of a label.
         RecipeError: the kind of input or the labels are not those of the data set.
     """
+    if data.name in OWN:
+        return own.load(data, spec, labels)
     loader = _loader(data.name, spec.kind)
     numbers = _numbers(data.name, labels)
     return _complete(loader.load(data, spec).renumbered(numbers), labels)
@@ -61,18 +63,26 @@ def fold(data: Data, spec: Input, labels: Sequence[str], number: int) -> Dataset
     Raises:
         DataError, RecipeError: as `load`.
     """
+    if data.name in OWN:
+        return own.fold(data, spec, labels, number)
     loader = _loader(data.name, spec.kind)
     numbers = _numbers(data.name, labels)
     return _complete(loader.fold(data, spec, number).renumbered(numbers), labels)
 
 
-def tests(name: str, spec: ImageInput | TextInput, labels: Sequence[str], tokenizer: str | None) -> dict[str, Split]:
+def tests(
+    name: str, spec: ImageInput | TextInput, labels: Sequence[str], tokenizer: str | None, own_data: Data | None
+) -> dict[str, Split]:
     """The test splits for a published model, numbered in the order of its `labels`; empty if `name` is unknown.
+
+    `own_data` describe the user's own data; those of other data sets are known by their name.
 
     Raises:
         DataError: the data set is missing or damaged.
         RecipeError: the kind of input or the labels are not those of the data set.
     """
+    if own_data is not None:
+        return own.tests(own_data, spec, labels, tokenizer)
     if name not in LOADERS:
         return {}
     loader = _loader(name, spec.kind)
@@ -88,7 +98,9 @@ def sample(
     Raises:
         DataError, RecipeError: as `load`.
     """
-    if isinstance(spec, ImageInput) and LOADERS[data.name] is photos:
+    if isinstance(spec, ImageInput) and data.name in OWN:
+        data = data.model_copy(update={"stored_side": max(spec.height, spec.width)})
+    elif isinstance(spec, ImageInput) and LOADERS[data.name] is photos:
         numbers = _numbers(data.name, labels)
         split, fingerprint = photos.sample(data, spec, count)
         return split.renumbered(numbers), fingerprint

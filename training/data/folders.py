@@ -19,12 +19,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CONVOKE_CACHE") or Path(home) / "convoke")
 
 
-def check_present(name: str) -> None:
-    """Refuse a data set without a folder; nothing is downloaded or made.
+def locate(path: str) -> Path:
+    """The folder or file of the user's own data, seen from the working directory or from the folder of the data sets.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    for place in (Path(path), data_folder() / path):
+        if place.exists():
+            return place
+    raise DataError(
+        f"data.path: {path} does not exist, seen from {Path.cwd()}; set it to the folder or table of the data: "
+        "--set data.path=PATH"
+    )
+
+
+def check_present(name: str, path: str | None = None) -> None:
+    """Refuse a data set without a folder, or the user's own data without their `path`; nothing is downloaded or made.
 
     Raises:
         DataError: it names the folder, the setting that it comes from and the command that downloads the data set.
     """
+    if path is not None:
+        locate(path)
+        return
     for part in _PARTS.get(name, (name,)):
         folder = data_folder() / part
         if not folder.is_dir():

@@ -25,7 +25,7 @@ def load(data: Data, _spec: Image) -> Dataset:
         DataError: the files are missing or damaged.
     """
     official_train, test = read(train=True), read(train=False)
-    train, held_out = hold_out(official_train, data.validation)
+    train, held_out = hold_out(official_train, data.held_out(len(official_train)))
     return Dataset(train, held_out, {"mnist": test}, fingerprint(official_train, test))
 
 
@@ -41,7 +41,8 @@ def fold(data: Data, _spec: Image, number: int) -> Dataset:
     part_of = parts(keys, images.labels.tolist(), data.folds)
     tested = torch.tensor([part_of[key] == number for key in keys])
     test = images.at(tested)
-    train, held_out = hold_out(images.at(~tested), data.validation)
+    rest = images.at(~tested)
+    train, held_out = hold_out(rest, data.held_out(len(rest)))
     return Dataset(train, held_out, {"mnist": test}, fingerprint(images))
 
 

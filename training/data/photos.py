@@ -91,8 +91,9 @@ def fold(data: Data, spec: Image, number: int) -> Dataset:
     part_of = parts([photo.digest for photo in photos], [photo.label for photo in photos], data.folds)
     test = [photo for photo in photos if part_of[photo.digest] == number]
     rest = [photo for photo in photos if part_of[photo.digest] != number]
-    check_held_out(data.validation, len(rest))
-    return _dataset(*_hold_out(rest, data.validation), test, data, spec)
+    count = data.held_out(len(rest))
+    check_held_out(count, len(rest))
+    return _dataset(*_hold_out(rest, count), test, data, spec)
 
 
 def _dataset(train: list[Photo], validation: list[Photo], test: list[Photo], data: Data, spec: Image) -> Dataset:
@@ -134,8 +135,9 @@ def split(data: Data) -> tuple[list[Photo], list[Photo], list[Photo]]:
         DataError: as `load`.
     """
     train, test = _split_test(data.name)
-    check_held_out(data.validation, len(train))
-    return *_hold_out(train, data.validation), test
+    count = data.held_out(len(train))
+    check_held_out(count, len(train))
+    return *_hold_out(train, count), test
 
 
 def _split_test(name: str) -> tuple[list[Photo], list[Photo]]:
@@ -197,13 +199,14 @@ def oxford_pets() -> Files:
     return Files(train, test)
 
 
-def decode(photos: Sequence[Photo], spec: ImageInput, name: str) -> Split:
+def decode(photos: Sequence[Photo], spec: ImageInput, name: str, report: Callable[[str], object] = say) -> Split:
     """The pixels of photos as the service decodes them, uint8 (N, height, width, 3); cached.
 
     Args:
         photos: those of one split. Files that cannot be decoded are skipped.
         spec: size and mode.
         name: the split in progress and error messages.
+        report: called with a line for each file that is skipped.
 
     Raises:
         DataError: no photo can be decoded, or the cache cannot be written or read.
@@ -213,7 +216,7 @@ def decode(photos: Sequence[Photo], spec: ImageInput, name: str) -> Split:
     store = cache_folder() / f"photos-{_key(photos, spec)}.npy"
     index = store.with_suffix(".json")
     if not index.exists():
-        _fill(photos, spec, store, index, name)
+        _fill(photos, spec, store, index, name, report)
     try:
         skipped = set(json.loads(index.read_text(encoding="utf-8")))
         pixels = np.load(store, mmap_mode="c", allow_pickle=False)  # copy on write, since torch needs writable memory
@@ -234,10 +237,17 @@ def faults(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
             return f"{photo.path}: {error}"
         return ""
 
-    return [line for line in _parallel(fault, photos, "checking") if line]
+    return [line for line in parallel(fault, photos, "checking") if line]
 
 
-def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, name: str) -> None:
+def _fill(
+    photos: Sequence[Photo],
+    spec: ImageInput,
+    store: Path,
+    index: Path,
+    name: str,
+    report: Callable[[str], object],
+) -> None:
     """Decode into a temporary file, then move it to its place: an interrupted run leaves no incomplete cache."""
     partial = store.with_name(f".{os.getpid()}-{store.name}")
     compact = partial.with_suffix(".compact.npy")
@@ -251,11 +261,11 @@ def _fill(photos: Sequence[Photo], spec: ImageInput, store: Path, index: Path, n
             try:
                 pixels[row] = image_to_pixels(photos[row].path.read_bytes(), spec)
             except (ConvokeError, OSError) as error:
-                say(f"skipped {photos[row].path}: {error}")
+                report(f"skipped {photos[row].path}: {error}")
                 return photos[row].digest
             return ""
 
-        skipped = {digest for digest in _parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
+        skipped = {digest for digest in parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
         if len(skipped) == len({photo.digest for photo in photos}):
             raise DataError(f"none of the {len(photos)} {name} photos can be decoded")
         if skipped:
@@ -283,7 +293,8 @@ def _check_space(folder: Path, size_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
+def parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
+    """`work` on each of `items`, in their order, on all processors."""
     with ThreadPoolExecutor(processors.count()) as pool:
         quiet = not sys.stderr.isatty()
         return list(tqdm(pool.map(work, items), title, len(items), unit="img", disable=quiet, leave=False))
@@ -313,7 +324,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _hashed(photos: list[Photo]) -> list[Photo]:
     try:
-        return _parallel(lambda photo: replace(photo, digest=sha256(photo.path)), photos, "reading photos")
+        return parallel(lambda photo: replace(photo, digest=sha256(photo.path)), photos, "reading photos")
     except OSError as error:
         raise DataError(f"cannot read the photos: {error}") from error
 

@@ -157,7 +157,8 @@ def _sources(name: str) -> tuple[Source, ...]:
 
 def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: Data, spec: Text) -> Dataset:
     tested = [review for test in tests.values() for review in test]
-    rest, held_out = hold_out(without(unique(train), tested), data.validation)
+    untested = without(unique(train), tested)
+    rest, held_out = hold_out(untested, data.held_out(len(untested)))
     rest = without(rest, held_out)  # sentences that share words with one that was held out
     tokenizer = vocabulary.build([review.text for review in rest], spec)
     encode = partial(_encode, tokenizer=tokenizer, spec=spec.served())

@@ -1,9 +1,10 @@
 """The tables of a recipe that describe the data: `[data]`, its source, and `[input]`, what the network takes."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from contract.normalise import VERSION as NORMALISATION
 from contract.spec import ImageInput, Length, Side, TextInput, Vocabulary
@@ -60,6 +61,8 @@ class Text(Section):
     length: Length
     vocabulary: Annotated[Vocabulary, Field(ge=3)]
     min_count: Count = 1
+    unit: Literal["word", "character"] = "word"
+    """What a token is: a word, or each letter, for languages that put no spaces between words."""
 
     def served(self) -> TextInput:
         """The input of the published model."""
@@ -74,7 +77,9 @@ INPUTS: dict[str, type[Section]] = {"image": Image, "text": Text}
 Input = Annotated[Annotated[Image, Tag("image")] | Annotated[Text, Tag("text")], Discriminator(_input_kind)]
 
 
-Name = Literal["mnist", "cats-vs-dogs", "oxford-pets", "imdb", "mr", "sst2", "reviews"]
+Name = Literal["mnist", "cats-vs-dogs", "oxford-pets", "imdb", "mr", "sst2", "reviews", "folder", "table"]
+OWN = frozenset({"folder", "table"})
+"""Data of the user's own: a folder with a subfolder for each class, or a table with a row for each example."""
 PHOTOS = frozenset({"cats-vs-dogs", "oxford-pets"})
 DIGITS = tuple(map(str, range(10)))
 SPECIES = ("cat", "dog")
@@ -88,12 +93,67 @@ KINDS: dict[str, Literal["image", "text"]] = {
 }
 
 
+def _check_part(value: Any) -> Any:
+    is_count = type(value) is int and value >= 2  # noqa: PLR2004 -- a split of one example measures nothing
+    if is_count or value == "given" or (type(value) is float and 0 < value < 1):
+        return value
+    raise ValueError(
+        f"invalid value {value!r}: must be a number of examples from 2, a share between 0 and 1, or 'given' for a "
+        "split that the data have"
+    )
+
+
+Part = Annotated[
+    Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] | Literal["given"], BeforeValidator(_check_part)
+]
+
+
 class Data(Section):
     """The data set, and how its training examples are used."""
 
+    USES: ClassVar[dict[str, frozenset[str]]] = {
+        **dict.fromkeys(("path", "test", "split_seed", "label_names", "max_unreadable"), OWN),
+        **dict.fromkeys(
+            ("text", "image", "images", "label", "split", "group", "encoding", "delimiter", "header"),
+            frozenset({"table"}),
+        ),
+    }
+
     name: Name
-    validation: Annotated[int, Field(ge=2)]
-    """The number of training examples that are held out for choices and calibration."""
+    validation: Part
+    """The number or the share of the training examples that are held out for choices and calibration; `given` if the
+    data have a validation split."""
+    path: str | None = None
+    """The folder or the file of the user's own data, seen from the working directory."""
+    test: Part | None = None
+    """The number or the share of the user's examples that become the test split; `given` if the data have one."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Another number makes other splits. With the same number, the same content is always split alike."""
+    label_names: dict[str, str] = Field(default={})
+    """Other names for the labels in the data, like `{ 0 = "ham", 1 = "spam" }`."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The share of files that may be unreadable; they are left out. More are an error."""
+    text: str | None = None
+    """The column of the texts."""
+    image: str | None = None
+    """The column of the paths of images."""
+    images: str | None = None
+    """The folder of the images; the default is the folder of the table."""
+    label: str | None = None
+    """The column of the labels."""
+    split: str | None = None
+    """The column that says of which split a row is: train, validation or test."""
+    group: str | None = None
+    """A column whose equal values stay in one split, such as the patient or the author."""
+    encoding: str | None = None
+    """How the table is encoded, such as `utf-8` or `cp1252`; detected if not given."""
+    delimiter: str | None = None
+    """What separates the columns; detected if not given."""
+    header: bool | None = None
+    """Whether the first row names the columns; detected if not given. Otherwise they are `column 1`, `column 2`, ..."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """How the examples of an epoch are drawn: each once, or with replacement, so that all labels are equally
+    frequent."""
     refit: bool = False
     """After the choices on the validation split, train again on the training and the validation split together."""
     stored_side: Side | None = None
@@ -104,10 +164,36 @@ class Data(Section):
     repeat: dict[Literal["imdb", "mr", "sst2"], Count] = Field(default={})
     """How often each training text of a source of `reviews` is seen in an epoch; the default is once."""
 
+    @property
+    def title(self) -> str:
+        """What people call the data set: its name, or that of the user's own file or folder."""
+        return self.name if self.path is None else Path(self.path).resolve().stem
+
+    def held_out(self, total: int) -> int:
+        """How many of `total` training examples are held out for validation."""
+        return count_of(self.validation, total)
+
     @model_validator(mode="after")
     def _stored_side_is_for_photos(self) -> "Data":
-        if self.stored_side and self.name not in PHOTOS:
-            raise ValueError(f"stored_side: has no effect on {self.name!r}; it is for {' and '.join(sorted(PHOTOS))}")
+        if self.stored_side and self.name not in PHOTOS | OWN:
+            photos = " and ".join(sorted(PHOTOS | OWN))
+            raise ValueError(f"stored_side: has no effect on {self.name!r}; it is for {photos}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_data_are_described(self) -> "Data":
+        if self.name not in OWN:
+            if self.validation == "given":
+                raise ValueError(f"validation: {self.name!r} has no validation split of its own; set a number or share")
+            return self
+        needed = ["path", "test", *(["label"] if self.name == "table" else [])]
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"{missing[0]}: is required with name = {self.name!r}")
+        if self.name == "table" and (self.text is None) == (self.image is None):
+            raise ValueError("text: expected either the column of the texts, text, or that of image paths, image")
+        if self.images and not self.image:
+            raise ValueError("images: has no effect without the column of image paths, image")
         return self
 
     @model_validator(mode="after")
@@ -117,12 +203,20 @@ class Data(Section):
         return self
 
 
+def count_of(part: float | str | None, total: int) -> int:
+    """How many of `total` examples a number or a share of them is."""
+    assert isinstance(part, int | float), "a split that the data have is not counted"
+    return part if isinstance(part, int) else max(round(part * total), 1)
+
+
 def check(data: Data, spec: Image | Text, labels: list[str]) -> None:
     """Refuse an input or labels that are not those of the data set, without reading it.
 
     Raises:
         RecipeError: the kind or the size of the input, or the labels, are not those of the data set.
     """
+    if data.name in OWN:
+        return
     check_kind(data.name, spec.kind)
     check_labels(data.name, labels)
     if data.name == "mnist" and isinstance(spec, Image) and (spec.height, spec.width, spec.channels) != (28, 28, 1):

@@ -33,6 +33,9 @@ _WORD = (
     r"|\p{So}"
 )
 
+_CHARACTER = r"[\p{L}\p{N}]\p{M}*|[.,!?、。]|\p{So}"
+_PATTERNS = {"word": _WORD, "character": _CHARACTER}
+
 _BATCH = 1000  # texts encoded at a time; bounds the memory of their encodings
 
 
@@ -46,7 +49,7 @@ def build(texts: Iterable[str], spec: Text) -> str:
     Raises:
         DataError: no word occurs `spec.min_count` times.
     """
-    counter = _tokenizer({PADDING: 0, UNKNOWN: 1})
+    counter = _tokenizer({PADDING: 0, UNKNOWN: 1}, spec.unit)
     counter.train_from_iterator(
         map(normalise, texts),
         trainers.WordLevelTrainer(
@@ -59,7 +62,7 @@ def build(texts: Iterable[str], spec: Text) -> str:
     vocabulary = counter.get_vocab()
     if len(vocabulary) <= len((PADDING, UNKNOWN)):
         raise DataError(f"no word occurs {spec.min_count} times in the training texts: set input.min_count lower")
-    return _tokenizer(vocabulary).to_str(pretty=True)
+    return _tokenizer(vocabulary, spec.unit).to_str(pretty=True)
 
 
 def encode(texts: list[str], tokenizer_json: str, spec: TextInput) -> tuple[Tensor, Tensor]:
@@ -84,7 +87,7 @@ def encode(texts: list[str], tokenizer_json: str, spec: TextInput) -> tuple[Tens
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(counts)  # N x (L) -> (N, longest L)
 
 
-def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+def _tokenizer(vocabulary: dict[str, int], unit: str) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PATTERNS[unit]), behavior="removed", invert=True)
     return tokenizer

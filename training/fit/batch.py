@@ -19,13 +19,14 @@ from training.recipe.schema import Augment, Recipe
 _CHUNK = 50  # batches of texts that are sorted by length among themselves
 
 
-def batches(split: Split, batch_size: int) -> Iterator[Tensor]:
+def batches(split: Split, batch_size: int, *, balanced: bool = False) -> Iterator[Tensor]:
     """The examples of each batch in a new random order: their indices, int64 (N).
 
-    A last batch of a single example is left out, since batch norm has no variance over it. Texts are sorted by length
-    within every 50 batches, and these batches are shuffled, so that they hold little padding.
+    If `balanced`, as many examples are drawn with replacement, all labels with equal probability. A last batch of a
+    single example is left out, since batch norm has no variance over it. Texts are sorted by length within every 50
+    batches, and these batches are shuffled, so that they hold little padding.
     """
-    order = torch.randperm(len(split))
+    order = _draw_balanced(split.labels) if balanced else torch.randperm(len(split))
     parts = list(torch.split(order, batch_size))
     if split.lengths is not None:
         chunks = torch.split(order, _CHUNK * batch_size)
@@ -35,6 +36,20 @@ def batches(split: Split, batch_size: int) -> Iterator[Tensor]:
     for batch in parts:
         if len(batch) > 1 or batch_size == 1:
             yield batch
+
+
+def _draw_balanced(labels: Tensor) -> Tensor:
+    """As many examples as there are labels (N), each label as probable as the others: their indices, int64 (N).
+
+    `torch.multinomial` takes at most 2^24 weights, so a label is drawn first and then one of its examples.
+    """
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    starts = counts.cumsum(0) - counts
+    present = counts.nonzero().squeeze(1)
+    drawn = present[torch.randint(len(present), (len(labels),))]
+    places = (torch.rand(len(labels), dtype=torch.float64) * counts[drawn]).long()
+    return order[starts[drawn] + places]
 
 
 def resolution(recipe: Recipe, number: int) -> int:

@@ -148,9 +148,9 @@ class Trainer:
         self._network.train()
         if recipe.initialise.freeze:
             pretrained.body(self._state.network).eval()  # as it will be served: without dropout, batch norm fixed
-        reduced = self._reductions()
+        reduced, balanced = self._reductions(), recipe.data.sampling == "balanced"
         steps = math.ceil(math.ceil(len(train) / self._batch_size) / recipe.accumulate)
-        for index, group in enumerate(grouped(batches(train, self._batch_size), recipe.accumulate)):
+        for index, group in enumerate(grouped(batches(train, self._batch_size, balanced=balanced), recipe.accumulate)):
             step = (number - 1) * steps + index
             rate = recipe.optimiser.learning_rate * learning_rate(recipe.schedule, step, steps * recipe.epochs, reduced)
             self.step(loader, group, rate, (number, step), sums)

@@ -41,6 +41,8 @@ from training.release.version import building, numbers, open_version, place, pro
 from training.release.wrap import Ids, Pixels, Scores, describe, spec_of, wrap
 
 MAX_BATCH = 256
+MODEL_NAME = re.compile(r"[^\W_][\w.-]{0,99}")
+"""As in a manifest."""
 _GOLDEN = 16
 _LENGTH = 512
 _PADS = "[PAD]", "<pad>", "<PAD>", "[pad]", "<|pad|>"
@@ -92,6 +94,10 @@ def adopt(
     Raises:
         PublishError: the file cannot be adopted, or something that it does not say was not stated.
     """
+    if not MODEL_NAME.fullmatch(name):
+        raise PublishError(
+            f"--name {name!r}: expected up to 100 letters, digits, '-', '_' and '.'; the first is a letter or a digit"
+        )
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -361,9 +367,14 @@ def _tokens(ids: Ids, options: Options, note: Say) -> tuple[Ids, TextInput, Toke
     special = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
     if special:
         note("special tokens: those that the tokenizer adds")
-    spec = TextInput.model_validate(
-        {"length": length, "vocabulary": highest + 1 + shift, "special_tokens": special, "shift": shift}
-    )
+    try:
+        spec = TextInput.model_validate(
+            {"length": length, "vocabulary": highest + 1 + shift, "special_tokens": special, "shift": shift}
+        )
+    except ValueError as error:
+        raise PublishError(
+            f"--length {length}: expected 1 to 1048576 tokens, of a tokenizer with 2 words at least"
+        ) from error
     return replace(ids, pad_id=pad_id, shift=shift), spec, tokenizer
 
 

@@ -1,10 +1,12 @@
 """The model card of a version, in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from contract.manifest import Manifest, Metrics, Variant
 from training.data import uses
+from training.evaluation import classes
+from training.evaluation import metrics as evaluate
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.result import Result
@@ -13,13 +15,15 @@ _HEADER = """\
 | split | n | accuracy | negative log-likelihood (nats) | expected calibration error |
 | --- | --- | --- | --- | --- |"""
 
+_MAX_CLASSES = 30
+
 _VARIANTS = {
     "int8": "convolutions and the values between them have 8 bits, in ranges taken from training examples",
     "float16": "weights and the values between layers have 16 bits",
 }
 
 
-def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int) -> str:
+def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int, by_class: str) -> str:
     """The card of a new model (Mitchell et al., 2019).
 
     Args:
@@ -28,6 +32,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
         result: of its run.
         verdict: the gate's.
         looks: how often the test splits were used to decide about a publication, with this one.
+        by_class: the figures of each class, from `class_tables`.
     """
     rows = {f"test: {name}": metrics for name, metrics in manifest.test_metrics.items()}
     refit = "" if not recipe.data.refit else (
@@ -36,7 +41,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
     )  # fmt: skip
     choices = (
         "Choices and the calibration were made on the validation split; the temperature, "
-        f"{result.calibration_text}, is part of the graph. {_looks(looks)}{refit}"
+        f"{result.calibration_text}, is part of the graph. {_looks(looks)}{refit}{_own_splits(recipe)}"
     )
     training = (
         f"Training took {result.seconds:,.0f} s on {result.hardware}, with seed {recipe.seed}. "
@@ -58,7 +63,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
 python -m training evaluate models/{manifest.model}/{manifest.version}
 ```
 
-## Intended use
+{by_class}## Intended use
 
 {uses.of(recipe.data.name)}
 
@@ -117,6 +122,49 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
         f"| batch size | float32, items/s | {name}, items/s | ratio |\n| --- | --- | --- | --- |\n{rows}\n\n"
         f"Items for each second of processor time: medians of alternating runs on {machine}."
     )
+
+
+def class_tables(measured: Mapping[str, tuple[evaluate.Probabilities, classes.Truth]], labels: Sequence[str]) -> str:
+    """The section of a card with the figures of each class, for probabilities (N, classes) and labels (N) of splits.
+
+    Of many classes, those with the lowest F1 are shown.
+    """
+    parts = ["## Classes"]
+    for name, (probabilities, truth) in measured.items():
+        header, *rows = classes.rows(probabilities, truth, [_cell(label) for label in labels])
+        shown = rows if len(rows) <= _MAX_CLASSES else sorted(rows, key=lambda row: _share(row[-1]))[:_MAX_CLASSES]
+        figures = ", ".join(f"{key} {value:.4f}" for key, value in classes.summary(probabilities, truth).items())
+        less = f" The {len(shown)} classes of {len(rows):,} with the lowest F1:" if len(shown) < len(rows) else ""
+        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *shown)]
+        parts += [_fill(f"Test split {name}: {figures}.{less}"), "\n".join(lines)]
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _cell(label: str) -> str:
+    """A label as a cell of a table in Markdown."""
+    return " ".join(label.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _share(text: str) -> float:
+    return float(text.removesuffix("%")) if text != "-" else -1.0
+
+
+def _own_splits(recipe: Recipe) -> str:
+    """How the splits of the user's own data were made."""
+    data = recipe.data
+    if data.path is None:
+        return ""
+    seed = f"by content, in proportion to the labels, with the seed {data.split_seed}"
+    test = "is that of the data" if data.test == "given" else f"({_part(data.test)}) was made {seed}"
+    validation = (
+        "is that of the data" if data.validation == "given" else f"({_part(data.validation)} of the rest) likewise"
+    )
+    group = f"; rows with the same {data.group} are in one split" if data.group else ""
+    return f" The test split {test}, and the validation split {validation}; copies are in one split{group}."
+
+
+def _part(part: float | str | None) -> str:
+    return f"{part:.0%}" if isinstance(part, float) else f"{part} examples"
 
 
 def _looks(count: int) -> str:

@@ -21,6 +21,7 @@ from contract.session import Session
 from contract.spec import TextInput
 from training.data import catalogue
 from training.data.dataset import Split
+from training.data.schema import OWN, Data
 from training.errors import PublishError, TrainingError
 from training.evaluation import metrics as evaluate
 from training.release.version import numbers, open_version
@@ -243,10 +244,16 @@ def tests_of(manifest: Manifest, folder: Path) -> dict[str, Split]:
     tokenizer = None
     if isinstance(manifest.input, TextInput):
         tokenizer = (folder / manifest.input.tokenizer).read_text(encoding="utf-8")
-    tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer)
+    tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer, _own_data(manifest))
     if not tests:
         raise TrainingError(f"{folder}: unknown data set {manifest.dataset!r} in the manifest")
     return tests
+
+
+def _own_data(manifest: Manifest) -> Data | None:
+    """The description of the user's own data in a manifest; None for other data sets, or one without a description."""
+    table = manifest.recipe.get("data")
+    return Data.model_validate(table) if isinstance(table, dict) and table.get("name") in OWN else None
 
 
 def is_correct(probabilities: evaluate.Probabilities, split: Split) -> Correct:

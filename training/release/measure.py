@@ -9,6 +9,7 @@ from contract.manifest import Manifest
 from contract.session import Session
 from training.data.dataset import Split
 from training.errors import PublishError
+from training.evaluation import classes
 from training.evaluation import metrics as evaluate
 from training.intervals import percent, wilson
 from training.release.gate import tests_of
@@ -59,7 +60,7 @@ def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str
     yield f"negative log-likelihood     {metrics.nll:.4f} nats"
     chance = f"with perfect calibration {usual:.4f}, in 95 % of cases up to {highest:.4f}"
     yield f"expected calibration error  {metrics.ece:.4f} ({chance})"
-    yield from ("", *_classes(probabilities, split, manifest.labels))
+    yield from _classes(probabilities, split, manifest.labels)
     if mistakes:
         yield "most confident mistakes:"
         rows = [["example", "label", "prediction", "probability"]]
@@ -70,11 +71,9 @@ def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str
 
 
 def _classes(probabilities: evaluate.Probabilities, split: Split, labels: Sequence[str]) -> Iterator[str]:
-    rows = [["label", "n", "recall", "precision"]]
-    for name, figures in zip(
-        labels, evaluate.by_class(probabilities.argmax(axis=1), split.labels.numpy(), len(labels)), strict=True
-    ):
-        shares = ("-" if share is None else f"{share:.2%}" for share in (figures.recall, figures.precision))
-        rows.append([name, f"{figures.n:,}", *shares])
-    yield from columns(rows, left={0})
+    truth = split.labels.numpy()
+    for name, figure in classes.summary(probabilities, truth).items():
+        yield f"{name:<28}{figure:.4f}"
+    yield ""
+    yield from columns(classes.rows(probabilities, truth, labels), left={0})
     yield ""

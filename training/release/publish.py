@@ -21,7 +21,7 @@ from training.evaluation.metrics import Probabilities
 from training.network.build import Served
 from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
-from training.release.card import card
+from training.release.card import card, class_tables
 from training.release.gate import is_correct, pass_gate
 from training.release.looks import record
 from training.release.version import building, place, provenance
@@ -77,7 +77,9 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         np.savez_compressed(partial / GOLDEN, inputs=inputs, probabilities=session.run(inputs))
         metrics = {name: evaluate.metrics(probabilities[name], split.labels) for name, split in data.tests.items()}
         manifest = draft.model_copy(update={"test_metrics": metrics})
-        return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks))
+        truths = {name: split.labels.numpy() for name, split in data.tests.items()}
+        by_class = class_tables({name: (probabilities[name], truth) for name, truth in truths.items()}, recipe.labels)
+        return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks, by_class))
 
 
 def _draft(recipe: Recipe, result: Result, tests: Iterable[str], partial: Path, home: Path) -> Manifest:
@@ -93,7 +95,7 @@ def _draft(recipe: Recipe, result: Result, tests: Iterable[str], partial: Path, 
         length_exponent=result.length_exponent,
         length_range=None if result.length_range is None else list(result.length_range),
         test_metrics=dict.fromkeys(tests, Metrics(n=1, accuracy=0, nll=0, ece=0)),
-        dataset=recipe.data.name,
+        dataset=recipe.data.title,
         dataset_fingerprint=result.fingerprint,
         recipe=json.loads(recipe.model_dump_json()),
         parameters=sum(step.parameters for step in trace(recipe)),

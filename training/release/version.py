@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ def building(home: Path) -> Iterator[Path]:
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):  # the folder of a model without versions, which no one needs
+                home.rmdir()
     except OSError as error:
         raise PublishError(f"{home}: the version cannot be written: {error}") from error
 

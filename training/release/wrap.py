@@ -117,9 +117,21 @@ def wrap(model: onnx.ModelProto, inputs: Pixels | Ids, scores: Scores | None) ->
 
 
 def spec_of(pixels: Pixels, framing: str = "squash") -> ImageInput:
-    """What the service decodes an image to."""
+    """What the service decodes an image to.
+
+    Raises:
+        PublishError: it does not decode images to this size, or in this framing.
+    """
     mode = "L" if pixels.mode == "L" else "RGB"
-    return ImageInput.model_validate({"height": pixels.height, "width": pixels.width, "mode": mode, "framing": framing})
+    try:
+        return ImageInput.model_validate(
+            {"height": pixels.height, "width": pixels.width, "mode": mode, "framing": framing}
+        )
+    except ValueError as error:
+        raise PublishError(
+            f"the service cannot decode images to {pixels.height} x {pixels.width} pixels of mode {mode}, framing "
+            f"{framing}: sides are from 1 to 4096, and framing mnist is for 28 x 28 of mode L"
+        ) from error
 
 
 class _Nodes:

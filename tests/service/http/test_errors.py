@@ -44,7 +44,7 @@ def call() -> Call:
         ),
         *(
             (path, structured)
-            for path in ("/", "/nothing", "/models/digits/v2", "/v20", "/V2", "http://test//", "/classify/")
+            for path in ("/nothing", "/models/digits/v2", "/v20", "/V2", "http://test//nothing", "/classify/")
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """The page at GET / in Debian's Chromium, as people use it: by mouse, by keyboard, on a phone, with API keys."""
 
 import csv
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -100,10 +101,26 @@ def test_a_drawing_is_classified_while_it_is_drawn_and_explained(server: Server,
     choose(page, "digits")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if "/classify/" in request.url else None)
+    page.evaluate(
+        """() => {
+            window.live = [];
+            const send = window.fetch;
+            window.fetch = (path, options) => {
+                const keep = (bytes) => window.live.push([...new Uint8Array(bytes)]);
+                if (options.body.size < 1200) options.body.arrayBuffer().then(keep);
+                return send(path, options);
+            };
+        }"""
+    )
     draw_digit(page, 7)
     expect(page.locator("#actions")).to_be_visible()
     expect(page.locator("#result b")).to_have_text("7")
+    live = page.evaluate("window.live")
     assert len(sent) > 3
+    assert live
+    for content in live:
+        image = Image.open(io.BytesIO(bytes(content)))
+        assert (image.mode, image.size, image.getpixel((0, 0)), max(image.getextrema())) == ("L", (28, 28), 0, 255)
     page.get_by_role("button", name="Why?").click()
     expect(page.locator("#why canvas[data-ready]")).to_be_visible()
     page.get_by_label("What speaks for").select_option("1")

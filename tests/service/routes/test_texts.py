@@ -322,5 +322,5 @@ def test_models_describes_the_input(call: Call) -> None:
     assert served["digits"]["kind"] == "image"
     assert served["reviews"] == {
         "kind": "text", "length": reviews.LENGTH, "vocabulary": len(reviews.WEIGHTS), "tokenizer": "tokenizer.json",
-        "normalisation": 0,
+        "normalisation": 0, "special_tokens": False, "shift": 0,
     }  # fmt: skip

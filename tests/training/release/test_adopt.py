@@ -384,6 +384,18 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, list[str]]] = {
         "lies in that range",
         ["--scale", "1/255", "--mean", "123"],
     ),
+    "a side above the bound": (
+        lambda: by_hand("float[N, 3, 5000, 20] x", "s = Flatten (x)"),
+        "4096",
+        ["--scale", "1"],
+    ),
+    "another framing": (
+        MADE["double, one at a time"][0].__deepcopy__,
+        "28 x 28",
+        ["--scale", "1", "--framing", "mnist"],
+    ),
+    "a name for no URL": (MADE["double, one at a time"][0].__deepcopy__, "--name 'a/b'", ["--name", "a/b"]),
+    "too few labels": (MADE["double, one at a time"][0].__deepcopy__, "2 labels", ["--scale", "1", "--labels", "a,b"]),
     "another size": (
         MADE["double, one at a time"][0].__deepcopy__,
         "12 x 20",
@@ -399,7 +411,7 @@ def test_what_cannot_be_adopted_is_refused(kind: str, tmp_path: Path, capsys: py
     onnx.save(make(), tmp_path / "net.onnx")
     assert adopt(tmp_path / "net.onnx", "--labels", ",".join(LABELS), "--models", tmp_path / "m", *arguments) == 2
     assert fact in capsys.readouterr().err
-    assert not [*tmp_path.glob("m/net/*")]
+    assert not [*tmp_path.glob("m/*")]
 
 
 def test_missing_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

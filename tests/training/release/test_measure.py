@@ -31,8 +31,10 @@ def test_the_metrics_and_the_mistakes_are_printed(monkeypatch: pytest.MonkeyPatc
     assert f"always '{int(counts.argmax())}' {int(counts.max()) / 40:.2%}" in lines
     right, label = int(predictions[7]), int(labels[7])
     recall = f"{100 * (1 - 1 / int(counts[label])):.2f}%"
-    assert any(line.startswith(f"{label} {int(counts[label])} {recall} ") for line in lines)
-    assert any(line.startswith(f"{right} {int(counts[right])} 100.00% ") or not counts[right] for line in lines)
+    rows = {tuple(cells[:2]): cells[2:] for cells in map(str.split, lines) if len(cells) == 5}
+    assert rows["label", "n"] == ["precision", "recall", "F1"]
+    assert rows[str(label), str(int(counts[label]))][1] == recall
+    assert not counts[right] or rows[str(right), str(int(counts[right]))][1] == "100.00%"
     assert lines[-1] == f"7 {int(labels[7])} {predictions[7]} {probabilities[7].max():.3f}"
 
 

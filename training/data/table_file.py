@@ -1,0 +1,334 @@
+"""A table in CSV, TSV, JSON Lines, JSON or Parquet -> rows of cells, with what was detected about the file.
+
+Encoding, delimiter, quoting and header are detected from the content, since the name of a file says little about them,
+and each can be given instead.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.data.class_folders import ARCHIVES, TABLES, shown
+from training.data.examples import listed
+from training.errors import DataError
+
+Cell = str | bytes | None
+
+_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
+         (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # fmt: skip
+_DELIMITERS = ",", "\t", ";", "|"
+_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
+_SAMPLE = 1000  # rows from which delimiter and header are detected
+_LONG = 100  # characters that no name of a column has
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+_SHEETS = {".xlsx", ".xls", ".ods"}
+
+
+@dataclass
+class Table:
+    """The rows of a table below its header, each with as many cells as there are columns; empty cells are None."""
+
+    path: Path
+    names: list[str]
+    rows: list[list[Cell]]
+    form: str
+    """How the file was read, for people."""
+    notes: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """The number of each row in the file, from 1 without the header."""
+
+    def column(self, name: str) -> list[Cell]:
+        """The cells of a column.
+
+        Raises:
+            DataError: the table has no such column; the message lists those that it has.
+        """
+        if name not in self.names:
+            columns = ", ".join(map(repr, self.names))
+            raise DataError(f"{shown(self.path)}: no column {name!r}; its columns are {columns}")
+        place = self.names.index(name)
+        return [row[place] for row in self.rows]
+
+
+def read(path: Path, encoding: str | None = None, delimiter: str | None = None, *, header: bool | None = None) -> Table:
+    """Read a table; what is not given is detected.
+
+    Raises:
+        DataError: the file is missing, empty, in another format or damaged, or needs a package that is not installed.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = next((each for each in reversed(suffixes) if each != ".gz"), "")
+    if suffix in _SHEETS:
+        raise DataError(f"{shown(path)}: a spreadsheet; save the sheet as CSV (UTF-8)")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{shown(path)}: the table cannot be read: {error.strerror}") from error
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise DataError(f"{shown(path)}: the compressed table is damaged: {error}") from error
+    if not data.strip(b"\0 \t\r\n"):
+        raise DataError(f"{shown(path)}: the table is empty ({len(data):,} bytes)")
+    if data.startswith(b"PAR1") or suffix == ".parquet":
+        table = _parquet(path, data)
+    elif data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) or suffix in ARCHIVES:
+        raise DataError(f"{shown(path)}: an archive or a spreadsheet; expected a table: {', '.join(sorted(TABLES))}")
+    else:
+        text, name, notes = _decode(path, data, encoding)
+        if suffix in {".jsonl", ".ndjson", ".json"} or (delimiter is None and text.lstrip()[:2] in {'{"', "[{"}):
+            table = _json(path, text, name)
+        else:
+            table = _delimited(path, text, name, delimiter or ("\t" if suffix == ".tsv" else None), header=header)
+        table.notes[:0] = notes
+    if not table.rows:
+        raise DataError(f"{shown(path)}: the table has a header ({listed(table.names)}), but no rows")
+    return table
+
+
+def _decode(path: Path, data: bytes, encoding: str | None) -> tuple[str, str, list[str]]:
+    """The text of a file, the name of its encoding, and what is to be said about it."""
+    if encoding is not None:
+        try:
+            return data.decode("utf-8-sig" if encoding.lower() in {"utf-8", "utf8"} else encoding), encoding, []
+        except LookupError as error:
+            raise DataError(f"unknown encoding {encoding!r}; expected a name like utf-8, utf-16 or cp1252") from error
+        except UnicodeDecodeError as error:
+            raise _undecodable(path, data, encoding, error) from error
+    name = next((name for bom, name in _BOMS if data.startswith(bom)), "") or _utf16(data)
+    for candidate in [name] if name else ["utf-8", "cp1252"]:
+        try:
+            mark = " with a byte order mark" if name.endswith("-sig") else ""
+            return data.decode(candidate), candidate.removesuffix("-sig") + mark, []
+        except UnicodeDecodeError as error:
+            if candidate == "utf-8" and _is_mostly_utf8(data):
+                text, line = data.decode(errors="replace"), data.count(b"\n", 0, error.start) + 1
+                count = text.count("\N{REPLACEMENT CHARACTER}")
+                return (
+                    text,
+                    "utf-8",
+                    [f"{count:,} damaged characters of UTF-8 were replaced, the first in line {line:,}"],
+                )
+            if candidate != "utf-8":
+                raise _undecodable(path, data, candidate, error) from error
+    raise AssertionError("the last encoding raises")
+
+
+def _undecodable(path: Path, data: bytes, encoding: str, error: UnicodeDecodeError) -> DataError:
+    line = data.count(b"\n", 0, error.start) + 1
+    return DataError(
+        f"{shown(path)}: the byte 0x{data[error.start]:02x} in line {line:,} is not {encoding}; save the table as "
+        "UTF-8, or say how it is encoded with --encoding (data.encoding in the recipe), like --encoding gb18030"
+    )
+
+
+def _utf16(data: bytes) -> str:
+    """UTF-16 without a byte order mark, which has a zero in every other byte of Latin text."""
+    head = data[:4096]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) < len(head) * 0.2:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _is_mostly_utf8(data: bytes) -> bool:
+    """Whether most of the bytes above 127 belong to valid UTF-8."""
+    text = data.decode(errors="replace")
+    bad = text.count("\N{REPLACEMENT CHARACTER}")
+    good = sum(character > "\x7f" for character in text) - bad
+    return good > 3 * bad
+
+
+def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, header: bool | None) -> Table:
+    csv.field_size_limit(1 << 30)
+    text = text.replace("\0", "").lstrip("\N{ZERO WIDTH NO-BREAK SPACE}")
+    first, _, rest = text.partition("\n")
+    if re.fullmatch(r"sep=.\r?", first):  # written by Excel
+        delimiter, text = delimiter or first[4], rest
+    parses = [
+        _parse(text, each, quoted=quoted)
+        for each in ([delimiter] if delimiter else _DELIMITERS)
+        for quoted in (True, False)
+    ]
+    best = max(parses, key=lambda parse: parse.score)
+    plain = next(parse for parse in parses if parse.delimiter == best.delimiter and not parse.quoted)
+    if best.quoted and not _is_well_quoted(text, best.delimiter) and plain.consistency >= best.consistency:
+        best = plain  # quotation marks that never close would swallow rows
+    rows = best.rows
+    has_header = _has_header(rows) if header is None else header
+    names = _unique([cell.strip() for cell in rows[0]]) if has_header else []
+    width = len(names) if has_header else Counter(map(len, rows[:_SAMPLE])).most_common(1)[0][0]
+    names = names or [f"column {place}" for place in range(1, width + 1)]
+    body = rows[1:] if has_header else rows
+    kept = [(number, row) for number, row in enumerate(body, 1) if not any(cell.strip() for cell in row[width:])]
+    notes = []
+    if len(kept) < len(body):
+        wrong = next(number for number, row in enumerate(body, 1) if any(cell.strip() for cell in row[width:]))
+        notes.append(
+            f"{len(body) - len(kept):,} rows with more than {width} cells are left out, the first is row {wrong:,}; "
+            "put cells that contain the delimiter in quotation marks"
+        )
+    quoting = "quoted" if best.quoted else "without quoting"
+    columns = f"{_NAMES.get(best.delimiter, repr(best.delimiter))}, {quoting}" if width > 1 else "one column"
+    form = f"{encoding}, {columns}, {'with' if has_header else 'without'} a header"
+    cells: list[list[Cell]] = [
+        [cell if cell.strip() else None for cell in (row + [""] * width)[:width]] for _, row in kept
+    ]
+    return Table(path, names, cells, form, notes, [number for number, _ in kept])
+
+
+@dataclass
+class _Parse:
+    delimiter: str
+    quoted: bool
+    rows: list[list[str]]
+
+    @property
+    def consistency(self) -> float:
+        """The share of rows with the usual number of cells."""
+        counts = Counter(map(len, self.rows[:_SAMPLE]))
+        return max(counts.values()) / sum(counts.values()) if counts else 0.0
+
+    @property
+    def score(self) -> tuple[bool, float, int, bool]:
+        """Several columns, then rows of equal length, then many columns, then quoting."""
+        counts = Counter(map(len, self.rows[:_SAMPLE]))
+        width = counts.most_common(1)[0][0] if counts else 0
+        return width > 1, round(self.consistency, 2), width, self.quoted
+
+
+def _parse(text: str, delimiter: str, *, quoted: bool) -> _Parse:
+    escaped = quoted and '\\"' in text and '""' not in text
+    options: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE}
+    if escaped:
+        options |= {"escapechar": "\\", "doublequote": False}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
+    try:
+        return _Parse(delimiter, quoted, [row for row in reader if any(cell.strip() for cell in row)])
+    except csv.Error:
+        return _Parse(delimiter, quoted, [])
+
+
+def _is_well_quoted(text: str, delimiter: str) -> bool:
+    """Whether each quotation mark at the start of a cell closes at the end of a cell."""
+    try:
+        for _row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error:
+        return False
+    return True
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names the columns: short, different words that do not come again as values below."""
+    first, below = rows[0], rows[1:_SAMPLE]
+    cells = [cell.strip() for cell in first if cell.strip()]
+    if len(set(cells)) < len(cells) or any(len(cell) > _LONG or NUMBER.fullmatch(cell) for cell in cells):
+        return False
+    seen = [{row[place].strip() for row in below if place < len(row)} for place in range(len(first))]
+    return not any(cell.strip() and cell.strip() in values for cell, values in zip(first, seen, strict=True))
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Names of columns without empty and repeated ones."""
+    result: list[str] = []
+    for place, name in enumerate(names, 1):
+        result.append(name if name and name not in result else f"column {place}")
+    return result
+
+
+def _json(path: Path, text: str, encoding: str) -> Table:
+    """Lines of JSON, or one array of objects."""
+    if text.lstrip().startswith("["):
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{shown(path)}: not valid JSON: {error}") from error
+        return _records(path, list(enumerate(content, 1)), f"{encoding}, a JSON array")
+    records: list[tuple[int, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                records.append((number, json.loads(line)))
+            except ValueError as error:
+                raise DataError(
+                    f"{shown(path)}: line {number:,} is not JSON: {error}; expected one object a line, like "
+                    '{"text": "...", "label": "..."}'
+                ) from error
+    return _records(path, records, f"{encoding}, JSON Lines")
+
+
+def _records(path: Path, records: Sequence[tuple[int, Any]], form: str) -> Table:
+    names: dict[str, None] = {}
+    for number, record in records:
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{shown(path)}: item {number:,} is a JSON {type(record).__name__}; expected an object like "
+                '{"text": "...", "label": "..."}'
+            )
+        names |= dict.fromkeys(record)
+    rows = [[_cell(record.get(name)) for name in names] for _, record in records]
+    return Table(path, list(names), rows, form, numbers=[number for number, _ in records])
+
+
+def _parquet(path: Path, data: bytes) -> Table:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 -- an optional extra
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError as error:
+        raise DataError(
+            f"{shown(path)}: reading Parquet needs pyarrow: pip install 'pyarrow>=20', or save the table as CSV"
+        ) from error
+    try:
+        content = pq.read_table(io.BytesIO(data))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{shown(path)}: the Parquet file cannot be read: {error}") from error
+    names = list(content.column_names)
+    classes = _class_names(content.schema.metadata or {})
+    columns = [
+        [_cell(_named(value, classes.get(name, ()))) for value in content.column(name).to_pylist()] for name in names
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Table(path, names, rows, "Parquet", numbers=list(range(1, len(rows) + 1)))
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of numeric labels that Hugging Face's `datasets` stores with a table, by column."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {name: list(each["names"]) for name, each in features.items() if each.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    return names[value] if type(value) is int and 0 <= value < len(names) else value
+
+
+def _cell(value: Any) -> Cell:  # noqa: PLR0911 -- one for each type
+    """A value as text: whole numbers without a point, truth values in lower case, nested values as JSON."""
+    match value:
+        case None:
+            return None
+        case str():
+            return value if value.strip() else None
+        case bool():
+            return str(value).lower()
+        case float():
+            return None if math.isnan(value) else f"{value:.15g}"
+        case int() | bytes():
+            return value if isinstance(value, bytes) else str(value)
+        case {"bytes": bytes(content)}:  # as Hugging Face's datasets store images
+            return content
+        case {"path": str(name)}:
+            return name
+    return json.dumps(value, ensure_ascii=False, default=str)
