@@ -1,6 +1,5 @@
 """Labelled examples -> which of the plausible ways to feed a graph is right, its calibration and its metrics."""
 
-import csv
 import hashlib
 import math
 import unicodedata
@@ -17,6 +16,7 @@ import torch
 from contract.errors import ConvokeError
 from contract.inputs import Preprocessor
 from contract.manifest import Metrics
+from training.data import class_folders, own, table_file
 from training.errors import PublishError
 from training.evaluation import calibration
 from training.evaluation import metrics as evaluate
@@ -70,43 +70,27 @@ class Tried:
 def labelled(path: Path, *, is_text: bool) -> list[tuple[bytes | str, str, str]]:
     """The content, the label and the place of each example: of a folder with a subfolder for each label, or of a table.
 
-    A table of texts is a CSV (or, with the suffix .tsv, TSV) file with the columns `text` and `label`.
+    A table of texts has the columns `text` and `label`.
 
     Raises:
-        PublishError: it is missing, or no example is in it.
+        DataError: it is missing, or no labelled example is in it.
+        PublishError: it has images for a model of texts, or the reverse.
     """
     if is_text and path.is_file():
-        return _table(path)
-    if not path.is_dir():
-        raise PublishError(f"--examples {path}: expected a folder with a subfolder for each label")
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith((".", "__")) for part in file.relative_to(path).parts)
-    )
-    found = []
-    for file in files:
-        folders = file.relative_to(path).parts[:-1]
-        if folders:
-            content = file.read_bytes()
-            text = content.decode("utf-8-sig", "replace") if is_text else content
-            found.append((text, unicodedata.normalize("NFC", folders[-1]), str(file.relative_to(path))))
-    if not found:
-        raise PublishError(f"--examples {path}: has no files in subfolders; expected a subfolder for each label")
-    return found
-
-
-def _table(path: Path) -> list[tuple[bytes | str, str, str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        if not {"text", "label"} <= {*(reader.fieldnames or [])}:
-            raise PublishError(
-                f"--examples {path}: expected the columns text and label, found "
-                f"{', '.join(reader.fieldnames or ['none'])}"
-            )
+        table = table_file.read(path)
+        pairs = zip(table.column("text"), table.column("label"), table.numbers, strict=True)
         return [
-            (row["text"] or "", (row["label"] or "").strip(), f"row {place}") for place, row in enumerate(reader, 1)
+            (str(text or ""), str(label).strip(), f"row {place}") for text, label, place in pairs if label is not None
         ]
+    found = class_folders.scan(path)
+    if (found.kind == "text") != is_text:
+        raise PublishError(
+            f"--examples {path}: has {found.kind}s, but the model takes {'texts' if is_text else 'images'}"
+        )
+    return [
+        (own.text_of(each) if is_text else Path(each.content).read_bytes(), each.label, each.source)
+        for each in found.examples
+    ]
 
 
 def decode(
