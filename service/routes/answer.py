@@ -24,10 +24,9 @@ def render(
         min_score: predictions with a lower score abstain: their label is null, and their guess is the label.
         boxes: where each row's digit is in the image, if it is one of several.
     """
-    version = answer.version
-    labels, prefix = version.quoted_labels, version.json_prefix
-    if top is None:
-        top, prefix = version.default_top, version.default_json_prefix
+    labels, prefix = answer.version.quoted_labels, answer.version.json_prefix
+    if top is None and len(labels) > MAX_SCORES:
+        top, prefix = answer.version.default_top, answer.version.default_json_prefix
     predictions = [
         _render_error(row) if isinstance(row, ConvokeError) else _render_row(row, labels, top, min_score)
         for row in answer.rows
@@ -47,7 +46,7 @@ def _render_error(error: ConvokeError) -> str:
 def _render_row(row: Row, labels: Sequence[str], top: int | None, min_score: float) -> str:
     """A row of probabilities (classes,) -> label and scores, the highest first, to six decimals."""
     values: list[float] = row.tolist()
-    if len(values) <= MAX_SCORES:
+    if top is None or len(values) <= MAX_SCORES:
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable: equal ones keep their order
     else:  # NumPy sorts many values sooner
         order = np.argsort(-row, kind="stable")[:top].tolist()
