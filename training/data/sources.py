@@ -139,16 +139,16 @@ TEXT_COUNTS: dict[str, dict[str, tuple[int, int]]] = {
 
 TEXT_DIGESTS: dict[str, dict[str, str]] = {
     "imdb": {
-        "train": "59f18971474f1ee4aa62b380b00a619b0d4ee3d65ca3ceb9afa83dc58e96b626",
-        "test": "8251c590326143306409564a5ac1494aec09f0e1e29c230c740cbfd3d4ee3067",
+        "train": "1e948b9639b7dc85a795f45f46eda65beff2b2d51aec4844a0539ff3cf142435",
+        "test": "2100253fe481c20657cf1c8acd31ad59123ba2d080e3d68df71439204839d99f",
     },
     "mr": {
-        "train": "855823cb119f7b48df81e93830c9b9cfe74268f70060717573af66ac30b458dc",
-        "test": "dcae3ee168fbe4ac05f46f73a24d5a0be86a1fff84782292ce9f9cd02c3e5196",
+        "train": "5d5b665d7faede982d7103300e1638503104eeed66ad43f4caf90ce80e0d2b74",
+        "test": "723a1940620bf15ce7d691f236d6ecd8831be2545108eaffa52630b5257f21ce",
     },
     "sst2": {
-        "train": "46e117876831179a1a7fa4a76d446d8659dd658bb495a1fbed800f72a63f3f13",
-        "test": "0ca14def83a432e9b5eb5ef746baa5b65feb0cafcb444f23881a9acda0bed3dc",
+        "train": "cd552d6bae09e6facf5d94efc81db92fd654f0b90f37ce4763385e5c463d54e2",
+        "test": "3c18d7e5e666294e7611e6210906c04ae1d7f12df8fe38a42189cd34edf26258",
     },
 }
 """The `digest` of the texts behind the figures in this repository."""

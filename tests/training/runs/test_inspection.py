@@ -118,7 +118,7 @@ def test_a_run_has_its_recipe_and_its_files(made_run: Path) -> None:
     """Keys are flattened as `--set` takes them, layers numbered from 1; each file has its size."""
     lines = facts(inspection.describe(made_run))
     assert "optimiser.learning_rate 0.05" in lines
-    assert "layers[1] conv=4 kernel=3 stride=1 padding=1 groups=1 batch_norm" in lines
+    assert "layers[1] conv=4 kernel=3 stride=1 padding=1 dilation=1 groups=1 batch_norm" in lines
     size = (made_run / record.METRICS).stat().st_size
     assert f"{record.METRICS} {size} bytes" in lines
 
