@@ -13,13 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 MakeProtocol = Callable[[], asyncio.Protocol]
+Count = Callable[[], int]
 Refuse = Callable[[socket.socket, int], bool]
 
 logger = logging.getLogger("bentoml.convoke")
 
 MAX_ACCEPTS = 1024
-"""Connections accepted in one turn; with several workers one, since their turns share the waiting connections. A turn
-under load takes a tenth of a second, and the system drops what does not fit into its queue of 2,048 meanwhile."""
+"""Connections accepted in one turn by a worker that is alone. A turn under load takes a tenth of a second, and the
+system drops what does not fit into its queue of 2,048 meanwhile. Several workers share the waiting connections, so each
+accepts fewer: one more than a quarter of those that it has, whose requests make its turns long."""
 
 _PAUSE_S = 0.5
 """After an error, such as too many open files."""
@@ -28,13 +30,15 @@ _PAUSE_S = 0.5
 class Acceptor:
     """Accepts the connections of one listening socket; has what uvicorn uses of `asyncio.Server`."""
 
-    def __init__(self, listener: socket.socket, make_protocol: MakeProtocol, max_accepts: int, refuse: Refuse) -> None:
+    def __init__(
+        self, listener: socket.socket, make_protocol: MakeProtocol, max_accepts: Count, refuse: Refuse
+    ) -> None:
         """Start to accept connections.
 
         Args:
             listener: the socket, which listens already. The caller closes it.
             make_protocol: makes the protocol of a connection.
-            max_accepts: connections accepted in one turn.
+            max_accepts: how many connections are accepted in a turn.
             refuse: answers and closes a connection that cannot be served, and says whether it did.
         """
         self._loop = asyncio.get_running_loop()
@@ -53,7 +57,7 @@ class Acceptor:
         be reset, so the socket itself stops to listen; a worker that is started anew makes it listen again.
         """
         if self._listener is not None:
-            self._max_accepts = 1 << 16
+            self._max_accepts = lambda: 1 << 16
             self._accept()
             self._loop.remove_reader(self._listener.fileno())
             with contextlib.suppress(OSError):  # another worker was sooner
@@ -65,7 +69,7 @@ class Acceptor:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
-        for _ in range(self._max_accepts):
+        for _ in range(self._max_accepts()):
             if self._listener is None:
                 return
             try:
@@ -91,7 +95,7 @@ class Acceptor:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
 
-def take_over(max_accepts: int, refuse: Refuse = lambda _connection, _opening: False) -> None:
+def take_over(max_accepts: Count, refuse: Refuse = lambda _connection, _opening: False) -> None:
     """Let servers that are made of a socket from now on, in this event loop, be `Acceptor`s."""
     loop: Any = asyncio.get_running_loop()
     create_server = loop.create_server

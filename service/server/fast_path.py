@@ -129,7 +129,7 @@ class FastPath:
             return plan.start(facts, body, on_content, is_gone)
         except Overloaded as error:
             response = self._application.refuse(plan.path, error, facts)
-        except ConvokeError:
+        except Exception:  # noqa: BLE001 -- the ordinary path meets it again, and makes it a response
             return False
         reply(self._as_reply(response, facts, started))
         return True
@@ -172,15 +172,15 @@ class FastPath:
             return None
         if reader.size > self._max_header_bytes or b"%" in reader.url or b"#" in reader.url:
             return None
-        url = httptools.parse_url(reader.url)
-        path = url.path.decode()
         try:
+            url = httptools.parse_url(reader.url)
+            path = url.path.decode("ascii")
             route, parameters = self._application.match("POST", path)
             if url.query and route.query is not None:
                 check_query(url.query, route.query)
             header = Header(parameters, url.query or b"", reader.fields)
             start = route.prepare(header) if route.prepare is not None else None
-        except ConvokeError:  # the ordinary path makes it a response
+        except (ConvokeError, httptools.HttpParserError, UnicodeDecodeError):  # the ordinary path answers
             return None
         sent_id = request_id(reader.fields) if b"x-request-id" in names else None
         return start and Plan(path, route.path, reader.fields, sent_id, start)

@@ -74,7 +74,8 @@ def take_over(
     drain.use(config)
     config.http_protocol_class = partial(_connect, limits, drain)
     config.timeout_keep_alive = chosen.keep_alive_s
-    accepting.take_over(accepting.MAX_ACCEPTS if chosen.workers == 1 else 1, limits.refuse)
+    is_alone = chosen.workers == 1
+    accepting.take_over(lambda: accepting.MAX_ACCEPTS if is_alone else 1 + len(limits.open) // 4, limits.refuse)
     config.loaded_app = _beside(access.cross_origin(config.loaded_app, chosen), application)
 
 

@@ -82,7 +82,7 @@ class listening:  # noqa: N801 -- a context manager
         self._server = uvicorn.Server(config)
 
         async def serve() -> None:
-            accepting.take_over(accepting.MAX_ACCEPTS)
+            accepting.take_over(lambda: accepting.MAX_ACCEPTS)
             await self._server.serve([self._listener])
 
         self._thread = threading.Thread(target=lambda: uvicorn_run(serve))
@@ -140,6 +140,7 @@ def test_a_plain_request_takes_the_fast_path(dial: Dial, starts: list[bool]) -> 
         (request(path="/classify/digits?top=0"), 400),
         (request(path="/classify/digits?other=1"), 400),
         (request(path="/nothing"), 404),
+        (request(path="/classify/\xc3\xa9"), 400),
         (request(b"not an image"), 415),
         (request(b""), 400),
         (request(PNG, "Content-Length: 3"), 400),
