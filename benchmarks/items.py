@@ -35,7 +35,7 @@ class Runtime:
     """How every contender runs ONNX Runtime: threads for one run, and the precision where a model has several."""
 
     threads: int = 1
-    precision: Precision = "float32"
+    precision: Precision | Literal["auto"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Model:
     def load(cls, kind: Kind, folder: Path, runtime: Runtime) -> "Model":
         """Load a version's folder, in the requested precision if it has that, else in float32."""
         manifest = contract.read(folder)
-        precision: Precision = runtime.precision if runtime.precision in manifest.precisions else "float32"
+        wanted = runtime.precision
+        precision: Precision = wanted if wanted != "auto" and wanted in manifest.precisions else "float32"
         graph = folder / manifest.graph(precision)
         session = Session(graph, manifest, provider="cpu", precision=precision, threads=runtime.threads)
         return cls(kind, folder, manifest, session, load_preprocessor(folder, manifest.input))

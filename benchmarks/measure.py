@@ -189,7 +189,7 @@ class Bench:
         rate = max(overload.factor * capacity, 1.0)
         server.settle()
         with server.meter() as meter:
-            outcomes = _open_loop(server.port, server.folder, rate, 2 * self.seconds)
+            outcomes = open_loop(server.port, server.folder, rate, 2 * self.seconds)
         row = _row(server, form, overload.key, meter.usage)
         errors = int(outcomes["lost"] + outcomes["other"])
         more = {"rate": round(rate, 1), "goodput": round(outcomes["goodput_per_s"] / max(capacity, 1.0), 3), **outcomes}
@@ -236,7 +236,7 @@ def with_passes(row: Row, passes: Sequence[Pass], items: int) -> Row:
     )
 
 
-def _open_loop(port: int, folder: Path, rate: float, seconds: float) -> dict[str, float]:
+def open_loop(port: int, folder: Path, rate: float, seconds: float) -> dict[str, float]:
     """The summary of open_loop.py, run in its own process so that nothing here disturbs its timing.
 
     Raises:

@@ -22,6 +22,7 @@ WINDOW = 10
 """Samples over which the shares are averaged."""
 
 _STAT, _FILES = Path("/proc/self/statm"), Path("/proc/self/fd")
+_SCHEDULER = Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sample:
 
     now_s: float
     loop_s: float
-    """Processor time of the event loop's thread."""
+    """Time in which the event loop's thread ran, or waited for a processor."""
     process_s: float
     """Processor time of all threads."""
     decode_s: Mapping[str, float]
@@ -99,7 +100,7 @@ class Utilisation:
         run_s: dict[str, float] = {}
         for (model, _), (seconds,) in self._metrics.busy_seconds.state():
             run_s[model] = run_s.get(model, 0.0) + seconds
-        sample = Sample(time.monotonic(), time.thread_time(), time.process_time(), dict(decode_s), run_s)
+        sample = Sample(time.monotonic(), thread_busy_s(), time.process_time(), dict(decode_s), run_s)
         self._samples.append(sample)
         total, models = shares(self._samples[0], sample, self._capacity, runs)
         workers = self._capacity.workers  # the gauges of all workers are added up
@@ -111,6 +112,19 @@ class Utilisation:
         self._counted_s = sample.process_s
         self._metrics.memory_bytes.labels().set(_resident_bytes())
         self._metrics.open_files.labels().set(_open_files())
+
+
+def thread_busy_s() -> float:
+    """Seconds in which the calling thread ran or was ready to run: what remains of the time, it has slept.
+
+    A thread that waits for a processor, because other programs or a quota of the container take it, can do no more, but
+    takes little processor time. Where the kernel does not count the wait, only the processor time counts.
+    """
+    try:
+        waited_ns = int(_SCHEDULER.read_bytes().split()[1])  # proc(5): /proc/pid/schedstat
+    except (OSError, IndexError, ValueError):
+        waited_ns = 0
+    return time.thread_time() + waited_ns / 1e9
 
 
 def _resident_bytes() -> int:

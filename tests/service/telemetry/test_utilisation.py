@@ -1,16 +1,21 @@
 """How busy a worker is: 1 at capacity and half of it at half, whatever it runs out of."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
 from service.inference.decoding import Decoders
 from service.telemetry.metrics import Metrics
-from service.telemetry.utilisation import Capacity, Sample, Utilisation, shares
+from service.telemetry.utilisation import Capacity, Sample, Utilisation, shares, thread_busy_s
 from tests.serving import Load, Server
 
 START = Sample(0.0, 0.0, 0.0, {}, {})
@@ -56,6 +61,38 @@ def test_workers_share_the_processors() -> None:
     assert metrics.in_flight.labels().numbers() == [3.0]
     assert metrics.cpu_seconds.labels().numbers()[0] > 0
     assert metrics.memory_bytes.labels().numbers()[0] > 10 << 20
+
+
+def test_a_thread_that_waits_for_a_processor_is_busy() -> None:
+    """Beside another program on the same processor a busy loop counts as busy all the time; a sleeping one does not."""
+    if not (hasattr(os, "sched_setaffinity") and Path("/proc/thread-self/schedstat").exists()):
+        pytest.skip("the kernel does not count how long threads wait for a processor")
+    processor = {min(os.sched_getaffinity(0))}
+    code = f"import os, time\nos.sched_setaffinity(0, {processor})\nprint(flush=True)\nend = time.monotonic() + 20\n"
+    command = [sys.executable, "-c", f"{code}while time.monotonic() < end: pass"]
+
+    def busy_shares() -> tuple[float, float, float]:
+        """Of the time: what counts as busy and the processor time of a busy loop; what counts as busy of a pause."""
+        os.sched_setaffinity(0, processor)  # of this thread
+        start, busy_s, cpu_s = time.monotonic(), thread_busy_s(), time.thread_time()
+        while time.monotonic() - start < 0.4:
+            pass
+        loop_s = time.monotonic() - start
+        middle_s, used_s = thread_busy_s(), time.thread_time() - cpu_s
+        other.wait(20)  # it has ended, or ends soon: this thread sleeps
+        pause_s = time.monotonic() - start - loop_s
+        return (middle_s - busy_s) / loop_s, used_s / loop_s, (thread_busy_s() - middle_s) / max(pause_s, 0.1)
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other, ThreadPoolExecutor(1) as pool:
+        assert other.stdout
+        other.stdout.readline()
+        future = pool.submit(busy_shares)
+        time.sleep(0.8)
+        other.kill()
+        loop, used, pause = future.result()
+    assert loop == pytest.approx(1.0, abs=0.1)
+    assert used < 0.8
+    assert pause < 0.5
 
 
 def test_the_wait_for_a_decoding_thread_is_measured() -> None:
