@@ -35,8 +35,8 @@ help: ## list the commands
 serve: $(ENVS)/serve.ready ## serve the models in models/ over HTTP (HOST, PORT)
 	@$(ENVS)/serve/bin/python -m service --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(ENVS)/dev.ready ## run the tests (ARGS="-k name" selects some)
-	@$(ENVS)/dev/bin/python -m pytest $(ARGS)
+test: $(ENVS)/dev.ready ## run the tests in two processes (ARGS="-k name" selects some)
+	@$(ENVS)/dev/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: $(ENVS)/dev.ready ## fuzz the service: 20,000 mutated inputs, then random requests and bodies (about 20 minutes)
 	$(ENVS)/dev/bin/python -m tests.fuzz.corpus $(ARGS)

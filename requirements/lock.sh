@@ -14,7 +14,8 @@ compile() {
 }
 echo "uv" | compile uv - "$@"
 # onnxruntime-gpu holds the same files as onnxruntime, so an environment has one of them.
-overrides=$(mktemp -d)
+overrides=.venv/overrides # the locks name this folder in comments, so it is the same each time
+mkdir -p "$overrides"
 trap 'rm -r "$overrides"' EXIT
 echo "onnxruntime ; python_version < '0'" >"$overrides/cuda"
 echo "onnxruntime ; sys_platform != 'linux' or platform_machine != 'x86_64'" >"$overrides/gpu"

@@ -17,7 +17,7 @@ default is data/.
   python -m training adopt FILE.onnx --labels a,b       publish an ONNX classifier that was made elsewhere
   python -m training inspect models/NAME/1              print the contents of a run or a published model
 
-  torchrun --nproc-per-node 2 -m training train lenet   train in two processes, each on its own GPU if there are any
+  python -m training train lenet --processes 2          train in two processes, each on its own GPU if there are any
 """
 
 import argparse
@@ -40,20 +40,22 @@ if TYPE_CHECKING:
     from training.data.dataset import Dataset
     from training.fit.parallel import Machine
 
+_LAUNCHED = "CONVOKE_LAUNCHED"  # set in the processes that --processes started
+
 # Handlers import torch and onnx themselves: they take seconds, which --help, shapes and compare do not need.
 
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 after an error that the user can fix, or 130 after Ctrl-C."""
-    options = _parser().parse_args(args)
+    args = sys.argv[1:] if args is None else args
+    options = _parser().parse_args(args, argparse.Namespace(args=args))
     try:
         options.handler(options)
     except TrainingError as error:
-        if _leads():
-            print(f"error: {error}", file=sys.stderr)
+        _report(error)
         return 2
     except KeyboardInterrupt:
-        if _leads():
+        if _leads() and not _is_launched():
             print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, like head, has all that it wants
@@ -84,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: %(default)s/)")
     command.add_argument(
         "--epochs", metavar="N", help="with --resume: the epochs of the run in all, or +N more, also of a finished run"
+    )
+    command.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="train in N processes of this machine, one for each GPU"
     )
     command.add_argument("--threads", type=int, help="processor threads (default: this process's share of the cores)")
     command.add_argument(
@@ -233,6 +238,9 @@ def _train(options: argparse.Namespace) -> None:
     if recipe:
         schema.check(recipe.data, recipe.input, recipe.labels)
         folders.check_present(recipe.data.name, recipe.data.path)
+    if options.processes > 1 and not _is_launched():
+        _launch(options)
+        return
     import torch  # noqa: PLC0415
 
     from training.fit import parallel  # noqa: PLC0415
@@ -241,15 +249,23 @@ def _train(options: argparse.Namespace) -> None:
     # The processes of torchrun share the cores of a machine.
     share = max(processors.count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     torch.set_num_threads(max(options.threads or share, 1))
-    machine = run.find_machine(options.device)
-    try:
+    with parallel.connected():
+        machine = run.find_machine(options.device)
         if recipe is None:
             _resume(machine, options)
         else:
             _show(f"{table}\n")
             _train_new(machine, recipe, options)
-    finally:
-        parallel.leave()
+
+
+def _launch(options: argparse.Namespace) -> None:
+    """Start the command again in several processes."""
+    if "RANK" in os.environ:
+        options.parser.error("--processes is not allowed under torchrun, which starts the processes itself")
+    from training.fit import launch  # noqa: PLC0415
+
+    os.environ[_LAUNCHED] = "1"
+    launch.launch(["-m", "training", *options.args], options.processes)
 
 
 def _train_new(machine: "Machine", recipe: "recipes.Recipe", options: argparse.Namespace) -> None:
@@ -307,6 +323,21 @@ def _show(text: str) -> None:
     """Print a text once, whatever the number of processes."""
     if _leads():
         print(text, flush=True)
+
+
+def _report(error: TrainingError) -> None:
+    """Print an error once, whatever the number of processes."""
+    if "RANK" in os.environ:
+        from training.fit import launch  # noqa: PLC0415
+
+        launch.hand_over(error)
+    if _leads() and not _is_launched():
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _is_launched() -> bool:
+    """Whether this is a process of `train --processes N`, whose first process reports errors."""
+    return "RANK" in os.environ and _LAUNCHED in os.environ
 
 
 def _leads() -> bool:

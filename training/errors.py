@@ -4,6 +4,7 @@ TrainingError
 ├── RecipeError    a recipe that cannot be read, checked or built
 ├── DataError      a data set that is missing, damaged or not the expected one
 ├── RunError       a run that cannot be started, resumed or used
+│   └── LostProcess  another process of the same training ended
 └── PublishError   a model that cannot be published
 """
 
@@ -22,6 +23,10 @@ class DataError(TrainingError):
 
 class RunError(TrainingError):
     """A run that cannot be started, resumed or used."""
+
+
+class LostProcess(RunError):
+    """Another process of the same training ended, so this one cannot go on."""
 
 
 class PublishError(TrainingError):

@@ -252,6 +252,7 @@ def _fill(
     partial = store.with_name(f".{os.getpid()}-{store.name}")
     compact = partial.with_suffix(".compact.npy")
     shape = (len(photos), spec.height, spec.width, spec.channels)
+    reasons: list[str] = []
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         _check_space(store.parent, math.prod(shape))
@@ -261,13 +262,14 @@ def _fill(
             try:
                 pixels[row] = image_to_pixels(photos[row].path.read_bytes(), spec)
             except (ConvokeError, OSError) as error:
-                report(f"skipped {photos[row].path}: {error}")
+                reasons.append(f"{photos[row].path}: {error}")
+                report(f"skipped {reasons[-1]}")
                 return photos[row].digest
             return ""
 
         skipped = {digest for digest in parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
         if len(skipped) == len({photo.digest for photo in photos}):
-            raise DataError(f"none of the {len(photos)} {name} photos can be decoded")
+            raise DataError(f"none of the {len(photos)} {name} photos can be decoded; for example {min(reasons)}")
         if skipped:
             np.save(compact, pixels[np.array([photo.digest not in skipped for photo in photos])])
             compact.replace(partial)

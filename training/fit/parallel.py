@@ -1,6 +1,7 @@
-"""Data-parallel training under torchrun.
+"""Data-parallel training in several processes.
 
-    torchrun --nproc-per-node 2 -m training train lenet
+    python -m training train lenet --processes 2            # on one machine: `training.fit.launch`
+    torchrun --nnodes 2 ... -m training train lenet         # on several
 
 All processes go through the same batches in the same order. Each computes every `size`-th example of a batch, and
 gradients are averaged, so the weights are those that a single process would learn. Without torchrun, a `World` is a
@@ -18,9 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.errors import RunError
+from training.errors import LostProcess, RunError
 
 T = TypeVar("T")
+
+_LOST = ("gloo/transport", "closed by peer", "reset by peer", "Broken pipe", "NCCL", "recvValue failed")
+"""What errors of torch.distributed say if a process is gone: they have no type of their own."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +122,42 @@ def join() -> World:
     try:
         if not dist.is_initialized():
             if backend == "nccl":
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+                _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group(f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the {size} processes of torchrun cannot connect: {error}") from error
     return World(dist.get_rank(), dist.get_world_size())
 
 
+def _take_gpu(number: int) -> None:
+    if number >= torch.cuda.device_count():
+        raise RunError(
+            f"{os.environ.get('LOCAL_WORLD_SIZE')} processes were started for {torch.cuda.device_count()} GPUs; "
+            "start at most one for each"
+        )
+    torch.cuda.set_device(number)
+
+
 def leave() -> None:
     """Disconnect from the other processes."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Turn a connection that another process closed into a LostProcess, and disconnect at the end."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dist.is_initialized() and any(sign in str(error) for sign in _LOST)):
+            raise
+        raise LostProcess(
+            "another process of this training ended; its message says why. The checkpoint of the last finished epoch "
+            "remains"
+        ) from error
+    finally:
+        leave()
 
 
 class _WholeBatchNorm(nn.Module):

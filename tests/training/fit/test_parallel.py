@@ -1,6 +1,5 @@
 """Several processes train as a single one: the same batches, the same gradients, the same weights."""
 
-import json
 import os
 import subprocess
 import sys
@@ -159,20 +158,6 @@ def fit_first_epoch(recipe: Recipe, train: Split, validation: Split, path: Path)
 
     with pytest.raises(Stop):
         fit.fit(recipe, train, validation, path, watch=stop)
-
-
-@pytest.mark.slow
-@pytest.mark.data
-@pytest.mark.usefixtures("mnist_folder")
-def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
-    """`torchrun -m training train` writes one run's folder, with one log and one result."""
-    args = ["lenet", "--runs", str(tmp_path / "runs"), "--device", "cpu", "--threads", "1"]
-    args += ["--set", "epochs=1", "--set", "data.refit=false", "--set", "batch_size=1000"]
-    torchrun(2, "-m", "training", "train", *args)
-    (folder,) = (tmp_path / "runs" / "lenet").iterdir()
-    assert json.loads((folder / "result.json").read_text())["validation"]["n"] >= 5000
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
-    assert (folder / "fit.pt").exists()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
