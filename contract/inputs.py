@@ -21,7 +21,7 @@ from contract.errors import Unreadable, UnsupportedMediaType
 from contract.occlusion import ImageOcclusions, Occlusions, TextOcclusions
 from contract.picture import PNG_SIGNATURE, Pixels, has_signature
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS, ImageInput, TextInput
-from contract.text import Tokens, check_length, group_by_length, pad, read_tokenizer, text_to_tokens
+from contract.text import Tokens, check_length, group_by_length, pad, read_tokenizer, text_to_tokens, unknown_id
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.float32]
@@ -36,6 +36,9 @@ class Preprocessor(Protocol):
 
     An encoded item is `bytes`, or `str` if the input takes texts.
     """
+
+    unknown_id: int | None
+    """The id of tokens outside of the vocabulary, if the input has such tokens."""
 
     def decode_quickly(self, item: Any) -> Array | None:
         """What `decode` gives, if that certainly takes less time than handing the item to another thread; else None."""
@@ -81,6 +84,8 @@ def load_preprocessor(
 
 class ImagePreprocessor:
     """Encoded images -> uint8 (H, W, C) -> batches (N, H, W, C)."""
+
+    unknown_id: int | None = None
 
     def __init__(self, spec: ImageInput, max_pixels: int) -> None:
         self._spec = spec
@@ -130,6 +135,7 @@ class TextPreprocessor:
         self._spec = spec
         self._tokenizer = tokenizer
         self._max_characters = max_characters
+        self.unknown_id = unknown_id(tokenizer, spec)
 
     def decode_quickly(self, item: str | bytes) -> Tokens | None:
         return self.decode(item) if len(item) <= _TINY_CHARACTERS else None

@@ -49,6 +49,13 @@ def read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
     return tokenizer
 
 
+def unknown_id(tokenizer: Tokenizer, spec: TextInput) -> int | None:
+    """The id that the graph takes for tokens outside of the vocabulary; None if the tokenizer knows every text."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    number = getattr(tokenizer.model, "unk_id", None) if token is None else tokenizer.token_to_id(token)
+    return None if number is None else int(number) + spec.shift
+
+
 def check_length(text: str, max_characters: int) -> None:
     """Refuse a text that is too long, also once its characters are decomposed: one ligature can become 18 letters.
 

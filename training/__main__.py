@@ -14,6 +14,7 @@ default is data/.
   python -m training publish runs/lenet/TIME            export, check and write models/NAME/VERSION/
   python -m training evaluate models/NAME/1             measure a published model on its test splits
   python -m training quantise models/NAME/1             write the next version, with a variant in int8
+  python -m training reference models/NAME/1            write the histograms that the service compares its work with
   python -m training adopt FILE.onnx --labels a,b       publish an ONNX classifier that was made elsewhere
   python -m training inspect models/NAME/1              print the contents of a run or a published model
 
@@ -115,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_force(command)
     command.set_defaults(handler=_quantise)
+
+    command = commands.add_parser("reference", help="write the histograms of test data that drift is measured by")
+    _add_version(command)
+    command.set_defaults(handler=_reference)
 
     command = commands.add_parser("adopt", help="publish an ONNX classifier that was made elsewhere")
     arguments.add(command)
@@ -355,6 +360,12 @@ def _quantise(options: argparse.Namespace) -> None:
 
     version: Path = options.version
     _show_published(version.parent / quantise(version, options.precision, force=options.force).name)
+
+
+def _reference(options: argparse.Namespace) -> None:
+    from training.release import reference  # noqa: PLC0415
+
+    print(f"wrote {reference.add(options.version)}; a service that has loaded the version reads it at its next start")
 
 
 def _adopt(options: argparse.Namespace) -> None:

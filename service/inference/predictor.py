@@ -20,6 +20,7 @@ from service.inference.decoding import Decoders
 from service.inference.repository import Repository
 from service.inference.version import Version
 from service.settings import Settings
+from service.telemetry.drift import Watch, Watches
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger("bentoml.convoke")
@@ -72,6 +73,8 @@ class Predictor:
         self._settings = settings
         self._metrics = metrics
         self._batchers: dict[Version, Batcher] = {}
+        self.watches = Watches(metrics)
+        self._watched: dict[Version, Watch] = {}
         self._decoders = Decoders(
             settings.decode_threads, lambda model, seconds: metrics.decode_wait_seconds.labels(model).observe(seconds)
         )
@@ -127,6 +130,8 @@ class Predictor:
             return self._count(Answer(version, errors, decode_s, 0.0, 0.0))
         left_s = max(timeout_s - decode_s, 0.0)
         outcome = await self._batcher(version).submit(arrays, timeout_s=left_s, is_gone=is_gone)
+        if version in self._watched:
+            self._watched[version].add(arrays, outcome.rows)
         rows: Sequence[Row | ConvokeError] = outcome.rows
         if len(arrays) < count:
             remaining = iter(outcome.rows)
@@ -163,6 +168,8 @@ class Predictor:
             if isinstance(outcome, ConvokeError):
                 on_done(outcome)
             else:
+                if version in self._watched:
+                    self._watched[version].add(decoded, outcome.rows)
                 answer = Answer(version, outcome.rows, decode_s, outcome.queue_s, outcome.infer_s, truncated)
                 on_done(self._count(answer))
 
@@ -283,6 +290,9 @@ class Predictor:
                 is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
                 observer=self._observer(version),
             )
+            if version.reference is not None:
+                watch = self.watches.add(version.manifest, version.reference, preprocessor.unknown_id)
+                self._watched[version] = watch
         return batcher
 
     def _remove_unloaded(self) -> None:
@@ -292,6 +302,8 @@ class Predictor:
             if version not in loaded and batcher.is_idle:
                 batcher.close()
                 del self._batchers[version]
+                if version in self._watched:
+                    self.watches.remove(self._watched.pop(version))
 
     def _observer(self, version: Version) -> Observer:
         labels = (version.name, version.number)

@@ -15,6 +15,7 @@ from pathlib import Path
 from contract import inputs, processors, providers
 from contract.errors import ModelRefused
 from contract.manifest import MANIFEST
+from contract.reference import Reference
 from service.errors import ModelNotFound, NotReady
 from service.inference import withdrawn
 from service.inference.version import Version, open_version
@@ -148,6 +149,14 @@ class Repository:
     def loaded(self) -> list[Version]:
         """All loaded versions, served or not."""
         return [version for versions in list(self._loaded.values()) for version in list(versions.values())]
+
+    def references(self) -> dict[tuple[str, str], Reference]:
+        """The references of loaded versions, by model and version, for those that have one."""
+        return {
+            (version.name, version.number): version.reference
+            for version in self.loaded()
+            if version.reference is not None
+        }
 
     def numbers(self, name: str) -> list[str]:
         """The loaded versions of a model, the lowest first."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from contract import inputs
+from contract import inputs, reference
 from contract.errors import ModelRefused
 from contract.inputs import Preprocessor
 from contract.manifest import CARD, Manifest, read_text, verify
 from contract.manifest import read as read_manifest
+from contract.reference import Reference
 from contract.session import Session
 from service.inference import precision
 from service.settings import Settings
@@ -26,6 +27,8 @@ class Version:
     preprocessor: Preprocessor
     session: Session
     card: str
+    reference: Reference | None = None
+    """What this version does with its test data, if that was measured."""
 
     @cached_property
     def name(self) -> str:
@@ -81,4 +84,4 @@ def open_version(folder: Path, settings: Settings) -> Version:
     )
     session = precision.open_session(folder, manifest, settings)
     session.warm_up()
-    return Version(manifest, preprocessor, session, read_text(folder / CARD))
+    return Version(manifest, preprocessor, session, read_text(folder / CARD), reference.read(folder, manifest))

@@ -18,7 +18,7 @@ from contract.occlusion import MAX_CELLS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
-from service.routes import classify, models, oip
+from service.routes import classify, drift, models, oip
 from service.routes.schemas import (
     Answer,
     Error,
@@ -32,6 +32,7 @@ from service.routes.schemas import (
 )
 from service.routes.tensors import InferenceRequest
 from service.settings import Settings
+from service.telemetry.drift import LARGE, MODERATE
 
 Json = dict[str, Any]
 Schema = Json | type[BaseModel]
@@ -120,6 +121,18 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "/classify_images": _call("images", ImagesCall),
         "/models": Operation("models", "Served models and refused versions", {_JSON: models.Models}, id="models"),
         "/models/{model}": Operation("models", "One model, with its card", {_JSON: models.Model}, _FIND, id="model"),
+        "/models/{model}/drift": Operation(
+            "models",
+            "How the answers of a model differ from those to its test data",
+            {_JSON: drift.ModelDrift},
+            _FIND,
+            id="drift",
+            description=(
+                "For the highest score, its label, and the brightness of images or the length and the share of unknown "
+                "tokens of texts: the histogram of the test data, that of a sample of the last ten minutes or longer, "
+                f"and their population stability index, from {MODERATE:g} moderate and from {LARGE:g} large."
+            ),
+        ),
         "/v2": Operation("protocol", "Name, version and extensions of the server", {_JSON: oip.ServerMetadata}),
         "/v2/health/live": Operation("protocol", "Whether the server is alive", status),
         "/v2/health/ready": Operation("protocol", "Whether every model is ready", status, not_ready=status),

@@ -10,10 +10,11 @@ from service.http import access, asgi
 from service.inference.explain import Explainer
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
-from service.routes import classify, docs, explain, models, native, oip, page, prometheus
+from service.routes import classify, docs, drift, explain, models, native, oip, page, prometheus
 from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
+from service.telemetry.drift import complete
 from service.telemetry.facts import OnResponse
 from service.telemetry.metrics import Metrics
 
@@ -54,11 +55,20 @@ def assemble(
     metrics = metrics or Metrics()
     repository = Repository(settings, metrics)
     predictor = Predictor(repository, settings, metrics)
-    fleet = Fleet(metrics, lambda: repository.ready, workers=settings.workers, index=index, folder=folder)
+    fleet = Fleet(
+        metrics,
+        lambda: repository.ready,
+        workers=settings.workers,
+        index=index,
+        folder=folder,
+        refresh=predictor.watches.count,
+        complete=lambda total: complete(total, repository.references()),
+    )
     routes = [
         *classify.routes(predictor, settings),
         *explain.routes(predictor, Explainer(predictor, settings), settings),
         *models.routes(repository),
+        *drift.routes(repository, fleet.total),
         *oip.routes(predictor, repository, settings, is_ready=fleet.all_ready),
         *native.routes(predictor, settings),
         *prometheus.routes(fleet.metrics_text),

@@ -63,6 +63,8 @@ class Fleet:
         workers: int = 1,
         index: int = 1,
         folder: Path | None = None,
+        refresh: Callable[[], None] = lambda: None,
+        complete: Callable[[Metrics], None] = lambda _total: None,
     ) -> None:
         """Publish nothing yet.
 
@@ -72,10 +74,14 @@ class Fleet:
             workers: how many workers the server starts.
             index: the number of this worker, from 1; the successor of a dead worker has the same number.
             folder: where the workers publish; None if this worker is alone.
+            refresh: brings the metrics of this worker up to date.
+            complete: computes what follows from the metrics of all workers, added up.
         """
         self.metrics = metrics
         self.folder = folder
         self._is_ready = is_ready
+        self._refresh = refresh
+        self._complete = complete
         self._workers = workers
         self._file = f"{index}.json"
         self._published: Report | None = None
@@ -100,6 +106,7 @@ class Fleet:
         """Report the state of this worker, and write it to its file if it has changed. Blocks briefly."""
         with self._lock:
             ready = self._is_ready()
+            self._refresh()
             self.metrics.ready.labels().set(ready)
             report = Report(os.getpid(), ready, self.metrics.snapshot())
             if self.folder is not None and report != self._published:
@@ -114,8 +121,8 @@ class Fleet:
         have_started = self.folder is None or len(others) + 1 >= self._workers
         return have_started and all(other.ready for other in others if other.is_alive)
 
-    def metrics_text(self) -> bytes:
-        """The metrics of all workers, in Prometheus's text format. Blocks briefly.
+    def total(self) -> Metrics:
+        """The metrics of all workers added up. Blocks briefly.
 
         This worker publishes its own first, so that no later response, of any worker, has lower counts.
         """
@@ -123,7 +130,12 @@ class Fleet:
         total.add(self.publish().metrics)
         for other in self._others():
             total.add(other.metrics, gauges=other.is_alive)
-        return total.text()
+        self._complete(total)
+        return total
+
+    def metrics_text(self) -> bytes:
+        """The metrics of all workers, in Prometheus's text format. Blocks briefly."""
+        return self.total().text()
 
     def _write(self, path: Path, report: Report) -> None:
         new = path.with_suffix(".new")

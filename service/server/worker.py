@@ -150,7 +150,7 @@ class Worker:
 
     async def _publish(self) -> None:
         """Publish the state of this worker to the others, once a second."""
-        while self._fleet.folder is not None:
+        while True:
             await asyncio.sleep(fleet.PUBLISH_S)
             await asyncio.to_thread(self._fleet.publish)
 

@@ -74,6 +74,15 @@ class Metrics:
             *_MODEL, "provider", "precision",
         )  # fmt: skip
         self.served = self._new("gauge", "convoke_model_served", "Workers that serve a version", *_MODEL)
+        self.drift = self._new(
+            "gauge", "convoke_drift",
+            "Population stability index of a quantity compared with test data; absent below 200 items",
+            *_MODEL, "quantity",
+        )  # fmt: skip
+        self.drift_items = self._new(
+            "gauge", "convoke_drift_items", "Sampled items of the last minutes, by bin of a quantity",
+            *_MODEL, "quantity", "bin",
+        )  # fmt: skip
         self.ready = self._new("gauge", "convoke_workers_ready", "Workers whose models are loaded")
         self.log_lines_lost = self._new(
             "counter", "convoke_log_lines_lost", "Lines of the request log dropped because its reader was too slow"

@@ -31,10 +31,11 @@ from contract.manifest import (
     Metrics,
     sha256,
 )
+from contract.reference import MIN_ITEMS
 from contract.session import Session
 from contract.spec import MAX_CHARACTERS, MAX_PIXELS, TOKENIZER, ImageInput, TextInput
 from training.errors import PublishError
-from training.release import adopted_card, foreign, plausible, probe, trial
+from training.release import adopted_card, foreign, plausible, probe, reference, trial
 from training.release.foreign import Foreign
 from training.release.plausible import Options, Way
 from training.release.version import building, numbers, open_version, place, provenance
@@ -400,6 +401,8 @@ def _publish(decided: Decided, name: str, models: Path, examples: Path | None, s
             session.warm_up()
         except ConvokeError as error:
             raise PublishError(f"the service would refuse the wrapped graph: {error}") from error
+        if decided.examples is not None and len(decided.examples) >= MIN_ITEMS:
+            reference.write_for_examples(partial, draft, session, decided.preprocessor, decided.examples.items)
         comparison = _compare(decided, home, draft, session, examples, force=force)
         card = adopted_card.card(draft, decided, comparison)
         if decided.metrics is not None:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -12,15 +12,17 @@ import torch
 
 from contract import batches, processors
 from contract.manifest import GOLDEN, GRAPH, MAX_BATCH_VALUES, PREPROCESSING_VERSION, Manifest, Metrics
+from contract.reference import MIN_ITEMS
 from contract.session import Session
 from contract.spec import TOKENIZER, InputSpec
-from training.data.dataset import Split
+from training.data.dataset import Dataset, Split
 from training.errors import PublishError
 from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Probabilities
 from training.network.build import Served
 from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
+from training.release import reference
 from training.release.card import card, class_tables
 from training.release.gate import is_correct, pass_gate
 from training.release.looks import record
@@ -73,6 +75,7 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         looks = record(home, draft)
         baselines = {name: evaluate.baseline(split.labels) for name, split in data.tests.items()}
         verdict = pass_gate(correct, draft, home, force=force, baselines=baselines)
+        _write_reference(partial, draft, session, data, probabilities)
         inputs = batches.random(spec, _GOLDEN)
         np.savez_compressed(partial / GOLDEN, inputs=inputs, probabilities=session.run(inputs))
         metrics = {name: evaluate.metrics(probabilities[name], split.labels) for name, split in data.tests.items()}
@@ -80,6 +83,18 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         truths = {name: split.labels.numpy() for name, split in data.tests.items()}
         by_class = class_tables({name: (probabilities[name], truth) for name, truth in truths.items()}, recipe.labels)
         return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks, by_class))
+
+
+def _write_reference(
+    partial: Path, draft: Manifest, session: Session, data: Dataset, probabilities: Mapping[str, Probabilities]
+) -> None:
+    """Write the reference, from the test splits, with the validation split if they are small."""
+    splits = dict(data.tests)
+    if sum(map(len, splits.values())) < MIN_ITEMS:
+        splits["validation"] = data.validation
+        probabilities = {**probabilities, "validation": evaluate.probabilities(session, data.validation)}
+    if sum(map(len, splits.values())) >= MIN_ITEMS:
+        reference.write(partial, draft, splits, probabilities)
 
 
 def _draft(recipe: Recipe, result: Result, tests: Iterable[str], partial: Path, home: Path) -> Manifest:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
+from contract import reference
 from contract.manifest import CARD, GOLDEN, GRAPH, MANIFEST, verify
 from contract.manifest import read as read_manifest
 from contract.session import Session
@@ -101,6 +102,25 @@ def test_the_manifest_has_what_was_measured(published: Published) -> None:
     probabilities = evaluate.probabilities(published.session(), test)
     assert manifest.test_metrics["stripes"] == evaluate.metrics(probabilities, test.labels)
     assert manifest.test_metrics["stripes"].n == 30
+
+
+@pytest.mark.usefixtures("_exported_before")
+@pytest.mark.parametrize(("tests", "data"), [(200, "stripes"), (155, "stripes, validation"), (154, None)])
+def test_a_version_has_a_reference(
+    tests: int,
+    data: str | None,
+    published: Published,
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is made of the test splits, of less than 200 examples with the validation split, and of less not at all."""
+    more = replace(published.data, tests={"stripes": stripes(tests, seed=2)})
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: more)
+    version = publish(published.run, tmp_path)
+    made = reference.read(version, read_manifest(version))
+    assert (made and made.data) == data
+    assert made is None or set(made.quantities) == {"score", "label", "brightness"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
