@@ -257,7 +257,7 @@ def test_truncated_texts_say_so(run: Run, tmp_path: Path, form: str) -> None:
 
 def test_an_unreadable_table_is_named(tmp_path: Path) -> None:
     """A line that is not JSON, and a file that is not Parquet, are named with their path."""
-    spec = scoring.manifest_of(ROOT / "models/reviews/1").input
+    spec = scoring.manifest_of(ROOT / "models/reviews/2").input
     for name, content in (("x.jsonl", '{"a": 1}\n{'), ("x.parquet", "no")):
         path = tmp_path / name
         path.write_text(content)

@@ -140,7 +140,7 @@ def test_a_version_that_cannot_be_used_is_refused(home: Path) -> None:
 def test_a_layer_of_ngrams_is_not_converted_to_float16() -> None:
     """Its fingerprints need 24 bits: the error comes before any file is written."""
     with pytest.raises(PublishError, match=r"ngrams.*float16"):
-        quantise(DIGITS.parents[1] / "reviews/1", "float16")
+        quantise(DIGITS.parents[1] / "reviews/2", "float16")
 
 
 @pytest.mark.parametrize("where", ["write_int8", "pass_gate", "race", "place"])
