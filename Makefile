@@ -24,8 +24,8 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check docs format train train-env bench bench-capacity bench-road bench-sessions \
-  bench-training bench-gpu build container \
+.PHONY: help serve test fuzz check docs format train train-env bench bench-bulk bench-capacity bench-road \
+  bench-sessions bench-training bench-gpu build container \
   container-try audit sbom lock clean
 
 help: ## list the commands
@@ -66,6 +66,9 @@ train-env: $(ENVS)/train.ready ## install the environment of `.venv/train/bin/py
 
 bench: $(ENVS)/bench.ready $(ENVS)/peers.ready ## benchmark the service beside other servers (25 minutes; ARGS=--quick: 5)
 	@$(ENVS)/bench/bin/python -m benchmarks.serving $(ARGS)
+
+bench-bulk: $(ENVS)/bench.ready ## benchmark bulk scoring beside a plain loop over the same files
+	@$(ENVS)/bench/bin/python -m benchmarks.bulk $(ARGS)
 
 bench-capacity: $(ENVS)/bench.ready ## measure what a processor can do, by kind of item, and the utilisation (3 minutes)
 	@$(ENVS)/bench/bin/python -m benchmarks.capacity $(ARGS)

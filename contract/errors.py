@@ -7,6 +7,7 @@ ConvokeError
 ├── NoContent             422  no_content
 ├── NoDigit               422  no_digit
 ├── SeveralDigits         422  several_digits
+├── NotInspectable        422  not_inspectable
 ├── ProviderError         500  internal
 └── ModelRefused          422  model_refused
     └── ManifestError
@@ -66,6 +67,12 @@ class SeveralDigits(ConvokeError):
     """The image of a digit shows more than one."""
 
     status, code = 422, "several_digits"
+
+
+class NotInspectable(ConvokeError):
+    """The layers of this model cannot be shown: they have too many values, or the graph does not allow it."""
+
+    status, code = 422, "not_inspectable"
 
 
 class ProviderError(ConvokeError):

@@ -58,6 +58,9 @@ class Preprocessor(Protocol):
             ConvokeError: as `decode`.
         """
 
+    def units(self, item: Array) -> list[str]:
+        """The tokens of a decoded text (L), in words; an image has none."""
+
     def extent(self, items: Items) -> int:
         """The size of a batch on which the time of its run depends, as `Session.is_quick` takes it."""
 
@@ -119,6 +122,9 @@ class ImagePreprocessor:
     def occlude(self, item: bytes) -> ImageOcclusions:
         return ImageOcclusions(self.decode(item), is_on_paper=self._spec.framing == "mnist")
 
+    def units(self, item: Array) -> list[str]:  # noqa: ARG002 -- as texts have it
+        return []
+
     def extent(self, items: Items) -> int:
         return len(items)
 
@@ -147,6 +153,14 @@ class TextPreprocessor:
 
     def occlude(self, item: str | bytes) -> TextOcclusions:
         return TextOcclusions(item if isinstance(item, str) else _from_utf8(item), self.decode)
+
+    def units(self, item: Tokens) -> list[str]:
+        tokenizer, ids = self._tokenizer, (np.asarray(item) - self._spec.shift).tolist()
+        named = [tokenizer.id_to_token(number) or "" for number in ids]
+        if tokenizer.decoder is None:
+            return named
+        decoded = [tokenizer.decode([number], skip_special_tokens=False).strip() for number in ids]
+        return [text or name for text, name in zip(decoded, named, strict=True)]
 
     def extent(self, items: Items) -> int:
         return sum(map(len, items))

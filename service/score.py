@@ -42,6 +42,9 @@ def main() -> None:
     except (ConvokeError, InputError, OutputError, settings.SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}; once that is mended, the same command continues", file=sys.stderr)
+        sys.exit(2)
     print(f"{place}: {summary}")
     sys.exit(1 if summary.errors else 0)
 
@@ -65,7 +68,7 @@ def _score(args: argparse.Namespace) -> tuple[Summary, Path]:
 
         summary = cluster.score(source, output, folder, chosen, args.ray, Progress(source))
     else:
-        summary = scoring.score(source, output, folder, chosen, Progress(source))
+        summary = scoring.score(source, output, scoring.Scorer(folder, chosen), Progress(source))
     return summary, output.finish(earlier, summary.scored + summary.skipped)
 
 

@@ -128,6 +128,16 @@ class Settings(BaseModel):
         description="explanations of one model that a worker makes at the same time; requests above it are answered "
         "429; 0 refuses all",
     )
+    max_inspections: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=8,
+        description="inspections that wait in a worker, which makes one at a time; requests above it are answered 429; "
+        "0 refuses all",
+    )
+    max_inspected_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = Field(
+        default=256 << 20,
+        description="bytes of the graphs that a worker keeps loaded for inspections, beside those that predict; a "
+        "larger graph is not inspected",
+    )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
     )

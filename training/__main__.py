@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from contract import processors
 from training.data import folders, schema
-from training.errors import TrainingError
+from training.errors import RunError, TrainingError
 from training.recipe import schema as recipes
 from training.recipe import shapes
 from training.release import arguments
@@ -131,14 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     command.set_defaults(handler=_compare)
 
-    command = commands.add_parser("inspect", help="print the contents of a run or a published model")
-    command.add_argument("path", type=Path, help="a folder like runs/lenet/TIME or models/NAME/1")
-    command.set_defaults(handler=_inspect)
+    _add_inspect(commands.add_parser("inspect", help="print the contents of a run or a published model"))
 
     command = commands.add_parser("evaluate", help="measure a published model on its test splits")
     _add_version(command)
     command.set_defaults(handler=_evaluate)
     return parser
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", type=Path, help="a folder like runs/lenet/TIME or models/NAME/1")
+    item = command.add_mutually_exclusive_group()
+    item.add_argument("--input", type=Path, metavar="FILE", help="draw what each layer makes of this image or text")
+    item.add_argument("--text", help="draw what each layer makes of this text")
+    command.add_argument("--sheets", type=Path, metavar="FOLDER", help="where the drawings go (default: sheets)")
+    command.set_defaults(handler=_inspect)
 
 
 def _add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
@@ -398,9 +405,18 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from training.runs import inspection  # noqa: PLC0415
+    from training.runs import inspection, layers  # noqa: PLC0415
 
-    print(inspection.describe(options.path))
+    if options.input is None and options.text is None:
+        if options.sheets is not None:
+            raise RunError("--sheets needs an image or a text: add --input FILE or --text TEXT")
+        print(inspection.describe(options.path))
+        return
+    try:
+        item = options.text.encode() if options.input is None else options.input.read_bytes()
+    except OSError as error:
+        raise RunError(f"{options.input}: cannot be read: {error.strerror}") from error
+    print(layers.table(layers.draw(options.path, item, options.sheets or Path("sheets"))))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,10 +1,14 @@
-"""Items -> rows, by the predictor of the service, with little memory and without a row lost or written twice."""
+"""Items -> rows, with the decoding and the session of the service, little memory, and no row lost or written twice.
 
-import asyncio
+Each thread decodes a batch and runs it. The queues of the service are for requests, which come at any time, may wait
+only so long and may be refused; here all work is known, and nobody waits for a response.
+"""
+
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,22 +17,19 @@ import numpy.typing as npt
 
 from contract import inputs
 from contract.errors import ConvokeError, ModelRefused
+from contract.inputs import Array
 from contract.manifest import MANIFEST, Manifest
 from contract.manifest import read as read_manifest
+from contract.text import Beginning
 from service.bulk.reading import Item, Source
 from service.bulk.writing import Done, Output, Row, read_done, scores_of
+from service.errors import InferenceFailed
 from service.inference import withdrawn
-from service.inference.predictor import Predictor
-from service.inference.repository import Repository
 from service.inference.version import open_version
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
 
-TIMEOUT_S = 3600.0
-"""Of a batch: nobody waits for a response here."""
-
-_BATCH_BYTES, _BATCH_IMAGES, _BATCH_TEXTS = 16 << 20, 64, 512
-_BATCHES = 3  # that are read, predicted and written at the same time
+_BATCH_BYTES, _BATCH_IMAGES, _BATCH_TEXTS = 8 << 20, 64, 256
+_BATCHES_AHEAD = 2  # that are read while each thread has one
 _PART_ROWS, _PART_SCORES, _PART_S = 20_000, 1_000_000, 30.0
 
 
@@ -76,34 +77,27 @@ def find_version(settings: Settings, model: str, number: int | None = None) -> P
     return folder / str(left[-1])
 
 
-def score(
-    source: Source, output: Output, folder: Path, settings: Settings, on_progress: OnProgress = lambda _: None
-) -> Summary:
+def score(source: Source, output: Output, scorer: "Scorer", on_progress: OnProgress = lambda _: None) -> Summary:
     """Score the items that have no row yet.
 
     Args:
         source: the items.
         output: where the rows go; its `open` was called.
-        folder: that of the version.
-        settings: as for the service: models, limits, threads, provider.
-        on_progress: called about twice a second, from the event loop.
+        scorer: the version.
+        on_progress: called after each batch, from the calling thread.
 
     Raises:
-        ModelRefused, ProviderError: the version cannot be run.
         InputError: the inputs name nothing, or a table cannot be read.
+        OSError: a part cannot be written.
     """
-    scorer = Scorer(folder, settings)
     done, errors = read_done(output)
     run = _Run(source, output, scorer, done, Summary(errors=errors), on_progress)
-    try:
-        asyncio.run(run.run())
-    finally:
-        scorer.close()
+    run.run()
     return run.summary
 
 
 class Scorer:
-    """One version and its predictor: items -> rows."""
+    """One version: items -> rows. Several threads may call it."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Open the version in `folder`.
@@ -114,39 +108,58 @@ class Scorer:
         inputs.warm_up()
         self.version = open_version(folder, settings)
         self.max_bytes = settings.max_body_bytes
-        patient = settings.model_copy(update={"request_timeout_s": TIMEOUT_S})
-        metrics = Metrics()
-        self._predictor = Predictor(Repository(patient, metrics), patient, metrics)
+        runs = self.version.session.parallel_runs
+        self.threads = max(runs, settings.decode_threads)
+        """How many threads keep the machine busy."""
+        self._run = threading.BoundedSemaphore(runs)
 
     def score(self, items: list[tuple[str, Item]]) -> list[Row]:
         """The rows of items with their ids, one batch after the other."""
+        starts = range(0, len(items), _BATCH_IMAGES)
+        return [row for start in starts for row in self.predict(items[start : start + _BATCH_IMAGES])]
 
-        async def run() -> list[Row]:
-            rows: list[Row] = []
-            for start in range(0, len(items), _BATCH_IMAGES):
-                rows += await self.predict(items[start : start + _BATCH_IMAGES])
-            return rows
-
-        return asyncio.run(run())
-
-    async def predict(self, batch: list[tuple[str, Item]]) -> list[Row]:
+    def predict(self, batch: list[tuple[str, Item]]) -> list[Row]:
         """The rows of one batch."""
-        answer = await self._predictor.predict(self.version, [item.content for _, item in batch])
-        rows = [
-            row_of(self.version.manifest, name, item.source, result)
-            for (name, item), result in zip(batch, answer.rows, strict=True)
-        ]
-        for place, (read, total) in answer.truncated.items():
-            rows[place] = rows[place]._replace(tokens_read=read, tokens=total)
+        manifest = self.version.manifest
+        decoded = [self._decode(item.content) for _, item in batch]
+        arrays = [item for item in decoded if isinstance(item, np.ndarray)]
+        results = iter(self._probabilities(arrays))
+        rows = []
+        for (name, item), array in zip(batch, decoded, strict=True):
+            result = array if isinstance(array, ConvokeError) else next(results)
+            row = row_of(manifest, name, item.source, result)
+            if type(array) is Beginning:
+                row = row._replace(tokens_read=len(array), tokens=array.total)
+            rows.append(row)
         return rows
 
-    def close(self) -> None:
-        """End its threads."""
-        self._predictor.close()
+    def _decode(self, content: bytes | str | ConvokeError) -> Array | ConvokeError:
+        """A decoded item, or why there is none: whatever a decoder raises, the other items get their rows."""
+        if isinstance(content, ConvokeError):
+            return content
+        try:
+            return self.version.preprocessor.decode(content)
+        except ConvokeError as error:
+            return error
+        except Exception as error:  # noqa: BLE001
+            return InferenceFailed(f"preprocessing failed on this item: {error}")
+
+    def _probabilities(self, arrays: Sequence[Array]) -> Sequence[npt.NDArray[np.float32] | ConvokeError]:
+        """Probabilities (classes,) of each decoded item; a batch that fails is halved until the bad item is alone."""
+        if not arrays:
+            return []
+        try:
+            with self._run:
+                return [*self.version.preprocessor.run(self.version.session.run, arrays)]
+        except Exception as error:  # noqa: BLE001 -- whatever a model raises
+            if len(arrays) == 1:
+                return [InferenceFailed(f"the model failed on this item: {error}")]
+        half = len(arrays) // 2
+        return [*self._probabilities(arrays[:half]), *self._probabilities(arrays[half:])]
 
 
 class _Run:
-    """Reads ahead in one thread, predicts a few batches at a time, and writes parts in another thread."""
+    """Reads in the calling thread, predicts batches in threads, and writes parts in a thread of its own."""
 
     def __init__(
         self, source: Source, output: Output, scorer: Scorer, done: Done, summary: Summary, on_progress: OnProgress
@@ -156,39 +169,54 @@ class _Run:
         self._done, self._on_progress = done, on_progress
         self._rows: list[Row] = []
         self._part_rows = max(1, min(_PART_ROWS, _PART_SCORES // len(scorer.version.manifest.labels)))
-        self._written_at = time.monotonic()
+        self._start = self._written_at = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._writing: Future[None] | None = None
 
-    async def run(self) -> None:
-        start = time.monotonic()
-        loop = asyncio.get_running_loop()
-        batches = _batches(self._source, self._done, self.summary)
-        running: asyncio.Queue[asyncio.Task[list[Row]]] = asyncio.Queue()
-        with ThreadPoolExecutor(1, "read") as reader:
-            while True:
-                batch = await loop.run_in_executor(reader, next, batches, None)
-                if batch is not None:
-                    running.put_nowait(asyncio.create_task(self._scorer.predict(batch)))
-                while running.qsize() >= (_BATCHES if batch is not None else 1):
-                    await self._keep(await running.get_nowait())
-                    self.summary.seconds = time.monotonic() - start
-                    self._on_progress(self.summary)
-                if batch is None:
-                    break
-            await self._write()
-        self.summary.seconds = time.monotonic() - start
+    def run(self) -> None:
+        threads = self._scorer.threads
+        running: deque[Future[list[Row]]] = deque()
+        with self._writer, ThreadPoolExecutor(threads, "score") as pool:
+            try:
+                for batch in _batches(self._source, self._done, self.summary):
+                    running.append(pool.submit(self._scorer.predict, batch))
+                    while len(running) > threads + _BATCHES_AHEAD or (running and running[0].done()):
+                        self._keep(running.popleft().result())
+                while running:
+                    self._keep(running.popleft().result())
+                self._write()
+                self._await_written()
+            finally:
+                for future in running:
+                    future.cancel()
+        self.summary.seconds = time.monotonic() - self._start
 
-    async def _keep(self, rows: list[Row]) -> None:
+    def _keep(self, rows: list[Row]) -> None:
         self._rows += rows
         self.summary.scored += len(rows)
         self.summary.errors.update(row.error for row in rows if row.error)
-        if len(self._rows) >= self._part_rows or time.monotonic() - self._written_at > _PART_S:
-            await self._write()
+        now = time.monotonic()
+        self.summary.seconds = now - self._start
+        self._on_progress(self.summary)
+        if len(self._rows) >= self._part_rows or now - self._written_at > _PART_S:
+            self._write()
 
-    async def _write(self) -> None:
-        rows, self._rows = self._rows, []
-        if rows:
-            await asyncio.to_thread(self._output.write, rows)
+    def _write(self) -> None:
+        """Start to write the rows, once those before them are on the disk."""
+        self._await_written()
+        if self._rows:
+            self._writing = self._writer.submit(self._output.write, self._rows)
+        self._rows = []
         self._written_at = time.monotonic()
+
+    def _await_written(self) -> None:
+        """Wait for the part that is being written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._writing is not None:
+            self._writing.result()
 
 
 def row_of(manifest: Manifest, name: str, source: str, result: npt.NDArray[np.float32] | ConvokeError) -> Row:
@@ -221,7 +249,7 @@ def _batches(source: Source, done: Done, summary: Summary) -> Iterator[list[tupl
             summary.skipped += 1
             continue
         batch.append((name, item))
-        size += len(item.content) if isinstance(item.content, bytes | str) else 0
+        size += 0 if isinstance(item.content, ConvokeError) else len(item.content)
         if len(batch) >= limit or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -25,6 +25,7 @@ STATE = "_score.json"
 
 COLUMNS = ("id", "source", "model", "version", "label", "score", "scores", "error", "message", "tokens_read", "tokens")
 _READ_ROWS = 10_000
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each call
 _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "version": int, "score": float, "scores": json.loads, "tokens_read": int, "tokens": int,
 }  # fmt: skip
@@ -65,6 +66,8 @@ class Done:
 
     def take(self, digest: str) -> bool:
         """Whether an item with this content has a row; each row counts for one item."""
+        if not len(self._keys):
+            return False
         key = np.bytes_(bytes.fromhex(digest[:32]))
         place = int(np.searchsorted(self._keys, key))
         if place == len(self._keys) or self._keys[place] != key or not self._left[place]:
@@ -234,7 +237,7 @@ def _to_csv(rows: Sequence[Row]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        scores = None if row.scores is None else json.dumps(row.scores, ensure_ascii=False)
+        scores = None if row.scores is None else _TO_JSON(row.scores)
         writer.writerow((*row[:6], scores, *row[7:]))
     return text.getvalue().encode(errors="surrogateescape")
 
@@ -251,7 +254,7 @@ def _from_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _to_jsonl(rows: Sequence[Row]) -> bytes:
-    lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    lines = (_TO_JSON(row._asdict()) + "\n" for row in rows)
     return "".join(lines).encode(errors="surrogateescape")
 
 

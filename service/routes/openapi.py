@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from contract.errors import ConvokeError, ModelRefused, TooLarge, Unreadable, UnsupportedMediaType
+from contract.errors import ConvokeError, ModelRefused, NotInspectable, TooLarge, Unreadable, UnsupportedMediaType
 from contract.occlusion import MAX_CELLS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
-from service.routes import classify, drift, models, oip
+from service.routes import classify, drift, inspect, models, oip
 from service.routes.schemas import (
     Answer,
     Error,
@@ -26,6 +26,7 @@ from service.routes.schemas import (
     Images,
     ImagesCall,
     InferenceAnswer,
+    Inspection,
     ProtocolError,
     Texts,
     TextsCall,
@@ -53,6 +54,9 @@ _PARAMETERS = {
     ),
     "file": ("path", "[a-z]+[.][a-z]+", "The name of a file."),
     "label": ("query", ".{1,200}", "The label to explain; the predicted one by default."),
+    "layer": ("query", ".{1,1000}", "The name of a layer, or of its node; all layers by default."),
+    "show": ("query", inspect.SHOW, "What a PNG shows of the layer; its feature maps by default."),
+    "cell": ("query", inspect.CELL, "A position in the layer's output, like 3,10,12 for map, row and column."),
     "several": (
         "query",
         classify.SEVERAL,
@@ -117,6 +121,7 @@ def operations(settings: Settings) -> dict[str, Operation]:
     return {
         "/classify/{model}": _classify(settings),
         "/explain/{model}": _explain(),
+        "/inspect/{model}": _inspect(),
         "/classify_texts": _call("texts", TextsCall),
         "/classify_images": _call("images", ImagesCall),
         "/models": Operation("models", "Served models and refused versions", {_JSON: models.Models}, id="models"),
@@ -209,15 +214,7 @@ def _explain() -> Operation:
         "Explain the label of one image or text",
         {_JSON: Explanation, "image/png": _BYTES},
         (*_RUN, errors.NotAcceptable),
-        {
-            **dict.fromkeys(_IMAGES, ({**_BYTES, "minLength": 1}, "one encoded image")),
-            _TEXT: ({**_STRING, "minLength": 1}, "one text in UTF-8"),
-            "multipart/form-data": (
-                {"type": "object", "additionalProperties": _BYTES, "minProperties": 1},
-                "one image or text, a file or a field",
-            ),
-            _JSON: ({"oneOf": [_ref(Images), _ref(Texts)]}, "one text or image, as for /classify/{model}"),
-        },
+        _one_item(),
         parameters=("label",),
         id="explain",
         description=(
@@ -227,6 +224,37 @@ def _explain() -> Operation:
             "the image in grey, with evidence for the label in orange and against it in blue."
         ),
     )
+
+
+def _inspect() -> Operation:
+    return Operation(
+        "classify",
+        "Show what each layer makes of one image or text",
+        {_JSON: Inspection, "image/png": _BYTES},
+        (*_RUN, errors.NotAcceptable, NotInspectable),
+        _one_item(),
+        parameters=("layer", "show", "cell"),
+        id="inspect",
+        description=(
+            "The layers of the served graph in its order, each with its shape, parameters, arithmetic and receptive "
+            "field. With layer=NAME all values of this layer, or with Accept: image/png a sheet of its feature maps, "
+            "or of its filters with show=filters; with cell=MAP,ROW,COLUMN what one value has seen and how it was "
+            "computed. A twin of the graph runs on the processor, in float32, at a lower priority than predictions."
+        ),
+    )
+
+
+def _one_item() -> dict[str, tuple[Schema, str]]:
+    """The bodies of routes that take one image or text."""
+    return {
+        **dict.fromkeys(_IMAGES, ({**_BYTES, "minLength": 1}, "one encoded image")),
+        _TEXT: ({**_STRING, "minLength": 1}, "one text in UTF-8"),
+        "multipart/form-data": (
+            {"type": "object", "additionalProperties": _BYTES, "minProperties": 1},
+            "one image or text, a file or a field",
+        ),
+        _JSON: ({"oneOf": [_ref(Images), _ref(Texts)]}, "one text or image, as for /classify/{model}"),
+    }
 
 
 def _call(key: str, form: type[BaseModel]) -> Operation:

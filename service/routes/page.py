@@ -84,6 +84,7 @@ def _describe(*, has_page: bool) -> dict[str, str]:
         "models": "/models",
         "classify": "/classify/{model}",
         "explain": "/explain/{model}",
+        "inspect": "/inspect/{model}",
         "protocol": "/v2",
         "openapi": "/openapi.json",
         "docs": "/docs",

@@ -1,6 +1,6 @@
 """JSON that other modules read and write by hand, as pydantic classes for the OpenAPI document."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,6 +80,84 @@ class Explanation(_Closed):
     evidence: list[list[float]] = Field(default_factory=list, description="Row by row, from the top left.")
     image: str = Field(default="", description="The pixels that the model saw: a PNG in base64.")
     words: list[Word] = Field(default_factory=list)
+
+
+class Sheet(_Closed):
+    """Where the maps of a sheet are: map i in row i // columns and column i % columns, each value a square."""
+
+    maps: int
+    columns: int
+    map_height: int
+    map_width: int
+    zoom: int = Field(description="Pixels of a value.")
+    gap: int = Field(description="Pixels between two maps.")
+    width: int
+    height: int
+
+
+class ReceptiveField(_Closed):
+    """What cell i of a layer has seen along each axis of the input: `size` from `start + i * stride` on."""
+
+    size: list[int]
+    stride: list[int]
+    start: list[int]
+
+
+class Strongest(_Closed):
+    """Where a filter over a text responds most strongly, and what this adds to the predicted label's logit."""
+
+    filter: int
+    position: int
+    value: float
+    weight: float | None = None
+    start: int | None = Field(default=None, description="The first token of the window.")
+    end: int | None = Field(default=None, description="The token after the window.")
+    text: str | None = None
+
+
+class Layer(BaseModel):
+    """A layer of the network: its name, shapes, weights and arithmetic, and figures of its values."""
+
+    name: str
+    kind: str
+    title: str = Field(description="What it is, in the words of recipes.")
+    node: str = Field(description="The name of its node in the graph.")
+    input_shape: list[int]
+    shape: list[int]
+    parameters: int
+    multiply_adds: int
+    formulas: list[str] = Field(description="Its arithmetic, with the numbers of this layer.")
+    activation: str | None
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Its number in the recipe, and its keys there.")
+    receptive_field: ReceptiveField | None = None
+    minimum: float
+    maximum: float
+    mean: float
+    zeros: float = Field(description="The share of values that are exactly 0.")
+    sheet: Sheet
+    filters: Sheet | None = Field(default=None, description="The layout of its filters, if they can be drawn.")
+    values: list[Any] | None = Field(default=None, description="All values, if they are few or one layer is requested.")
+    strongest: list[Strongest] | None = None
+
+
+class InspectedItem(_Closed):
+    """What the model saw."""
+
+    shape: list[int]
+    image: str = Field(default="", description="The pixels: a PNG in base64.")
+    tokens: list[str] = Field(default_factory=list)
+
+
+class Inspection(BaseModel):
+    """What each layer makes of an item; with `layer` the keys of this layer instead, with `cell` those of the cell."""
+
+    model: str
+    version: str
+    precision: str = Field(description="Of the values: always float32.")
+    prediction: str = ""
+    score: Probability = 0.0
+    input: InspectedItem | None = None
+    layers: list[Layer] = Field(default_factory=list)
 
 
 class _Options(_Closed):

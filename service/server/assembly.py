@@ -8,9 +8,10 @@ from starlette.types import ASGIApp
 
 from service.http import access, asgi
 from service.inference.explain import Explainer
+from service.inference.inspect import Inspector
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
-from service.routes import classify, docs, drift, explain, models, native, oip, page, prometheus
+from service.routes import classify, docs, drift, explain, inspect, models, native, oip, page, prometheus
 from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
@@ -26,6 +27,7 @@ class Parts:
     metrics: Metrics
     repository: Repository
     predictor: Predictor
+    inspector: Inspector
     fleet: Fleet
     application: ASGIApp
     fast_path: FastPath | None
@@ -55,6 +57,7 @@ def assemble(
     metrics = metrics or Metrics()
     repository = Repository(settings, metrics)
     predictor = Predictor(repository, settings, metrics)
+    inspector = Inspector(predictor, repository, settings)
     fleet = Fleet(
         metrics,
         lambda: repository.ready,
@@ -67,6 +70,7 @@ def assemble(
     routes = [
         *classify.routes(predictor, settings),
         *explain.routes(predictor, Explainer(predictor, settings), settings),
+        *inspect.routes(predictor, inspector, settings),
         *models.routes(repository),
         *drift.routes(repository, fleet.total),
         *oip.routes(predictor, repository, settings, is_ready=fleet.all_ready),
@@ -77,4 +81,6 @@ def assemble(
     routes += docs.routes(routes, settings)
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)
     fast_path = FastPath(application, settings) if settings.fast_path else None
-    return Parts(metrics, repository, predictor, fleet, access.cross_origin(application, settings), fast_path)
+    return Parts(
+        metrics, repository, predictor, inspector, fleet, access.cross_origin(application, settings), fast_path
+    )

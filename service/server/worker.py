@@ -58,6 +58,7 @@ class Worker:
         self.asgi = parts.application
         self.fast_path = parts.fast_path
         self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
+        self._inspector = parts.inspector
         self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
         self.drain = Drain()
@@ -82,6 +83,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         self._predictor.close()
+        self._inspector.close()
         self._fleet.publish()
         self._requests.close()
         if self._tracer:

@@ -1,6 +1,7 @@
 """`python -m service.score`: items of every kind, rows of every format, a kill, a moved file, a new version."""
 
 import csv
+import errno
 import json
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 
 from service import score
 from service.bulk import scoring
-from service.bulk.reading import InputError, Source
+from service.bulk.reading import InputError, Item, Source
 from service.bulk.writing import COLUMNS, Output, OutputError, Row, schema
 from service.settings import Settings
 from tests.drawing import draw, encode, mnist_like
@@ -223,13 +225,65 @@ def test_a_run_that_is_killed_while_it_joins_has_no_row_twice(run: Run, digits: 
     pinned = output.open({"model": "digits", "version": 1, "format": "csv"})
     folder = scoring.find_version(Settings(models=ROOT / "models"), "digits")
     source = Source((str(digits),), scoring.manifest_of(folder).input)
-    scoring.score(source, output, folder, Settings(models=ROOT / "models", provider="cpu"))
+    scoring.score(source, output, scoring.Scorer(folder, Settings(models=ROOT / "models", provider="cpu")))
     shutil.copytree(output.folder, tmp_path / "copy")
     output.finish(pinned, 10)
     shutil.copytree(tmp_path / "copy", output.folder)
     (output.folder / "_score.json").write_text(json.dumps({**pinned, "joining": 10}))
     assert run(digits, "--model", "digits", "--output", out)[0] == 0
     assert len(rows(out)) == 10
+
+
+def test_the_limits_of_requests_do_not_stop_a_run(run: Run, digits: Path, tmp_path: Path) -> None:
+    """How long requests wait, and how many items they hold, is about clients: files are never refused as too many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MAX_ITEMS", "1"), ("MAX_QUEUE_ITEMS", "1"), ("MAX_WAIT_S", "0.000001")):
+            patch.setenv(f"CONVOKE_{name}", value)
+        assert run(digits, "--model", "digits", "--output", tmp_path / "out.csv")[0] == 0
+
+
+def test_an_item_on_which_the_model_fails_is_a_row_with_an_error() -> None:
+    """Its neighbours in the batch have the rows that they have without it, whether decoding or running fails."""
+    chosen = Settings(models=ROOT / "models", provider="cpu")
+    scorer = scoring.Scorer(scoring.find_version(chosen, "digits"), chosen)
+    batch = [(str(index), Item(f"{index}.png", data)) for index, data in enumerate(DIGITS)]
+    good = scorer.predict(batch)
+    preprocessor = scorer.version.preprocessor
+    bad = preprocessor.decode(DIGITS[4])
+
+    class Failing:
+        def decode(self, data: Any) -> Any:
+            if data == DIGITS[2]:
+                raise RuntimeError("out of decoders")
+            return preprocessor.decode(data)
+
+        def run(self, session_run: Any, arrays: Any) -> Any:
+            if any((array == bad).all() for array in arrays):
+                raise RuntimeError("out of memory")
+            return preprocessor.run(session_run, arrays)
+
+    scorer.version = replace(scorer.version, preprocessor=Failing())  # type: ignore[arg-type]
+    result = scorer.predict(batch)
+    assert [row.error for row in result] == [
+        "inference_failed" if index in {2, 4} else None for index in range(len(DIGITS))
+    ]
+    assert [row for row in result if not row.error] == [row for index, row in enumerate(good) if index not in {2, 4}]
+    assert "out of memory" in str(result[4].message)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do(run: Run, digits: Path, tmp_path: Path) -> None:
+    """The exit status is 2, and the message says that the same command continues."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(Output, "write", fail)
+        status, text = run(digits, "--model", "digits", "--output", tmp_path / "out.csv")
+    assert status == 2
+    assert "No space left on device" in text
+    assert "continues" in text
+    assert run(digits, "--model", "digits", "--output", tmp_path / "out.csv")[0] == 0
 
 
 def test_the_schema_does_not_depend_on_the_rows(tmp_path: Path) -> None:
