@@ -31,7 +31,7 @@ export async function call(path, { method = "GET", body, type, accept = "applica
     throw new Refusal(0, "unreachable", "The service does not respond.");
   }
   if (response.ok) {
-    const content = await response.json();
+    const content = await (accept.startsWith("image/") ? response.blob() : response.json());
     return { content, ms: performance.now() - started, timing: response.headers.get("Server-Timing") || "" };
   }
   throw await refusal(response);
@@ -59,6 +59,7 @@ const ADVICE = {
   too_large: "Choose a smaller file.",
   overloaded: "Try again in a moment.",
   too_many_connections: "Try again in a moment.",
+  not_inspectable: "The network can be used, but not shown.",
   not_ready: "The models are still being loaded; try again in a few seconds.",
   deadline_exceeded: "The service is busy; try again in a moment.",
   unauthorized: "Enter a valid API key.",

@@ -5,6 +5,7 @@ import { clearAnswer, showError, showPrediction, showSeveral } from "./answer.js
 import { runBatch } from "./batch.js";
 import { showCode } from "./code.js";
 import { byId, make, percent } from "./dom.js";
+import { closeInside, showInside } from "./inside.js";
 import { Pad, thumbnail } from "./pad.js";
 import { showWhy } from "./why.js";
 
@@ -268,12 +269,13 @@ function setMode(chosen) {
   byId("mode-file").setAttribute("aria-pressed", String(mode === "file"));
 }
 
-// --- Why? and Code ---
+// --- Why?, Inside and Code ---
 
 function closeDetails() {
   whyNumber += 1;
   byId("why").hidden = byId("code").hidden = true;
   byId("code-button").setAttribute("aria-expanded", "false");
+  closeInside();
 }
 
 async function explain(label) {
@@ -293,6 +295,10 @@ async function explain(label) {
 }
 
 byId("why-button").addEventListener("click", () => explain());
+byId("inside-button").addEventListener("click", () => {
+  if (byId("inside").hidden) showInside(model, current);
+  else closeInside();
+});
 byId("code-button").addEventListener("click", () => {
   const isOpen = !byId("code").hidden;
   byId("code").hidden = isOpen;

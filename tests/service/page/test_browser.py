@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +153,58 @@ def test_a_review_is_typed_and_its_words_are_weighed(server: Server, open_page: 
     page.get_by_label("Text", exact=True).fill("It is a film.")
     page.get_by_label("Abstain below").fill("99")
     expect(page.locator("#result")).to_contain_text("Not sure")
+
+
+def test_inside_walks_through_the_network(server: Server, open_page: Any) -> None:
+    """Each layer with its arithmetic, maps and filters; a click and keys on cells show what these have seen."""
+    page = open_page(server)
+    choose(page, "digits")
+    draw_digit(page, 7)
+    expect(page.locator("#actions")).to_be_visible()
+    page.get_by_role("button", name="Inside").click()
+    steps = page.get_by_role("tab")
+    names = ["input", "conv1", "pool1", "conv2", "pool2", "flatten1", "dense1", "dense2", "softmax1"]
+    expect(steps.locator("b")).to_have_text(names)
+    page.get_by_role("button", name="Next layer").click()
+    panel = page.get_by_role("tabpanel")
+    expect(panel.locator(".formulas")).to_contain_text("OH = (28 + 2*2 - 5)/1 + 1 = 28")
+    maps = panel.locator(".maps")
+    expect(panel.locator("img.filters")).to_have_attribute("src", re.compile("^blob:"))
+    maps.click(position={"x": 3, "y": 3})
+    expect(panel.locator(".cell")).to_contain_text("Map 1, row 1, column 1")
+    expect(panel.locator(".cell")).to_contain_text(re.compile("3 . 3 pixels"))  # the others are padding
+    expect(panel.locator(".numbers")).to_have_count(2)
+    maps.focus()
+    for key in ("PageDown", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(panel.locator(".cell")).to_contain_text("Map 2, row 4, column 3")
+    expect(panel.locator(".cell")).to_contain_text(re.compile("5 . 5 pixels"))
+    expect(panel.locator(".sum")).to_contain_text("sum of 25 products")
+    check_accessibility(page)
+    shoot(page, "page-inside")
+    steps.nth(1).focus()
+    page.keyboard.press("End")
+    expect(panel.locator(".units tr.first")).to_contain_text("7")
+    expect(panel.locator(".units tr.first")).to_contain_text("exp(")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#inside")).to_be_hidden()
+
+
+def test_inside_a_text_are_its_strongest_windows(server: Server, open_page: Any) -> None:
+    """On a dark phone: the windows that count, whose tokens light up; nothing is cut off."""
+    page = open_page(
+        server, color_scheme="dark", viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
+    )
+    choose(page, "reviews")
+    page.get_by_label("Text", exact=True).fill(REVIEW)
+    expect(page.locator("#actions")).to_be_visible()
+    page.get_by_role("button", name="Inside").click()
+    page.get_by_role("tab", name="windows1-1").click()
+    found = page.locator(".found button", has_text="superb").first
+    found.tap()
+    expect(page.locator(".chips .lit")).to_have_text("superb")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    check_accessibility(page)
 
 
 def test_photos_are_chosen_dropped_and_pasted(server: Server, open_page: Any) -> None:
