@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ MEMORY_BYTES = 512 << 20
 DRAIN_S = 4
 MAX_BEYOND_BASE_MB = 350
 MAX_PEAK_MIB = 268
+MAX_START_FACTOR = 1.5
+READY_S = 120.0
+SERVE = Path(".venv/serve/bin/python")
+SLOW_BYTES_PER_S = 8 << 20
 PHOTO = """
 import io, sys
 from PIL import Image
@@ -79,8 +83,13 @@ class Container:
         self.config: dict[str, Any] = inspected["Docker"]["config"]
         self.port = _free_port()
 
-    def start(self, *, mount_models: bool, **environment: str) -> None:
-        """Start it, with its own models or those in `self.models`."""
+    def start(self, mounts: Mapping[str, Path] | None = None, **environment: str) -> None:
+        """Start it.
+
+        Args:
+            mounts: folder inside -> folder of this machine, read-only.
+            environment: variables beside those of the image.
+        """
         path = self.bundle / "config.json"
         path.unlink(missing_ok=True)
         command("runc", "spec", "--bundle", self.bundle)
@@ -97,13 +106,12 @@ class Container:
             "destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "nodev", "noexec", "mode=1777", "size=64m"],
         })  # fmt: skip
-        spec["mounts"].append({  # as every runtime does
-            "destination": "/etc/hosts", "type": "bind", "source": "/etc/hosts", "options": ["bind", "ro"],
-        })  # fmt: skip
-        if mount_models:
-            spec["mounts"].append({
-                "destination": "/models", "type": "bind", "source": str(self.models), "options": ["rbind", "ro"],
-            })  # fmt: skip
+        for target, source in {
+            "/etc/hosts": Path("/etc/hosts"),
+            **(mounts or {}),
+        }.items():  # hosts: every runtime has it
+            options = ["rbind" if source.is_dir() else "bind", "ro"]
+            spec["mounts"].append({"destination": target, "type": "bind", "source": str(source), "options": options})
         spec["linux"]["namespaces"] = [kind for kind in spec["linux"]["namespaces"] if kind["type"] != "network"]
         spec["linux"]["cgroupsPath"] = f"/{self.name}"
         spec["linux"]["resources"].update(
@@ -117,22 +125,14 @@ class Container:
 
     def request(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> tuple[int, bytes]:
         """Status and body of a response; status 0 if nothing answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException):
-            return 0, b""
-        finally:
-            connection.close()
+        return _send(self.port, method, path, body, kind)
 
     def label(self, model: str, body: bytes, kind: str) -> str:
         """The label of an item."""
         status, answer = self.request("POST", f"/classify/{model}", body, kind)
         return str(json.loads(answer)["predictions"][0]["label"]) if status == http.HTTPStatus.OK else answer.decode()
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> float:
+    def wait(self, condition: Callable[[], bool], seconds: float = READY_S) -> float:
         """The seconds until a condition holds; infinite if it does not hold in time, or the container ends."""
         start = time.monotonic()
         while time.monotonic() - start < seconds and self._process.poll() is None:
@@ -182,6 +182,7 @@ def main() -> None:
     container = Container(args.image, args.folder)
     try:
         inspect(check, container, args.image, args.base)
+        mount(check, container)
         start(check, container)
         classify(check, container)
         replace_worker(check, container)
@@ -221,23 +222,86 @@ def inspect(check: Checks, container: Container, image: str, base: str) -> None:
 
 
 def start(check: Checks, container: Container) -> None:
-    """Models inside, then models in a mounted folder, as a volume holds them."""
+    """Models inside, beside the start of `make serve` on this machine; then models in a mounted folder."""
     for source in (ROOT / "models").iterdir():
         shutil.copytree(source, container.models / source.name)
     (container.models / "lost+found").mkdir(mode=0o700)
-    begin = time.monotonic()
-    container.start(mount_models=False)
-    container.wait(lambda: container.request("GET", "/livez")[0] == http.HTTPStatus.OK)
-    alive_s = time.monotonic() - begin
-    ready_s = alive_s + container.wait(container.is_ready)
-    check(ready_s < float("inf"), f"with its own models alive after {alive_s:.1f} s, ready after {ready_s:.1f} s")
-    check(container.terminate() == 0, "SIGTERM ends it with status 0")
-    container.start(mount_models=True, CONVOKE_DRAIN_S=str(DRAIN_S))
+    ready_s, outside_s = float("inf"), float("inf")
+    for _ in range(2):  # the better of two, since other programs run, too
+        outside_s = min(outside_s, start_outside())
+        begin = time.monotonic()
+        container.start()
+        container.wait(lambda: container.request("GET", "/livez")[0] == http.HTTPStatus.OK)
+        alive_s = time.monotonic() - begin
+        ready_s = min(ready_s, alive_s + container.wait(container.is_ready))
+        check(container.terminate() == 0, f"alive after {alive_s:.1f} s with its own models; SIGTERM ends it, status 0")
+    if outside_s < float("inf"):
+        limit_s = MAX_START_FACTOR * outside_s
+        check(ready_s <= limit_s, f"ready after {ready_s:.1f} s; on one processor outside after {outside_s:.1f} s")
+    else:
+        check(ready_s < float("inf"), f"ready after {ready_s:.1f} s; not compared, since `make serve` was never run")
+    container.start({"/models": container.models}, CONVOKE_DRAIN_S=str(DRAIN_S))
     check(container.wait(container.is_ready) < float("inf"), "with mounted models, beside lost+found, ready")
     probe = container.execute("python", "-m", "service.health", check=False)
     check(probe.returncode == 0, f"the health check passes: {probe.stderr.decode() or 'status 0'}")
     writable = container.execute("sh", "-c", "touch /tmp/x && ! touch /app/x && ! touch /models/x", check=False)
     check(writable.returncode == 0, "only /tmp can be written")
+
+
+def start_outside() -> float:
+    """Seconds until the service is ready on this machine, on one processor; infinite if it is not installed."""
+    python, port = ROOT / SERVE, _free_port()
+    if not python.exists():
+        return float("inf")
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        ["taskset", "-c", str(max(os.sched_getaffinity(0))), python, "-m", "service", "--port", str(port)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", "CONVOKE_LOG_FORMAT": "json"},
+    )  # fmt: skip
+    try:
+        while process.poll() is None and time.monotonic() - begin < READY_S:
+            if _send(port, "GET", "/readyz")[0] == http.HTTPStatus.OK:
+                return time.monotonic() - begin
+            time.sleep(0.02)
+        return float("inf")
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def mount(check: Checks, container: Container) -> None:
+    """Models as clusters mount them: links of a ConfigMap, KServe's link to another root, a slow FUSE file system."""
+    folder = container.bundle / "layouts"
+    config, link, slow = folder / "config", folder / "mnt", folder / "slow"
+    version = config / "digits/1"
+    shutil.copytree(ROOT / "models/digits/1", version / "..2026_11_30_08_00_00.1")
+    (version / "..data").symlink_to("..2026_11_30_08_00_00.1")
+    for path in (version / "..data").iterdir():
+        (version / path.name).symlink_to(f"..data/{path.name}")
+    link.mkdir()
+    (link / "models").symlink_to("/proc/1/root/models")  # as KServe's modelcars do, with the id of their process
+    slow.mkdir()
+    try_models(check, container, "a ConfigMap's links", {"/models": config})
+    try_models(check, container, "KServe's link at /mnt/models", {"/mnt": link}, CONVOKE_MODELS="/mnt/models")
+    if shutil.which("bindfs") is None:
+        print("       skipped: a slow FUSE mount needs Debian's bindfs")
+        return
+    command("bindfs", "-o", "ro,allow_other", f"--read-rate={SLOW_BYTES_PER_S}", ROOT / "models", slow)
+    try:
+        try_models(check, container, f"a FUSE mount of {SLOW_BYTES_PER_S >> 20} MiB/s", {"/models": slow})
+    finally:
+        command("umount", "-l", slow)
+
+
+def try_models(check: Checks, container: Container, name: str, mounts: Mapping[str, Path], **environment: str) -> None:
+    """Start with a mounted folder, classify a digit, and end."""
+    container.start(mounts, **environment)
+    alive_s = container.wait(lambda: container.request("GET", "/livez")[0] == http.HTTPStatus.OK)
+    ready_s = alive_s + container.wait(container.is_ready)
+    label = container.label("digits", (ROOT / "examples/seven.png").read_bytes(), "image/png")
+    check(label == "7", f"models by {name}: alive after {alive_s:.1f} s, ready after {ready_s:.1f} s, answer {label}")
+    check(container.terminate() == 0, "SIGTERM ends it with status 0")
 
 
 def classify(check: Checks, container: Container) -> None:
@@ -307,6 +371,18 @@ def _path(root: Path) -> str:
 
 def _high_water_kib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+def _send(port: int, method: str, path: str, body: bytes | None = None, kind: str = "") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
 
 
 def _free_port() -> int:
