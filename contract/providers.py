@@ -5,6 +5,7 @@ Runtime is imported inside of functions, since the server process only calls `ch
 """
 
 import ctypes
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -146,6 +147,24 @@ def _tensorrt_options(manifest: Manifest, cache: Path) -> dict[str, str]:
 def _profile(tensor: str, shape: tuple[int, ...]) -> str:
     """A shape as TensorRT reads it, like `image:1x28x28x1`."""
     return f"{tensor}:{'x'.join(map(str, shape))}"
+
+
+def has_unused_cuda() -> bool:
+    """Whether ONNX Runtime is built for CUDA, but no NVIDIA driver is visible. Imports nothing."""
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = spec.submodule_search_locations if spec else None
+    library = _LIBRARIES[CUDA][0]
+    return any((Path(folder) / "capi" / library).exists() for folder in folders or ()) and not has_nvidia_driver()
+
+
+NO_GPU = (
+    "no GPU is visible, so the processors are used, although ONNX Runtime is built for CUDA: libcuda.so.1 of NVIDIA's "
+    "driver is missing"
+)
+"""What is wrong if `has_unused_cuda`."""
+GET_GPU = (
+    "start the container with --gpus all, or request nvidia.com/gpu; CONVOKE_PROVIDER=cpu states that none is meant"
+)
 
 
 def has_nvidia_driver() -> bool:

@@ -1,6 +1,7 @@
 """`python -m service`: run the service on this machine, and print a command to try it."""
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from service import settings
 from service.server import launch
+from service.telemetry import log
 
 _MAX_PORT = 65535
 _ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,9 @@ def main() -> None:
         os.environ.update(settings.paths(chosen))  # relative to this folder, not to _ROOT
         address, port = _free_address(args.host, args.port)
     except (settings.SettingsError, OSError) as error:
+        if os.environ.get("CONVOKE_LOG_FORMAT") == "json":
+            print(log.format_line(logging.CRITICAL, f"cannot start: {error}"), flush=True)
+            sys.exit(1)
         sys.exit(f"convoke cannot start: {error}")
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     if chosen.log_format != "json":

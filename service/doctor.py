@@ -87,7 +87,10 @@ def _gpu(chosen: Settings) -> Iterator[Finding]:
     """Driver, build, libraries of CUDA, cuDNN and TensorRT, and the provider that the settings select."""
     driver = _driver()
     available = ort.get_available_providers()
-    yield Finding("NVIDIA driver", "ok", driver or "none; the processors are used")
+    if chosen.provider == "auto" and providers.has_unused_cuda():
+        yield Finding("NVIDIA driver", "warning", providers.NO_GPU, providers.GET_GPU)
+    else:
+        yield Finding("NVIDIA driver", "ok", driver or "none; the processors are used")
     if providers.CUDA in available:
         for name, library in (("CUDA and cuDNN", providers.CUDA), ("TensorRT", providers.TENSORRT)):
             is_needed = chosen.provider == "tensorrt" or (library == providers.CUDA and bool(driver))

@@ -68,7 +68,7 @@ class Done:
         """Whether an item with this content has a row; each row counts for one item."""
         if not len(self._keys):
             return False
-        key = np.bytes_(bytes.fromhex(digest[:32]))
+        key = bytes.fromhex(digest[:32]).rstrip(b"\0")  # as NumPy gives back what it has stored
         place = int(np.searchsorted(self._keys, key))
         if place == len(self._keys) or self._keys[place] != key or not self._left[place]:
             return False

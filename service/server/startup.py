@@ -51,6 +51,7 @@ def announce() -> None:
 
     Raises:
         BentoMLConfigException: a setting is not valid, or names a device, a file or a package that is missing.
+        SystemExit: the same, if the log is JSON; it has the message.
     """
     chosen = read_settings()
     format_logs(chosen.log_format)
@@ -64,7 +65,12 @@ def announce() -> None:
         if exporter := tracing.chosen_exporter():
             tracing.make_exporter(exporter).shutdown()
     except (ProviderError, SettingsError) as error:
+        if log.choose_format(chosen.log_format) == "json":  # BentoML would write plain text
+            logger.critical("cannot start: %s", error)
+            raise SystemExit(1) from error
         raise BentoMLConfigException(str(error)) from error
+    if chosen.provider == "auto" and providers.has_unused_cuda():
+        logger.warning("%s; %s", providers.NO_GPU, providers.GET_GPU)
     _fit_files(chosen.max_connections)
     processes.set_up()
     if chosen.workers > 1:

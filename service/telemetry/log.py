@@ -56,6 +56,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
+def format_line(level: int, message: str) -> str:
+    """A line of JSON for a message from before the log is set up."""
+    return JsonFormatter().format(logging.LogRecord("bentoml.convoke", level, "", 0, message, None, None))
+
+
 class RequestLog:
     """Writes one line for each request when its response starts. Use it on the event loop only."""
 

@@ -63,6 +63,21 @@ def test_a_provider_that_is_not_available_is_an_error(provider: Provider, monkey
         providers.choose(provider)
 
 
+@pytest.mark.parametrize("has_driver", [False, True])
+@pytest.mark.parametrize("is_for_cuda", [False, True])
+def test_a_build_for_cuda_without_a_driver_is_noticed(
+    is_for_cuda: bool, has_driver: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the files of the package, which need not be imported."""
+    (tmp_path / "capi").mkdir()
+    if is_for_cuda:
+        (tmp_path / "capi/libonnxruntime_providers_cuda.so").touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: spec)
+    monkeypatch.setattr(providers, "has_nvidia_driver", lambda: has_driver)
+    assert providers.has_unused_cuda() == (is_for_cuda and not has_driver)
+
+
 def test_auto_selects_the_cpu_only_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without CUDA's libraries is an error, since a GPU was meant to be used."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ import pytest
 from service import score
 from service.bulk import scoring
 from service.bulk.reading import InputError, Item, Source
-from service.bulk.writing import COLUMNS, Output, OutputError, Row, schema
+from service.bulk.writing import COLUMNS, Done, Output, OutputError, Row, schema
 from service.settings import Settings
 from tests.drawing import draw, encode, mnist_like
 from tests.serving import ROOT, client
@@ -232,6 +233,16 @@ def test_a_run_that_is_killed_while_it_joins_has_no_row_twice(run: Run, digits: 
     (output.folder / "_score.json").write_text(json.dumps({**pinned, "joining": 10}))
     assert run(digits, "--model", "digits", "--output", out)[0] == 0
     assert len(rows(out)) == 10
+
+
+def test_each_row_counts_for_one_item() -> None:
+    """Also those whose ids have bytes of 0 at the end of what is compared, which is one id in 256."""
+    ids = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(300)]
+    ids += [f"{name[:start]}{'0' * (32 - start)}{name[32:]}" for name in ids[:5] for start in (2, 28, 30, 31)]
+    done = Done([*ids, ids[7]])
+    assert all(done.take(name) for name in [*ids, ids[7]])
+    assert not any(done.take(name) for name in ids)
+    assert not Done([]).take(ids[0])
 
 
 def test_the_limits_of_requests_do_not_stop_a_run(run: Run, digits: Path, tmp_path: Path) -> None:
