@@ -1,7 +1,10 @@
 """`python -m service.doctor`: what it finds on this machine, and on others."""
 
+import importlib
 import json
 import resource
+import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import pytest
 
 from contract import providers
 from contract.manifest import GRAPH
-from service import doctor
-from service.doctor import Finding
+from service.doctor import __main__ as doctor
+from service.doctor import checks
+from service.doctor.finding import Finding
 from service.settings import Settings
 from tests.serving import ROOT
 
@@ -22,7 +26,7 @@ def find(findings: list[Finding], name: str) -> list[Finding]:
 
 
 def examine(**settings: Any) -> list[Finding]:
-    return list(doctor.examine(Settings.model_validate({"provider": "cpu", **settings}), timed_s=0))
+    return list(checks.examine(Settings.model_validate({"provider": "cpu", **settings}), timed_s=0))
 
 
 def test_this_machine_is_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,8 +68,8 @@ def test_a_provider_that_is_missing_is_wrong() -> None:
 def test_a_gpu_that_is_not_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a driver, but ONNX Runtime's build for processors, the lock file with CUDA is named."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [providers.CPU])
-    monkeypatch.setattr(doctor, "_driver", lambda: "580: H200")
-    monkeypatch.setattr(doctor, "_gpu_memory", lambda: Finding("GPU memory", "ok", ""))
+    monkeypatch.setattr(checks, "_driver", lambda: "580: H200")
+    monkeypatch.setattr(checks, "_gpu_memory", lambda: Finding("GPU memory", "ok", ""))
     (finding,) = find(examine(provider="auto"), "ONNX Runtime's build")
     assert finding.state == "warning"
     assert "serve-cuda.txt" in finding.todo
@@ -73,7 +77,7 @@ def test_a_gpu_that_is_not_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_small_limits_are_warnings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Little memory, few open files, more workers than processors, and a folder that cannot be written."""
-    monkeypatch.setattr(doctor, "_free_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(checks, "_free_bytes", lambda: 100 << 20)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "file/home"))
@@ -82,6 +86,87 @@ def test_small_limits_are_warnings(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "warning", "warning", "warning", "wrong",
     ]  # fmt: skip
     assert all(states[name].todo for name in ("memory", "open files", "processors", "BENTOML_HOME"))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path.write_text(""), "is a file"),
+        (lambda _path: None, "does not exist"),
+        (lambda path: (path / "digits/1").mkdir(parents=True), "it holds digits"),
+        (lambda path: path.mkdir(), "it is empty"),
+    ],
+)
+def test_a_folder_without_models_is_described(make: Any, expected: str, tmp_path: Path) -> None:
+    """A file, nothing, an empty folder, or a version without a manifest."""
+    make(tmp_path / "models")
+    (finding,) = find(examine(models=tmp_path / "models"), "models")
+    assert finding.state == "wrong"
+    assert expected in finding.found
+    assert "CONVOKE_MODELS" in finding.todo
+
+
+@pytest.mark.parametrize(
+    ("limits", "state"), [((4096, 4096), "ok"), ((256, 4096), "ok"), ((256, 256), "warning"), ((64, 64), "wrong")]
+)
+def test_open_files_are_counted_as_connections(
+    limits: tuple[int, int], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service raises the soft limit; where not even one connection fits, it cannot work."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    (finding,) = find(examine(max_connections=1000), "open files")
+    assert finding.state == state
+    assert bool(finding.todo) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ModuleNotFoundError("No module named 'tokenizers'"), "serve-cpu.txt"),
+        (ImportError("libgomp.so.1: cannot open shared object file"), "system's library"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    error: ImportError, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do, and without a traceback."""
+    real = importlib.import_module
+
+    def load(name: str) -> Any:
+        if name == "tokenizers":
+            raise error
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", load)
+    monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
+    assert end.value.code
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding["name"] == "library tokenizers"
+    assert str(error) in finding["found"]
+    assert expected in finding["todo"]
+
+
+def test_keys_address_and_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file of keys that is missing is wrong; a port that is taken, and a TMPDIR that is not used, are warnings."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("CONVOKE_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+        findings = examine(models=tmp_path, api_keys_file=tmp_path / "keys")
+    states = {name: find(findings, name)[0] for name in ("API keys", "address", "TMPDIR")}
+    assert [finding.state for finding in states.values()] == ["wrong", "warning", "warning"]
+    assert all(finding.todo for finding in states.values())
+
+
+def test_a_check_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What could not be examined is wrong, with the reason, and the rest follows."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (_ for _ in ()).throw(OSError("not supported")))
+    findings = examine(models=tmp_path)
+    assert any("not supported" in finding.found for finding in findings if finding.state == "wrong")
+    assert find(findings, "models")
 
 
 def test_invalid_settings_are_a_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

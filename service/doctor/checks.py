@@ -1,55 +1,32 @@
-"""`python -m service.doctor`: what this machine has for the service, and what to do about what is missing.
+"""What a machine has for the service, by the settings of the service."""
 
-Each line is ok, a warning, or wrong; the exit status is 1 if anything is wrong. `--json` prints the same as JSON. It
-opens every served version as the service does, with the same settings, but starts no server.
-"""
-
-import argparse
 import importlib.util
-import json
 import os
 import platform
 import resource
 import shutil
-import sys
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnxruntime as ort
 
 from contract import batches, processors, providers
 from contract.errors import ConvokeError
-from contract.manifest import GOLDEN
-from service import __version__, settings
+from contract.manifest import GOLDEN, MANIFEST
+from service import __version__
 from service.bulk.scoring import find_version
+from service.doctor.finding import Finding
+from service.http import keys
 from service.inference.version import Version, open_version
+from service.server import files
 from service.settings import Settings, SettingsError
-
-State = Literal["ok", "warning", "wrong"]
 
 MIN_FREE_BYTES = 512 << 20
 MIN_SHM_BYTES = 64 << 20
-MIN_FILES = 1024
-_TIMED_S = 0.2
 _SIZES = (1, 8, 32)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, its state, what is there, and what to do, if anything."""
-
-    name: str
-    state: State
-    found: str
-    todo: str = ""
-
-    def __str__(self) -> str:
-        todo = f"\n         {self.todo}" if self.todo else ""
-        return f"{self.state:<8} {self.name}: {self.found}{todo}"
 
 
 def examine(chosen: Settings, *, timed_s: float) -> Iterator[Finding]:
@@ -59,18 +36,21 @@ def examine(chosen: Settings, *, timed_s: float) -> Iterator[Finding]:
         chosen: the settings of the service.
         timed_s: how long each batch size of each model is timed.
     """
-    yield _versions()
-    yield from _processors(chosen)
-    yield from _gpu(chosen)
-    yield from _memory(chosen)
-    yield from _files()
-    yield from _writable(chosen)
-    yield from _models(chosen, timed_s)
+    for name, check in (
+        ("versions", _versions()), ("processors", _processors(chosen)), ("GPU", _gpu(chosen)),
+        ("memory", _memory(chosen)), ("open files", _files(chosen)), ("folders", _writable(chosen)),
+        ("API keys", _keys(chosen)), ("address", _address()), ("models", _models(chosen, timed_s)),
+    ):  # fmt: skip
+        try:
+            yield from check
+        except Exception as error:  # noqa: BLE001 -- the other findings are printed whatever happens
+            found = f"could not be examined: {type(error).__name__}: {error}"
+            yield Finding(name, "wrong", found, "mend what the message names; if that is not it, report it as a bug")
 
 
-def _versions() -> Finding:
+def _versions() -> Iterator[Finding]:
     parts = [f"Convoke {__version__}", f"Python {platform.python_version()}", f"ONNX Runtime {ort.__version__}"]
-    return Finding("versions", "ok", ", ".join([*parts, f"{platform.system()} {platform.machine()}"]))
+    yield Finding("versions", "ok", ", ".join([*parts, f"{platform.system()} {platform.machine()}"]))
 
 
 def _processors(chosen: Settings) -> Iterator[Finding]:
@@ -151,9 +131,9 @@ def _memory(chosen: Settings) -> Iterator[Finding]:
     yield Finding("memory", "ok" if free >= needed else "warning", f"{_mib(free)} free", "" if free >= needed else todo)
     shared = Path("/dev/shm")  # noqa: S108 -- it is looked at
     if shared.is_dir():
-        free = shutil.disk_usage(shared).free
-        todo = "" if free >= MIN_SHM_BYTES else "start the container with --shm-size 64m or more"
-        yield Finding(str(shared), "warning" if todo else "ok", f"{_mib(free)} free", todo)
+        free, fault = shutil.disk_usage(shared).free, _write_fault(shared)
+        todo = "" if free >= MIN_SHM_BYTES and not fault else "start the container with --shm-size 64m or more"
+        yield Finding(str(shared), "warning" if todo else "ok", fault or f"{_mib(free)} free", todo)
 
 
 def _free_bytes() -> int:
@@ -173,14 +153,29 @@ def _free_bytes() -> int:
     return free
 
 
-def _files() -> Iterator[Finding]:
+def _files(chosen: Settings) -> Iterator[Finding]:
+    """The limit of open files: the service raises the soft one; each connection takes a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    todo = "" if soft >= MIN_FILES else f"raise it: ulimit -n {MIN_FILES}; each connection takes one"
-    yield Finding("open files", "warning" if todo else "ok", f"{soft} (at most {hard})", todo)
+    usable = soft if hard == resource.RLIM_INFINITY else max(hard, soft)
+    fitting = min(usable - files.RESERVED, chosen.max_connections)
+    found = f"{soft}, at most {hard}: {max(fitting, 0)} connections for each worker"
+    wanted = chosen.max_connections + files.RESERVED
+    todo = f"raise the limit to {wanted}: ulimit -n, LimitNOFILE of systemd, --ulimit nofile of Docker"
+    if fitting < 1:
+        yield Finding("open files", "wrong", found, todo)
+    elif fitting < chosen.max_connections:
+        yield Finding("open files", "warning", found, f"{todo}; or lower CONVOKE_MAX_CONNECTIONS")
+    else:
+        yield Finding("open files", "ok", found)
 
 
 def _writable(chosen: Settings) -> Iterator[Finding]:
     """The folders that the service writes to."""
+    wanted = os.environ.get("TMPDIR")
+    if wanted and Path(wanted).absolute() != Path(tempfile.gettempdir()).absolute():
+        fault = _write_fault(Path(wanted)) or "cannot be used"
+        found = f"{fault}; {tempfile.gettempdir()} is used instead"
+        yield Finding(f"TMPDIR {wanted}", "warning", found, "make it writable, or set TMPDIR to another folder")
     folders = {"temporary folder": Path(tempfile.gettempdir())}
     folders["BENTOML_HOME"] = Path(os.environ.get("BENTOML_HOME", "~/bentoml")).expanduser()
     if chosen.provider == "tensorrt":
@@ -214,16 +209,40 @@ def _write_fault(folder: Path) -> str:
     return ""
 
 
+def _keys(chosen: Settings) -> Iterator[Finding]:
+    if chosen.api_keys_file is None:
+        yield Finding("API keys", "ok", "none: everyone who reaches the port may send requests")
+        return
+    try:
+        yield Finding("API keys", "ok", f"{len(keys.read(chosen.api_keys_file))} in {chosen.api_keys_file}")
+    except SettingsError as error:
+        yield Finding("API keys", "wrong", str(error), "python -m service.keys writes the file")
+
+
+def _address() -> Iterator[Finding]:
+    """Whether the port is free; the service that runs already takes it, too."""
+    host, port = os.environ.get("CONVOKE_HOST") or "127.0.0.1", os.environ.get("CONVOKE_PORT") or "3000"
+    if "://" in port:  # Kubernetes sets it for a Service that is called convoke
+        port = "3000"
+    name = f"address {host}:{port}"
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except (OSError, ValueError, OverflowError) as error:
+        todo = "choose another CONVOKE_HOST or CONVOKE_PORT, unless it is the service itself that listens there"
+        yield Finding(name, "warning", f"cannot be used: {getattr(error, 'strerror', None) or error}", todo)
+    else:
+        yield Finding(name, "ok", "free")
+
+
 def _models(chosen: Settings, timed_s: float) -> Iterator[Finding]:
     """The folder, and of each model the version that would be served: opened, replayed and timed."""
-    try:
-        names = sorted({path.parent.parent.name for path in chosen.models.glob("*/*/manifest.json")})
-    except OSError as error:
-        yield Finding(f"models {chosen.models}", "wrong", f"cannot be read: {error}", "set CONVOKE_MODELS")
-        return
-    if not names:
-        todo = "set CONVOKE_MODELS to a folder with NAME/VERSION/manifest.json"
-        yield Finding(f"models {chosen.models}", "wrong", "no model", todo)
+    fault, names = _folder_of_models(chosen.models)
+    if fault:
+        todo = "set CONVOKE_MODELS to a folder with NAME/VERSION/manifest.json that the service may read"
+        yield Finding(f"models {chosen.models}", "wrong", fault, todo)
         return
     yield Finding(f"models {chosen.models}", "ok", ", ".join(names))
     for name in names:
@@ -243,6 +262,23 @@ def _models(chosen: Settings, timed_s: float) -> Iterator[Finding]:
         yield Finding(f"model {name}", "ok", f"items a second by batch size, one run at a time: {rates}")
 
 
+def _folder_of_models(folder: Path) -> tuple[str, list[str]]:
+    """What is wrong with the folder of models, or nothing, and the names of those with a manifest."""
+    try:
+        entries = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except NotADirectoryError:
+        return "is a file; expected a folder", []
+    except FileNotFoundError:
+        return "does not exist", []
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}", []
+    names = sorted({path.parent.parent.name for path in folder.glob(f"*/*/{MANIFEST}")})
+    if not names:
+        held = f"it holds {', '.join(entries[:5])}" if entries else "it is empty"
+        return f"no model: no {MANIFEST} at NAME/VERSION that can be read; {held}", []
+    return "", names
+
+
 def _throughput(version: Version, timed_s: float) -> Iterator[tuple[int, float]]:
     for size in sorted({min(size, version.manifest.max_batch) for size in _SIZES}):
         batch = batches.example(version.manifest.input, size)
@@ -255,29 +291,3 @@ def _throughput(version: Version, timed_s: float) -> Iterator[tuple[int, float]]
 
 def _mib(size: int) -> str:
     return f"{size >> 20:,} MiB"
-
-
-def main() -> None:
-    """Print the findings; exit with 1 if something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m service.doctor", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print a list of objects")
-    args = parser.parse_args()
-    findings: list[Finding] = []
-
-    def show(finding: Finding) -> None:
-        findings.append(finding)
-        if not args.json:
-            print(finding, flush=True)
-
-    try:
-        for finding in examine(settings.from_environment(), timed_s=_TIMED_S):
-            show(finding)
-    except SettingsError as error:
-        show(Finding("settings", "wrong", str(error), "correct the variable; docs/settings.md lists all"))
-    if args.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    sys.exit(any(finding.state == "wrong" for finding in findings))
-
-
-if __name__ == "__main__":
-    main()
