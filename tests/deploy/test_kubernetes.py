@@ -179,9 +179,9 @@ def test_alerts_query_metrics_that_exist() -> None:
 
 
 def test_every_alert_has_a_paragraph_in_the_guide() -> None:
-    """docs/operations.md has a heading for each alert, and for no other."""
-    guide = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    assert re.findall(r"^### (Convoke\w+)$", guide, re.MULTILINE) == [rule["alert"] for rule in rules()]
+    """docs/alerts.md has a heading for each alert, and for no other."""
+    guide = (ROOT / "docs/alerts.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (Convoke\w+)$", guide, re.MULTILINE) == [rule["alert"] for rule in rules()]
 
 
 def test_selectors_match_the_pods() -> None:
