@@ -6,6 +6,8 @@ ConvokeError
 ├── Forbidden             403  forbidden
 ├── ModelNotFound         404  model_not_found
 ├── RouteNotFound         404  not_found
+├── RequestNotFound       404  request_not_found
+├── FeedbackOff           404  feedback_off
 ├── MethodNotAllowed      405  method_not_allowed
 ├── NotAcceptable         406  not_acceptable
 ├── SlowHeader            408  slow_head
@@ -17,7 +19,8 @@ ConvokeError
 ├── ClientGone            499  caller_gone
 ├── InferenceFailed       500  inference_failed
 ├── NotReady              503  not_ready
-└── DeadlineExceeded      504  deadline_exceeded
+├── DeadlineExceeded      504  deadline_exceeded
+└── FeedbackFull          507  feedback_full
 """
 
 import math
@@ -72,6 +75,18 @@ class RouteNotFound(ConvokeError):
     """No route has this path."""
 
     status, code = 404, "not_found"
+
+
+class RequestNotFound(ConvokeError):
+    """No worker remembers a request with this id, or nothing was kept of it."""
+
+    status, code = 404, "request_not_found"
+
+
+class FeedbackOff(ConvokeError):
+    """The service keeps no feedback, because CONVOKE_FEEDBACK_DIR is not set."""
+
+    status, code = 404, "feedback_off"
 
 
 class MethodNotAllowed(ConvokeError):
@@ -155,3 +170,9 @@ class DeadlineExceeded(ConvokeError):
     """The request took longer than it may take."""
 
     status, code = 504, "deadline_exceeded"
+
+
+class FeedbackFull(ConvokeError):
+    """The folder of feedback has reached its limit."""
+
+    status, code = 507, "feedback_full"

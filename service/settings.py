@@ -138,6 +138,15 @@ class Settings(BaseModel):
         description="bytes of the graphs that a worker keeps loaded for inspections, beside those that predict; a "
         "larger graph is not inspected",
     )
+    feedback_dir: Path | None = Field(
+        default=None, description="folder that keeps items whose right labels clients send; without it nothing is kept"
+    )
+    feedback_bytes: Annotated[int, Field(ge=1024, le=1 << 50)] = Field(
+        default=1 << 30, description="bytes of the folder of feedback; above it feedback is refused with 507"
+    )
+    feedback_recent_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = Field(
+        default=64 << 20, description="bytes of recent items that a worker remembers for feedback; the oldest go first"
+    )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0, description="seconds to receive a request line and headers; on a new connection, from its opening"
     )
@@ -163,7 +172,7 @@ class Settings(BaseModel):
         description="seconds after SIGTERM in which requests are still accepted and /readyz is 503; 0 stops at once",
     )
 
-    @field_validator("models", "api_keys_file")  # engine_cache is expanded where it is used
+    @field_validator("models", "api_keys_file", "feedback_dir")  # engine_cache is expanded where it is used
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         """Replace ~ by the home folder, as a shell does."""
@@ -258,7 +267,9 @@ def allowed(field: str) -> str:
 
 def paths(settings: Settings) -> dict[str, str]:
     """The variables of the paths, made absolute: they keep their meaning when the process changes its folder."""
-    chosen = ((field, getattr(settings, field)) for field in ("models", "api_keys_file", "engine_cache"))
+    chosen = (
+        (field, getattr(settings, field)) for field in ("models", "api_keys_file", "engine_cache", "feedback_dir")
+    )
     return {_variable(field): str(path.expanduser().absolute()) for field, path in chosen if path is not None}
 
 

@@ -69,7 +69,7 @@ class BothPaths(httpx.AsyncBaseTransport):
         """The response over the ordinary path, after a comparison with that over the fast path."""
         reply = None
         if self._fast_path is not None and isinstance(request.stream, httpx.ByteStream):
-            reply = await _over_fast_path(self._fast_path, request, await request.aread())
+            reply = await over_fast_path(self._fast_path, request, await request.aread())
         response = await self._ordinary.handle_async_request(request)
         if reply is not None:
             await response.aread()
@@ -79,7 +79,8 @@ class BothPaths(httpx.AsyncBaseTransport):
         return response
 
 
-async def _over_fast_path(fast_path: FastPath, request: httpx.Request, content: bytes) -> Reply | None:
+async def over_fast_path(fast_path: FastPath, request: httpx.Request, content: bytes) -> Reply | None:
+    """The reply to a request over the fast path; None if it takes the ordinary path."""
     lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
     lines += [b"%b: %b" % field for field in request.headers.raw]
     read = fast_path.read(b"\r\n".join([*lines, b"", content]))

@@ -50,7 +50,7 @@ class Application:
         self._on_response = on_response
         self._by_segment: dict[str, list[tuple[re.Pattern[str], Route]]] = defaultdict(list)
         for route in routes:
-            self._by_segment[_first_segment(route.path)].append((compile_path(route.path)[0], route))
+            self._by_segment[_first_segment(route.path)].append((_pattern(route), route))
         self._match_cached = lru_cache(_CACHED_PATHS)(self._match)
         self._listed = ", ".join(f"{route.method} {route.path}" for route in routes)
 
@@ -140,6 +140,11 @@ async def _redirect(request: Request) -> Response:
 
 _TO_HEALTH = Route("/health", "GET", _redirect, needs=None, query=None)
 """From /livez/ and the like to /livez, which BentoML answers under this path only."""
+
+
+def _pattern(route: Route) -> re.Pattern[str]:
+    """The pattern of a route's path; the id of a request may have slashes."""
+    return compile_path(route.path.replace("{request_id}", "{request_id:path}"))[0]
 
 
 def _plain(path: str) -> str:

@@ -74,7 +74,7 @@ class Route:
     """What happens on a path, a pattern in Starlette's syntax such as `/models/{model}`."""
 
     path: str
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     endpoint: Endpoint
     needs: Need
     error_form: ErrorForm = code_and_message

@@ -14,6 +14,7 @@ from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
 from service.http.route import Content, Header, OnContent, Route, Start
+from service.inference.feedback import Feedback
 from service.inference.predictor import Answer, Item, Predictor
 from service.routes.answer import render
 from service.settings import Settings
@@ -25,8 +26,8 @@ _QUERY = (*items.OPTIONS, "several")
 MIN_SCORE = r"0(\.[0-9]{1,9})?|1(\.0{1,9})?"
 
 
-def routes(predictor: Predictor, settings: Settings) -> list[Route]:
-    """The routes of this front end."""
+def routes(predictor: Predictor, settings: Settings, feedback: Feedback | None = None) -> list[Route]:
+    """The routes of this front end; `feedback` remembers what they answer."""
 
     async def classify(request: Request) -> Response:
         facts, started = of(request.scope), time.perf_counter()
@@ -37,10 +38,13 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
             options = Options.of(request.scope["query_string"], in_body)
         read_s = time.perf_counter() - started
         boxes: Sequence[Sequence[int]] = ()
+        sent = [] if feedback is None or options.several else [*encoded]
         if options.several:
             answer, boxes = await predictor.predict_all(version, _only(encoded), is_gone=body.gone(request))
         else:
             answer = await predictor.predict(version, encoded, is_gone=body.gone(request))
+        if feedback is not None and sent:
+            feedback.remember(facts.id, sent, answer)
         return _content(facts, answer, options, read_s, boxes).response()
 
     def prepare(header: Header) -> Start | None:
@@ -57,6 +61,8 @@ def routes(predictor: Predictor, settings: Settings) -> list[Route]:
             read_s = time.perf_counter() - started
 
             def on_answer(answer: Answer | ConvokeError) -> None:
+                if feedback is not None and isinstance(answer, Answer):
+                    feedback.remember(facts.id, encoded, answer)
                 on_content(lambda: _content(facts, answer, options, read_s))
 
             return predictor.start(version, encoded, on_answer, is_gone=is_gone)

@@ -6,7 +6,7 @@ and schemas from the classes that read requests and write responses. What a rout
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from contract.occlusion import MAX_CELLS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
-from service.routes import classify, drift, inspect, models, oip
+from service.routes import classify, drift, feedback, inspect, models, oip
 from service.routes.schemas import (
     Answer,
     Error,
@@ -52,6 +52,7 @@ _PARAMETERS = {
         classify.MIN_SCORE,
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
+    "request_id": ("path", "[A-Za-z0-9._:/+=@-]{1,128}", "The X-Request-ID of a response of POST /classify/{model}."),
     "file": ("path", "[a-z]+[.][a-z]+", "The name of a file."),
     "label": ("query", ".{1,200}", "The label to explain; the predicted one by default."),
     "layer": ("query", ".{1,1000}", "The name of a layer, or of its node; all layers by default."),
@@ -95,6 +96,7 @@ class Operation:
         parameters: names from `_PARAMETERS`, apart from those in the path.
         id: its `operationId`.
         description: more than fits the summary.
+        delete: what DELETE does on the same path.
         not_ready: the response while models are being loaded, if it is not an error.
     """
 
@@ -108,6 +110,7 @@ class Operation:
     id: str = ""
     description: str = ""
     not_ready: dict[str, Schema] | None = None
+    delete: "Operation | None" = None
 
 
 def operations(settings: Settings) -> dict[str, Operation]:
@@ -122,6 +125,7 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "/classify/{model}": _classify(settings),
         "/explain/{model}": _explain(),
         "/inspect/{model}": _inspect(),
+        "/feedback/{request_id}": _feedback(),
         "/classify_texts": _call("texts", TextsCall),
         "/classify_images": _call("images", ImagesCall),
         "/models": Operation("models", "Served models and refused versions", {_JSON: models.Models}, id="models"),
@@ -244,6 +248,33 @@ def _inspect() -> Operation:
     )
 
 
+def _feedback() -> Operation:
+    return Operation(
+        "feedback",
+        "Keep an item of an answered request with its right label",
+        {_JSON: feedback.Kept},
+        (*_READ, errors.RequestNotFound, errors.FeedbackOff, errors.FeedbackFull),
+        {
+            _JSON: (
+                feedback.Right,
+                'the right label {"label": "..."}; "item" beside it, the place of one of several',
+            )
+        },
+        id="feedback",
+        description=(
+            "Switched on by CONVOKE_FEEDBACK_DIR. The service remembers recent requests to /classify/{model}; a second "
+            "label replaces the first. python -m training new NAME FEEDBACK_DIR makes a data set of what was kept."
+        ),
+        delete=Operation(
+            "feedback",
+            "Delete what was kept of a request",
+            {_JSON: feedback.Deleted},
+            (errors.RequestNotFound, errors.FeedbackOff),
+            id="delete_feedback",
+        ),
+    )
+
+
 def _one_item() -> dict[str, tuple[Schema, str]]:
     """The bodies of routes that take one image or text."""
     return {
@@ -285,7 +316,7 @@ def document(routes: Sequence[Route], settings: Settings) -> Json:
     known = operations(settings)
     paths: dict[str, Json] = defaultdict(dict)
     for route in routes:
-        paths[route.path][route.method.lower()] = _describe(route, known[route.path], settings)
+        paths[route.path][route.method.lower()] = _describe(route, _operation(known, route), settings)
     for path in ("/livez", "/readyz"):
         paths[path]["get"] = _describe_plain(path, known[path])
     return {
@@ -305,6 +336,7 @@ def document(routes: Sequence[Route], settings: Settings) -> Json:
         "servers": [{"url": "/"}],
         "tags": [
             {"name": "classify", "description": "Labels for images and texts."},
+            {"name": "feedback", "description": "Right labels, from which the next model learns."},
             {"name": "models", "description": "The models that are served."},
             {"name": "protocol", "description": "The Open Inference Protocol, version 2, for its own clients."},
             {"name": "operation", "description": "Health and metrics."},
@@ -312,6 +344,11 @@ def document(routes: Sequence[Route], settings: Settings) -> Json:
         "paths": paths,
         "components": {"schemas": _components(known.values(), settings), "securitySchemes": _KEYS},
     }
+
+
+def _operation(known: dict[str, Operation], route: Route) -> Operation:
+    operation = known[route.path]
+    return operation.delete if route.method == "DELETE" and operation.delete else operation
 
 
 def _describe(route: Route, operation: Operation, settings: Settings) -> Json:
@@ -331,7 +368,7 @@ def _describe_plain(path: str, operation: Operation) -> Json:
     responses = {"200": _content(operation.answers, f"{operation.summary}.")}
     if operation.not_ready is not None:
         responses["503"] = _content(operation.not_ready, "Not ready yet, or not any more.")
-    names = (*re.findall("{([a-z]+)}", path), *operation.parameters)
+    names = (*re.findall("{([a-z_]+)}", path), *operation.parameters)
     described: Json = {
         "tags": [operation.tag],
         "summary": operation.summary,
@@ -363,10 +400,10 @@ def _ref(form: Schema) -> Json:
     return form if isinstance(form, dict) else {"$ref": f"#/components/schemas/{form.__name__}"}
 
 
-def _components(described: Iterable[Operation], settings: Settings) -> Json:
+def _components(described: Collection[Operation], settings: Settings) -> Json:
     """The schemas of all classes in these operations and in errors; lists of items get their bound."""
     forms: set[type[BaseModel]] = {Error, ProtocolError, Images, Texts}
-    for operation in described:
+    for operation in [*described, *(each.delete for each in described if each.delete)]:
         forms |= {form for form in operation.answers.values() if not isinstance(form, dict)}
         forms |= {form for form, _ in operation.takes.values() if not isinstance(form, dict)}
     _, schemas = models_json_schema(

@@ -55,7 +55,7 @@ class Asset:
 def routes(settings: Settings) -> list[Route]:
     """The routes of this front end; without the page only the index."""
     assets = _read_assets() if settings.page else {}
-    index = json.dumps(_describe(has_page=settings.page)).encode()
+    index = json.dumps(_describe(has_page=settings.page, keeps_feedback=settings.feedback_dir is not None)).encode()
     vary = {"Vary": "Accept"}
 
     async def root(request: Request) -> Response:
@@ -76,7 +76,7 @@ def routes(settings: Settings) -> list[Route]:
     return own
 
 
-def _describe(*, has_page: bool) -> dict[str, str]:
+def _describe(*, has_page: bool, keeps_feedback: bool) -> dict[str, str]:
     """The index for clients that are not browsers."""
     index = {
         "name": "convoke",
@@ -89,6 +89,8 @@ def _describe(*, has_page: bool) -> dict[str, str]:
         "openapi": "/openapi.json",
         "docs": "/docs",
     }
+    if keeps_feedback:
+        index["feedback"] = "/feedback/{request_id}"
     return {**index, "page": "/ with Accept: text/html"} if has_page else index
 
 

@@ -8,10 +8,11 @@ from starlette.types import ASGIApp
 
 from service.http import access, asgi
 from service.inference.explain import Explainer
+from service.inference.feedback import Feedback
 from service.inference.inspect import Inspector
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
-from service.routes import classify, docs, drift, explain, inspect, models, native, oip, page, prometheus
+from service.routes import classify, docs, drift, explain, feedback, inspect, models, native, oip, page, prometheus
 from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
@@ -31,6 +32,8 @@ class Parts:
     fleet: Fleet
     application: ASGIApp
     fast_path: FastPath | None
+    """None if the settings switch it off."""
+    feedback: Feedback | None
     """None if the settings switch it off."""
 
 
@@ -67,8 +70,10 @@ def assemble(
         refresh=predictor.watches.count,
         complete=lambda total: complete(total, repository.references()),
     )
+    kept = None if settings.feedback_dir is None else Feedback(settings.feedback_dir, settings, metrics)
     routes = [
-        *classify.routes(predictor, settings),
+        *classify.routes(predictor, settings, kept),
+        *feedback.routes(kept, settings),
         *explain.routes(predictor, Explainer(predictor, settings), settings),
         *inspect.routes(predictor, inspector, settings),
         *models.routes(repository),
@@ -82,5 +87,5 @@ def assemble(
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)
     fast_path = FastPath(application, settings) if settings.fast_path else None
     return Parts(
-        metrics, repository, predictor, inspector, fleet, access.cross_origin(application, settings), fast_path
+        metrics, repository, predictor, inspector, fleet, access.cross_origin(application, settings), fast_path, kept
     )

@@ -59,6 +59,7 @@ class Worker:
         self.fast_path = parts.fast_path
         self._repository, self._predictor, self._fleet = parts.repository, parts.predictor, parts.fleet
         self._inspector = parts.inspector
+        self._feedback = parts.feedback
         self._drain_s, self._poll_s = settings.drain_s, settings.poll_s
         self._tasks: list[asyncio.Task[Any]] = []
         self.drain = Drain()
@@ -77,6 +78,8 @@ class Worker:
             await loading
         for task in (self._poll(loading), self._publish(), self._release_memory(loading), self._sample()):
             self._tasks.append(asyncio.create_task(task))
+        if self._feedback is not None:
+            self._tasks.append(asyncio.create_task(self._feedback.watch()))
 
     async def stop(self) -> None:
         """Start no more batches, and write what is left of metrics, log lines and spans."""

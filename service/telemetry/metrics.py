@@ -83,6 +83,10 @@ class Metrics:
             "gauge", "convoke_drift_items", "Sampled items of the last minutes, by bin of a quantity",
             *_MODEL, "quantity", "bin",
         )  # fmt: skip
+        self.feedback = self._new(
+            "counter", "convoke_feedback", "Items whose right label a client sent, by whether the answer was right",
+            *_MODEL, "answer",
+        )  # fmt: skip
         self.ready = self._new("gauge", "convoke_workers_ready", "Workers whose models are loaded")
         self.log_lines_lost = self._new(
             "counter", "convoke_log_lines_lost", "Lines of the request log dropped because its reader was too slow"

@@ -33,8 +33,10 @@ NEEDS: dict[str, Need] = {
     "/classify_images": "predict",
     "/classify_texts": "predict",
     "/explain/{model}": "predict",
+    "/feedback/{request_id}": "predict",
     "/models": "look",
     "/models/{model}": "look",
+    "/models/{model}/drift": "look",
     "/v2": None,
     "/v2/health/live": None,
     "/v2/health/ready": None,
@@ -74,7 +76,7 @@ def statuses(call: Call, need: Need, headers: dict[str, str]) -> set[int]:
     """The statuses of one request to each route with a need: 401, 403, or 0 for any other status."""
     model = "nothing" if need == "manage" else "digits"
     responses = (
-        call(route.method, route.path.format(model=model, version=1, file="app.js"), headers=headers)
+        call(route.method, route.path.format(model=model, version=1, file="app.js", request_id="x"), headers=headers)
         for route in all_routes()
         if route.needs == need
     )

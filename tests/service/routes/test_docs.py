@@ -38,7 +38,8 @@ def test_every_route_is_described_and_nothing_else(document: dict[str, Any]) -> 
     assert differences(openapi.operations(Settings()), routes) == set()
     assert differences(document["paths"], routes) == set()
     for route in routes:
-        assert list(document["paths"][route.path]) == [route.method.lower()]
+        methods = {other.method.lower() for other in routes if other.path == route.path}
+        assert {*document["paths"][route.path]} == methods
 
 
 @pytest.mark.parametrize("path", ["/playground", "/classify/{model}", "/livez"])

@@ -12,6 +12,7 @@ from contract import reference as references
 from contract.inputs import load_preprocessor
 from contract.manifest import read as read_manifest
 from contract.manifest import sha256
+from contract.spec import ImageInput
 from service.server.assembly import Parts, assemble
 from service.settings import Settings
 from tests import reviews
@@ -128,8 +129,9 @@ def test_the_model_of_digits_knows_its_test_data() -> None:
     raw = data_folder() / "mnist/MNIST/raw"
     if not any((raw / f"t10k-images-idx3-ubyte{ending}").exists() for ending in ("", ".gz")):
         pytest.skip(f"no MNIST in {raw}: set CONVOKE_DATA to the data folder")
-    manifest = read_manifest(ROOT / "models/digits/1")
-    images = mnist.tests("mnist", manifest.input, None)["mnist"].inputs.numpy()
+    spec = read_manifest(ROOT / "models/digits/1").input
+    assert isinstance(spec, ImageInput)
+    images = mnist.tests("mnist", spec, None)["mnist"].inputs.numpy()
     thick = np.maximum(images, np.roll(images, 1, axis=2))
     thick = np.maximum(thick, np.roll(thick, 1, axis=1))
     found = {}
