@@ -34,6 +34,7 @@ NEEDS: dict[str, Need] = {
     "/classify_texts": "predict",
     "/explain/{model}": "predict",
     "/feedback/{request_id}": "predict",
+    "/inspect/{model}": "predict",
     "/models": "look",
     "/models/{model}": "look",
     "/models/{model}/drift": "look",
