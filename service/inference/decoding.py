@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from service.inference.rate import Rate
-
 Result = TypeVar("Result")
 
 
@@ -34,21 +32,6 @@ class Decoders:
         self._free = threads
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """The waiting requests of each model, in order; the model whose turn is next comes first."""
-        self._threads = threads
-        self._rates: dict[str, Rate] = defaultdict(Rate)
-
-    def wait_s(self, model: str) -> float:
-        """Seconds that a new request for a model would wait for a thread, by the measured durations.
-
-        Before it, the threads serve the requests of this model that wait already, and as many of each other model.
-        """
-        if self._free:
-            return 0.0
-        before = len(self._waiting.get(model, ())) + 1
-        return (
-            sum(min(len(turns), before) * self._rates[name].mean_s for name, turns in self._waiting.items())
-            / self._threads
-        )
 
     @asynccontextmanager
     async def turn(self, model: str) -> AsyncIterator[None]:
@@ -61,7 +44,6 @@ class Decoders:
             yield
         finally:
             duration_s = time.perf_counter() - start
-            self._rates[model].record(duration_s)
             self.busy_s[model] += duration_s
             self._release()
 

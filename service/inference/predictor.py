@@ -93,6 +93,14 @@ class Predictor:
         """
         return self._repository.get(model, version)
 
+    def check_capacity(self, version: Version) -> None:
+        """Check that a version can take one more item, before the body of its request is read: refusing costs little.
+
+        Raises:
+            Overloaded: it cannot.
+        """
+        self._batcher(version).check_capacity(1)
+
     async def predict(
         self, version: Version, items: list[Item] | Array, *, is_gone: Callable[[], bool] = lambda: False
     ) -> Answer:
@@ -255,7 +263,7 @@ class Predictor:
         if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
             return [quick]
         deadline = time.perf_counter() + timeout_s
-        self._batcher(version).check_capacity(len(items), self._decoders.wait_s(version.name))
+        self._batcher(version).check_capacity(len(items))
         try:
             with self._batcher(version).reserve(len(items)):
                 async with asyncio.timeout(timeout_s):
@@ -287,7 +295,8 @@ class Predictor:
                 max_wait_s=self._settings.max_wait_s,
                 max_tokens=version.manifest.input.max_batch_tokens,
                 parallel_runs=(self._settings.parallel_runs if session.is_on_cpu else 0) or session.parallel_runs,
-                is_quick=lambda batch: session.is_quick(preprocessor.extent(batch)),
+                extent=preprocessor.extent,
+                is_quick=session.is_quick,
                 observer=self._observer(version),
             )
             if version.reference is not None:

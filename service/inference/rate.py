@@ -1,6 +1,6 @@
 """How long new work would wait, by the measured duration of work like it."""
 
-_WEIGHT = 0.1  # of the latest duration in the average
+_WEIGHT = 0.1  # of the latest measurement in the averages
 
 
 class Rate:
@@ -9,8 +9,11 @@ class Rate:
     def __init__(self) -> None:
         self.mean_s = 0.0
         """0 until the first piece is done."""
+        self._seconds = 0.0
+        self._pieces = 0.0
 
-    def record(self, seconds: float, pieces: int = 1) -> None:
+    def record(self, seconds: float, pieces: int) -> None:
         """Count pieces that took this long together."""
-        piece_s = seconds / pieces
-        self.mean_s += (piece_s - self.mean_s) * _WEIGHT if self.mean_s else piece_s
+        self._seconds += (seconds - self._seconds) * _WEIGHT
+        self._pieces += (pieces - self._pieces) * _WEIGHT
+        self.mean_s = self._seconds / self._pieces

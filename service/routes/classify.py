@@ -33,6 +33,7 @@ def routes(predictor: Predictor, settings: Settings, feedback: Feedback | None =
         facts, started = of(request.scope), time.perf_counter()
         options = Options.of(request.scope["query_string"])
         version = predictor.resolve(request.path_params["model"])
+        predictor.check_capacity(version)
         encoded, in_body = await items.read(request, version.manifest.input, settings)
         if in_body:
             options = Options.of(request.scope["query_string"], in_body)

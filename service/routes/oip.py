@@ -111,6 +111,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
     async def infer(request: Request) -> Response:
         facts, started = of(request.scope), time.perf_counter()
         version = _version(predictor, request)
+        predictor.check_capacity(version)
         json_length = request.headers.get(_JSON_LENGTH)
         content = await body.read(request, settings)
         parse = partial(tensors.parse, content, json_length, version.manifest, settings)

@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ logger = logging.getLogger("bentoml.convoke")
 
 IDLE_S = 1.0
 """Seconds without a response after which a load counts as over."""
+
+SWITCH_S = 0.0002
+"""How long a thread that waits for the interpreter's lock lets another one hold it. With Python's 5 ms a run started
+later than its thread was free: 16 clients with reviews got 5 % fewer responses."""
 
 
 class Worker:
@@ -120,6 +125,7 @@ class Worker:
                 return False
             logger.exception("loading a version failed; retrying")
         _freeze_heap()
+        sys.setswitchinterval(SWITCH_S)
         return True
 
     def _on_loaded(self) -> None:

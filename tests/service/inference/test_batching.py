@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_requests_without_a_task_get_their_results_in_a_later_turn() -> None:
 
     async def scenario() -> None:
         gate, outcomes = Gate(), list[Any]()
-        quick = Batcher(double, max_batch=4, max_items=100, is_quick=lambda _batch: True)
+        quick = Batcher(double, max_batch=4, max_items=100, is_quick=lambda _extent: True)
         quick.put(items(1, 2), outcomes.append, timeout_s=10)
         quick.put(items(3), outcomes.append, timeout_s=10)
         assert not outcomes
@@ -179,7 +180,10 @@ def test_requests_without_a_task_get_their_results_in_a_later_turn() -> None:
 
 
 def test_quick_batches_run_on_the_event_loop() -> None:
-    """Requests of one iteration of the loop share a batch in its thread; slow batches run in another thread."""
+    """Requests of one iteration of the loop share a batch in its thread; slow batches run in another thread.
+
+    Texts start there as soon as they are more than what is quick; what arrives then is a new batch.
+    """
     batches: list[tuple[int, bool]] = []
 
     def run(batch: Items) -> npt.NDArray[np.float32]:
@@ -187,13 +191,66 @@ def test_quick_batches_run_on_the_event_loop() -> None:
         return double(batch)
 
     async def scenario() -> None:
-        batcher = Batcher(run, max_batch=8, max_items=100, is_quick=lambda batch: len(batch) < 4)
-        for count in (3, 5):
+        for count, max_tokens in ((3, None), (5, None), (5, 1000)):
+            batcher = Batcher(run, max_batch=8, max_items=100, max_tokens=max_tokens, is_quick=lambda extent: extent < 4)
             outcomes = await asyncio.gather(*(batcher.submit(items(n), timeout_s=10) for n in range(count)))
             assert [values(outcome) for outcome in outcomes] == [[2 * n] for n in range(count)]
 
     asyncio.run(scenario())
-    assert batches == [(3, True), (5, False)]
+    assert batches[:2] == [(3, True), (5, False)]
+    assert sorted(batches[2:]) == [(1, True), (4, False)]
+
+
+def test_runs_that_are_not_free_leave_their_share() -> None:
+    """While one of two runs is busy, the other takes half of the waiting texts, so that both end together."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=64, max_items=100, max_tokens=1000, parallel_runs=2)
+        first = asyncio.create_task(batcher.submit(items(0), timeout_s=10))
+        await gate.wait_until_entered()
+        others = asyncio.create_task(batcher.submit(items(*range(8)), timeout_s=10))
+        await asyncio.sleep(0.05)
+        assert gate.sizes == [1, 4]
+        gate.open.set()
+        await asyncio.gather(first, others)
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_would_wait_too_long_are_refused() -> None:
+    """The estimate is the rate at which batches are done, also while the machine does something else between them."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.5)
+        with pytest.raises(Overloaded, match=r"would wait about 0\.[5-9] s \(maximum 0\.5 s\)") as refused:
+            for value in range(1000):
+                asyncio.get_running_loop().call_soon(time.sleep, 0.005)  # as another model's work would
+                batcher.put(items(value), lambda _outcome: None, timeout_s=10)
+                if value % 2:
+                    await asyncio.sleep(0)
+        assert refused.value.headers["Retry-After"] == "1"
+        await asyncio.sleep(0)
+        while not batcher.is_idle:
+            await asyncio.sleep(0.01)
+        batcher.check_capacity(1)
+
+    asyncio.run(scenario())
+
+
+def test_idle_time_does_not_count_as_slow() -> None:
+    """If what was left to do is dropped, the time until the next request says nothing about the rate."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.2)
+        with batcher.reserve(1):  # what is being decoded then fails
+            await batcher.submit(items(1), timeout_s=10)
+        await asyncio.sleep(0.3)
+        for value in range(50):
+            await batcher.submit(items(value), timeout_s=10)
+        await asyncio.gather(*(batcher.submit(items(value), timeout_s=10) for value in range(50)))
+
+    asyncio.run(scenario())
 
 
 def test_items_of_a_client_that_left_are_not_run() -> None:
