@@ -74,7 +74,7 @@ def assemble(
     routes = [
         *classify.routes(predictor, settings, kept),
         *feedback.routes(kept, settings),
-        *explain.routes(predictor, Explainer(predictor, settings), settings),
+        *explain.routes(predictor, Explainer(predictor, settings), inspector, settings),
         *inspect.routes(predictor, inspector, settings),
         *models.routes(repository),
         *drift.routes(repository, fleet.total),
