@@ -53,7 +53,7 @@ _PARAMETERS = {
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
     "request_id": ("path", "[A-Za-z0-9._:/+=@-]{1,128}", "The X-Request-ID of a response of POST /classify/{model}."),
-    "file": ("path", "[a-z]+[.][a-z]+", "The name of a file."),
+    "file": ("path", "[a-z-]+[.][a-z]+", "The name of a file."),
     "label": ("query", ".{1,200}", "The label to explain; the predicted one by default."),
     "method": (
         "query",
@@ -179,7 +179,13 @@ def operations(settings: Settings) -> dict[str, Operation]:
             (errors.RouteNotFound,),
         ),
         "/openapi.json": Operation("operation", "This document", {_JSON: {"type": "object"}}),
-        "/docs": Operation("operation", "This document as a page", {"text/html": _STRING}),
+        "/docs": Operation("operation", "This document as a page that tries each route", {"text/html": _STRING}),
+        "/docs/{file}": Operation(
+            "operation",
+            "A file of that page",
+            {"text/css": _STRING, "text/javascript": _STRING},
+            (errors.RouteNotFound,),
+        ),
         "/livez": Operation("operation", "Whether the process is alive", {_TEXT: _STRING}),
         "/readyz": Operation("operation", "Whether requests can be answered", {_TEXT: _STRING}, not_ready={}),
     }
