@@ -135,7 +135,7 @@ def _is_layer(  # noqa: PLR0911 -- a line for each kind
 ) -> bool:
     """Whether a person would draw an operation, by the shapes and the weights that it has in this graph."""
     before, after = tensors[node.inputs[1 if kind == "embedding" else 0]], tensors[node.outputs[0]]
-    if not np.issubdtype(after.dtype, np.floating):
+    if not np.issubdtype(after.dtype, np.floating) or min(before.ndim, after.ndim) < 2:  # noqa: PLR2004 -- without items
         return False
     weights = _weights(kind, [found.constant(name) for name in node.inputs])
     match kind:

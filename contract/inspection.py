@@ -124,7 +124,7 @@ def cell(inspection: Inspection, layer: Layer, place: Sequence[int], units: Sequ
         )
     found: dict[str, Any] = {"layer": layer.name, "cell": list(place), "value": _short(values[tuple(place)])}
     if layer.receptive is not None and layer.is_maps:
-        found["saw"] = _saw(layer.receptive, place[-len(layer.receptive.size) :], inspection, units)
+        found["saw"] = _saw(layer.receptive, place[layer.kind != "embedding" :], inspection, units)
     source = inspection.tensors.get(layer.input)
     if source is None:
         return found
@@ -254,7 +254,8 @@ def _sees_image(inspection: Inspection, layer: Layer) -> bool:
 
 def _saw(field: Receptive, place: Sequence[int], inspection: Inspection, units: Sequence[str]) -> dict[str, Any]:
     """The part of the input that a cell has seen: a rectangle of pixels, or tokens; without the last edge."""
-    starts = [start + at * stride for start, at, stride in zip(field.start, place, field.stride, strict=True)]
+    axes = zip(field.start, place, field.stride, strict=False)  # a filter over tokens may have an axis more
+    starts = [start + at * stride for start, at, stride in axes]
     ends = [start + size for start, size in zip(starts, field.size, strict=True)]
     if inspection.manifest.input.is_text:
         start, end = max(starts[0], 0), min(ends[0], len(inspection.item))

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +22,12 @@ Weights = npt.NDArray[np.float64]
 
 MAX_CELLS = 14
 """Rows and columns of the grid of evidence, at most."""
+MAX_NGRAM_RUNS = 60
+"""Runs of two or three words that are left out, at most."""
 MAX_PARTS = 256
 """Parts of a text that are left out in turn, at most; a longer text has groups of adjacent words as parts."""
 
+_LONGEST, _NGRAMS, _LENGTH_FACTOR = 3, 10, 5 / 6  # words of a run; runs that are reported
 _WINDOW = 3  # cells; the side of the square that is hidden around each cell
 _SIDE = 448  # pixels of the longer side of an overlay
 _WORD = re.compile(r"[^\W_]+(?:['\u2019\u02bc-][^\W_]+)*|[^\w\s]+|_+")
@@ -43,6 +47,9 @@ class Occlusions(Protocol):
 
     def variants(self, start: int, stop: int) -> Sequence[Array] | Array:
         """The variants from one position up to another, each like `whole`."""
+
+    def larger(self, weights: Weights) -> "TextOcclusions | None":
+        """Variants without larger parts, around those with the largest weights; None if there are none."""
 
     def report(self, weights: Weights) -> dict[str, Any]:
         """The weights of the parts, one for each variant, for JSON."""
@@ -96,27 +103,39 @@ class ImageOcclusions:
         shifted = [padded[y : y + rows, x : x + columns] for y in range(_WINDOW) for x in range(_WINDOW)]
         return np.asarray(np.mean(shifted, axis=0), np.float64)
 
+    def larger(self, weights: Weights) -> None:  # noqa: ARG002 -- as texts have it
+        return None
+
     def report(self, weights: Weights) -> dict[str, Any]:
         """The grid, and the image that the model saw."""
-        rows, columns = self.shape
-        grid = self.grid(weights).round(_DIGITS) + 0.0  # no -0.0
-        png = base64.b64encode(_png(_as_image(self.whole))).decode()
-        return {"rows": rows, "columns": columns, "evidence": grid.tolist(), "image": png}
+        return report_grid(self.whole, self.grid(weights))
 
     def overlay(self, weights: Weights) -> bytes:
         """The image in grey, with evidence for the label in orange and against it in blue."""
-        height, width, _ = self.whole.shape
-        zoom = max(_SIDE // max(height, width), 1)
-        size = width * zoom, height * zoom  # Pillow takes (width, height)
-        resample = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BILINEAR
-        grey = np.asarray(_as_image(self.whole).convert("L").resize(size, resample), np.float32)
-        grid = self.grid(weights)
-        scaled = (grid / max(float(np.abs(grid).max()), 1e-9)).astype(np.float32)
-        heat = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))[..., None]
-        colour = np.where(heat > 0, np.array([230, 85, 0], np.float32), np.array([0, 90, 230], np.float32))
-        opacity = np.abs(heat) * 0.75
-        mixed = (40 + grey[..., None] * 0.8) * (1 - opacity) + colour * opacity  # (H, W, 3)
-        return _png(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
+        return draw_grid(self.whole, self.grid(weights))
+
+
+def report_grid(pixels: npt.NDArray[np.uint8], grid: Weights) -> dict[str, Any]:
+    """Evidence (rows, columns) over an image (H, W, C), for JSON."""
+    rows, columns = grid.shape
+    rounded = grid.round(_DIGITS) + 0.0  # no -0.0
+    png = base64.b64encode(_png(_as_image(pixels))).decode()
+    return {"rows": rows, "columns": columns, "evidence": rounded.tolist(), "image": png}
+
+
+def draw_grid(pixels: npt.NDArray[np.uint8], grid: Weights) -> bytes:
+    """An image (H, W, C) in grey, with evidence for the label in orange and against it in blue, as a PNG."""
+    height, width, _ = pixels.shape
+    zoom = max(_SIDE // max(height, width), 1)
+    size = width * zoom, height * zoom  # Pillow takes (width, height)
+    resample = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BILINEAR
+    grey = np.asarray(_as_image(pixels).convert("L").resize(size, resample), np.float32)
+    scaled = (grid / max(float(np.abs(grid).max()), 1e-9)).astype(np.float32)
+    heat = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))[..., None]
+    colour = np.where(heat > 0, np.array([230, 85, 0], np.float32), np.array([0, 90, 230], np.float32))
+    opacity = np.abs(heat) * 0.75
+    mixed = (40 + grey[..., None] * 0.8) * (1 - opacity) + colour * opacity  # (H, W, 3)
+    return _png(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
 
 
 class TextOcclusions:
@@ -133,25 +152,67 @@ class TextOcclusions:
             ConvokeError: as `decode`.
         """
         self.whole: Array = decode(text)
-        self._text = text
+        self._text, self._decode = text, decode
         spans = [match.span() for match in _WORD.finditer(text)]
+        self._read = text
         if isinstance(self.whole, Beginning):
             spans = spans[: _count_read(text, spans, decode)]
-            text = text[: spans[-1][1]] if spans else text
+            self._read = text[: spans[-1][1]] if spans else text
         size = -(-len(spans) // MAX_PARTS) or 1
         groups = [spans[start : start + size] for start in range(0, len(spans), size)]
-        self._parts = [(group[0][0], group[-1][1]) for group in groups]
+        self.leave_out([(group[0][0], group[-1][1]) for group in groups])
+
+    def leave_out(self, parts: list[tuple[int, int]]) -> None:
+        """Make the variants without each of these parts."""
+        self.parts = parts
         """Where each part starts and ends, in characters."""
-        variants = [_decode_without(text, part, decode) for part in self._parts]
+        variants = [_decode_without(self._read, part, self._decode) for part in parts]
         self.blank: Collection[int] = [place for place, tokens in enumerate(variants) if tokens is None]
         self._variants = [self.whole if tokens is None else tokens for tokens in variants]
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self.parts)
 
     def variants(self, start: int, stop: int) -> list[Tokens]:
         """The token ids (L) of the text without each of these parts; where nothing would be left, of the whole text."""
         return self._variants[start:stop]
+
+    def larger(self, weights: Weights) -> "TextOcclusions | None":
+        """Variants without two or three adjacent parts, around those with the largest weights; None for one part."""
+        count, spans = len(self.parts), dict[tuple[int, int], None]()
+        for place in np.argsort(-np.abs(weights), kind="stable").tolist():
+            for size in range(2, _LONGEST + 1):
+                for first in range(max(place - size + 1, 0), min(place, count - size) + 1):
+                    spans.setdefault((first, first + size - 1))
+            if len(spans) >= MAX_NGRAM_RUNS:
+                break
+        chosen = list(spans)[:MAX_NGRAM_RUNS]
+        if not chosen:
+            return None
+        larger = copy(self)
+        larger.leave_out([(self.parts[first][0], self.parts[last][1]) for first, last in chosen])
+        return larger
+
+    def ngrams(self, weights: Weights, larger: "tuple[TextOcclusions, Weights] | None") -> list[dict[str, Any]]:
+        """The strongest parts and runs of parts that do not overlap, for JSON.
+
+        A run is preferred to a part of it only where it adds a sixth of its weight, or more.
+        """
+        listed = [*zip(self.parts, weights.tolist(), strict=True)]
+        if larger is not None:
+            listed += zip(larger[0].parts, larger[1].tolist(), strict=True)
+        words = {part: sum(part[0] <= start and end <= part[1] for start, end in self.parts) for part, _ in listed}
+        listed.sort(key=lambda each: -abs(each[1]) * _LENGTH_FACTOR ** words[each[0]])
+        taken: list[dict[str, Any]] = []
+        for (start, end), weight in listed:
+            is_free = all(end <= other["start"] or other["end"] <= start for other in taken)
+            if is_free and round(weight, _DIGITS):
+                taken.append(
+                    {"text": self._text[start:end], "start": start, "end": end, "weight": round(weight, _DIGITS)}
+                )
+            if len(taken) == _NGRAMS:
+                break
+        return sorted(taken, key=lambda each: -abs(each["weight"]))
 
     def report(self, weights: Weights) -> dict[str, Any]:
         """Each part with its weight, and where it is: from character `start` up to `end`."""
@@ -159,7 +220,7 @@ class TextOcclusions:
         return {
             "words": [
                 {"text": self._text[start:end], "start": start, "end": end, "weight": weight}
-                for (start, end), weight in zip(self._parts, rounded.tolist(), strict=True)
+                for (start, end), weight in zip(self.parts, rounded.tolist(), strict=True)
             ]
         }
 

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ConvokeError
-from contract.occlusion import Occlusions, Weights
+from contract.inputs import Items
+from contract.occlusion import Occlusions, TextOcclusions, Weights
 from service.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from service.inference.predictor import Item, Predictor, Row
 from service.inference.version import Version
@@ -37,6 +39,8 @@ class Explanation:
     """For each variant the fall of the label's log-odds: positive where the hidden part speaks for the label."""
     decode_s: float
     infer_s: float
+    larger: tuple[TextOcclusions, Weights] | None = None
+    """Runs of two or three words of a text, around the strongest ones, and their weights."""
 
     @property
     def score(self) -> float:
@@ -46,7 +50,14 @@ class Explanation:
     @property
     def runs(self) -> int:
         """How many items the model ran: the item itself and its variants."""
-        return len(self.weights) + 1
+        return len(self.weights) + 1 + (0 if self.larger is None else len(self.larger[0]))
+
+    def report(self) -> dict[str, Any]:
+        """The parts and their weights, and for a text its strongest n-grams, for JSON."""
+        found = self.occlusions.report(self.weights)
+        if isinstance(self.occlusions, TextOcclusions):
+            found["ngrams"] = self.occlusions.ngrams(self.weights, self.larger)
+        return found
 
 
 class Explainer:
@@ -76,10 +87,8 @@ class Explainer:
         """
         if isinstance(item, ConvokeError):
             raise item
-        labels = version.manifest.labels
-        if label is not None and label not in labels:
-            known = ", ".join(labels[:_SHOWN_LABELS]) + (", ..." if len(labels) > _SHOWN_LABELS else "")
-            raise InvalidRequest(f"unknown label {label[:40]!r}; the labels of {version.name} are {known}")
+        if label is not None:
+            place_of(version, label)
         limit = self._settings.max_explanations
         if self._active[version.name] >= limit:
             raise Overloaded(f"{limit} explanations of {version.name} are being made already; try again in a moment")
@@ -97,22 +106,39 @@ class Explainer:
         occlusions = await self._predictor.in_decoder(version, partial(version.preprocessor.occlude, item))
         decoded = time.perf_counter()
 
-        async def run(first: int, stop: int) -> list[Row]:
+        async def run(items: Items) -> list[Row]:
             left_s = deadline - time.perf_counter()
             if left_s <= 0:
                 raise DeadlineExceeded("the explanation could not be made in time; the service is busy")
-            items = occlusions.variants(first, stop) if stop else [occlusions.whole]
             return await self._predictor.run_in_background(version, items, timeout_s=left_s, is_gone=is_gone)
 
-        (row,) = await run(0, 0)
-        rows = [row]
-        for first, stop in _batches(version, occlusions):
-            rows += await run(first, stop)
+        async def weigh(parts: Occlusions) -> Weights:
+            rows = [row]
+            for first, stop in _batches(version, parts):
+                rows += await run(parts.variants(first, stop))
+            return fall_of_log_odds(np.stack(rows), target, parts.blank)
+
+        (row,) = await run([occlusions.whole])
         target = int(row.argmax()) if label is None else version.manifest.labels.index(label)
-        weights = fall_of_log_odds(np.stack(rows), target, occlusions.blank)
+        weights = await weigh(occlusions)
+        runs_of_words = await self._predictor.in_decoder(version, partial(occlusions.larger, weights))
+        larger = None if runs_of_words is None else (runs_of_words, await weigh(runs_of_words))
         infer_s = time.perf_counter() - decoded
         name = version.manifest.labels[target]
-        return Explanation(version, name, row, occlusions, weights, decoded - start, infer_s)
+        return Explanation(version, name, row, occlusions, weights, decoded - start, infer_s, larger)
+
+
+def place_of(version: Version, label: str) -> int:
+    """The position of a label.
+
+    Raises:
+        InvalidRequest: the model has no such label.
+    """
+    labels = version.manifest.labels
+    if label in labels:
+        return labels.index(label)
+    known = ", ".join(labels[:_SHOWN_LABELS]) + (", ..." if len(labels) > _SHOWN_LABELS else "")
+    raise InvalidRequest(f"unknown label {label[:40]!r}; the labels of {version.name} are {known}")
 
 
 def fall_of_log_odds(rows: npt.NDArray[np.float32], target: int, blank: Collection[int] = ()) -> Weights:

@@ -62,7 +62,7 @@ function place(cell, rows, columns) {
   return down === "in the middle" && along === "in the centre" ? "in the middle" : `${down}, ${along}`;
 }
 
-function words({ words: parts }, text) {
+function words({ words: parts, ngrams }, text) {
   const characters = Array.from(text), largest = scale(parts.map((part) => part.weight));
   const [forColour, againstColour] = colours();
   const paragraph = make("p", { className: "words", tabIndex: 0, role: "group", "aria-label": "The text with its words coloured" });
@@ -76,7 +76,6 @@ function words({ words: parts }, text) {
     end = part.end;
   }
   paragraph.append(characters.slice(end).join(""));
-  const sorted = parts.filter((part) => part.weight).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, STRONGEST);
-  const list = make("ul", { className: "strongest", "aria-label": "Strongest words" }, ...sorted.map((part) => make("li", {}, `${part.text} ${signed(part.weight)}`)));
+  const list = make("ul", { className: "strongest", "aria-label": "Strongest words and runs of words" }, ...ngrams.slice(0, STRONGEST).map((part) => make("li", {}, `${part.text} ${signed(part.weight)}`)));
   return [paragraph, list];
 }

@@ -1,38 +1,58 @@
-"""GET /openapi.json and GET /docs: every route, for machines and for people."""
+"""GET /openapi.json and GET /docs: every route, for machines and for people.
+
+The page is a list of all routes, in which Swagger UI takes its place where scripts run: it groups the routes and tries
+them, with a file picker and the curl command. BentoML has its files (`service/server/swagger.py`); ours are `docs.js`
+and `docs.css` in `service/page/`.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from service.errors import RouteNotFound
 from service.http.route import Route
 from service.routes import openapi
+from service.routes.page import FOLDER, MEDIA_TYPES, SECURITY, Asset
 from service.settings import Settings
 
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+_OWN = ("docs.css", "docs.js")
+SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
-def routes(others: Sequence[Route], settings: Settings) -> list[Route]:
-    """The routes of this front end, which describe the others and themselves; both responses are made once."""
+def routes(others: Sequence[Route], settings: Settings, swagger: Path | None = None) -> list[Route]:
+    """The routes of this front end, which describe the others and themselves.
+
+    Args:
+        others: the other routes.
+        settings: of the service.
+        swagger: the folder with the files of Swagger UI; None if there is none, and the page stays a list.
+    """
+    folders = dict.fromkeys(_OWN, FOLDER) | (dict.fromkeys(SWAGGER, swagger) if swagger else {})
+    assets: dict[str, Asset] = {}  # read when they are first requested: most services never show the page
 
     async def document(_request: Request) -> Response:
         return Response(as_json, media_type="application/json")
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(as_html, headers=_HEADERS)
+        return HTMLResponse(as_html, headers=SECURITY)
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["file"]
+        if name not in folders:
+            raise RouteNotFound(f"GET /docs/{name[:100]}: not a file of the page; the page is at GET /docs")
+        if name not in assets:
+            path = folders[name] / name
+            assets[name] = Asset(path.read_bytes(), MEDIA_TYPES[path.suffix])
+        return assets[name].response(request, {})
 
     own = [
         Route("/openapi.json", "GET", document, needs=None, query=None),
         Route("/docs", "GET", page, needs=None, query=None),
+        Route("/docs/{file}", "GET", file, needs=None, query=None),
     ]
     content = openapi.document([*others, *own], settings)
     as_json, as_html = json.dumps(content).encode(), render(content)
@@ -40,12 +60,15 @@ def routes(others: Sequence[Route], settings: Settings) -> list[Route]:
 
 
 def render(document: openapi.Json) -> str:
-    """An OpenAPI document as a page of HTML that loads nothing: every route, what it takes and what it answers."""
+    """An OpenAPI document as a page of HTML: every route, what it takes and what it answers, in groups."""
     info = {name: escape(document["info"][name]) for name in ("title", "version", "summary", "description")}
+    groups: dict[str, str] = {tag["name"]: "" for tag in document["tags"]}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            groups[operation["tags"][0]] += _render_operation(method.upper(), path, operation)
     routes = "".join(
-        _render_operation(method.upper(), path, operation)
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
+        f"<h2>{escape(tag['name'])}</h2><p>{escape(tag['description'])}</p>{groups[tag['name']]}"
+        for tag in document["tags"]
     )
     return _PAGE.format(**info, routes=routes)
 
@@ -74,22 +97,23 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} {version}</title>
-<style>
-:root {{ color-scheme: light dark; --line: #8884; --quiet: #888; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ margin-bottom: 0; }} h3 {{ font-size: 0.9rem; margin: 0.8rem 0 0.2rem; }}
-ul {{ margin: 0; padding-left: 1.2rem; }}
-summary {{ cursor: pointer; padding: 0.5rem 0; }} summary span {{ color: var(--quiet); }}
-summary b {{ display: inline-block; min-width: 3.2rem; }}
-details {{ border-top: 1px solid var(--line); }} details[open] {{ padding-bottom: 1rem; }}
-code {{ font-size: 0.9em; overflow-wrap: anywhere; }}
-</style>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="stylesheet" href="/docs/docs.css">
+<script src="/docs/swagger-ui-bundle.js" defer></script>
+<script src="/docs/docs.js" defer></script>
 </head>
 <body>
+<main>
+<header>
 <h1>{title}</h1>
 <p>{summary} Version {version}; the same for machines: <a href="/openapi.json">/openapi.json</a>.</p>
 <p>{description}</p>
+</header>
+<div id="routes">
 {routes}
+</div>
+</main>
 </body>
 </html>
 """

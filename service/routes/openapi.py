@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from contract.errors import ConvokeError, ModelRefused, NotInspectable, TooLarge, Unreadable, UnsupportedMediaType
-from contract.occlusion import MAX_CELLS, MAX_PARTS
+from contract.occlusion import MAX_CELLS, MAX_NGRAM_RUNS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
@@ -53,8 +53,13 @@ _PARAMETERS = {
         "A probability from 0 to 1. If the score is below it, the label is null, with the guess beside it.",
     ),
     "request_id": ("path", "[A-Za-z0-9._:/+=@-]{1,128}", "The X-Request-ID of a response of POST /classify/{model}."),
-    "file": ("path", "[a-z]+[.][a-z]+", "The name of a file."),
+    "file": ("path", "[a-z-]+[.][a-z]+", "The name of a file."),
     "label": ("query", ".{1,200}", "The label to explain; the predicted one by default."),
+    "method": (
+        "query",
+        "occlusion|cam",
+        "How the label is explained; by occlusion by default.",
+    ),
     "layer": ("query", ".{1,1000}", "The name of a layer, or of its node; all layers by default."),
     "show": ("query", inspect.SHOW, "What a PNG shows of the layer; its feature maps by default."),
     "cell": ("query", inspect.CELL, "A position in the layer's output, like 3,10,12 for map, row and column."),
@@ -174,7 +179,13 @@ def operations(settings: Settings) -> dict[str, Operation]:
             (errors.RouteNotFound,),
         ),
         "/openapi.json": Operation("operation", "This document", {_JSON: {"type": "object"}}),
-        "/docs": Operation("operation", "This document as a page", {"text/html": _STRING}),
+        "/docs": Operation("operation", "This document as a page that tries each route", {"text/html": _STRING}),
+        "/docs/{file}": Operation(
+            "operation",
+            "A file of that page",
+            {"text/css": _STRING, "text/javascript": _STRING},
+            (errors.RouteNotFound,),
+        ),
         "/livez": Operation("operation", "Whether the process is alive", {_TEXT: _STRING}),
         "/readyz": Operation("operation", "Whether requests can be answered", {_TEXT: _STRING}, not_ready={}),
     }
@@ -217,15 +228,18 @@ def _explain() -> Operation:
         "classify",
         "Explain the label of one image or text",
         {_JSON: Explanation, "image/png": _BYTES},
-        (*_RUN, errors.NotAcceptable),
+        (*_RUN, errors.NotAcceptable, NotInspectable),
         _one_item(),
-        parameters=("label",),
+        parameters=("label", "method"),
         id="explain",
         description=(
             "By occlusion: squares of the image, or words of the text, are hidden in turn, at most "
             f"{MAX_CELLS**2} squares or {MAX_PARTS} words or groups of words, and the value of each is the fall of the "
             "label's log-odds. The runs have a lower priority than predictions. With Accept: image/png the response is "
-            "the image in grey, with evidence for the label in orange and against it in blue."
+            "the image in grey, with evidence for the label in orange and against it in blue. A text also has ngrams, "
+            f"its strongest runs of up to three words, for which up to {MAX_NGRAM_RUNS} more items are run. With "
+            "method=cam, for networks that end in global average pooling, one run gives a class activation map: what "
+            "each place of the last feature maps adds to the label's logit."
         ),
     )
 

@@ -23,7 +23,7 @@ MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript
 
 _INDEX = "index.html"
 _JSON, _HTML = "application/json", "text/html"
-_SECURITY = {
+SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -46,7 +46,7 @@ class Asset:
     def response(self, request: Request, headers: Mapping[str, str]) -> Response:
         """The file, or 304 if the client has it already."""
         tag = f'"{sha256(self.content).hexdigest()[:32]}"'
-        headers = {**_SECURITY, "ETag": tag, **headers}
+        headers = {**SECURITY, "ETag": tag, **headers}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)

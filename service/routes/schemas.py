@@ -80,6 +80,9 @@ class Explanation(_Closed):
     evidence: list[list[float]] = Field(default_factory=list, description="Row by row, from the top left.")
     image: str = Field(default="", description="The pixels that the model saw: a PNG in base64.")
     words: list[Word] = Field(default_factory=list)
+    ngrams: list[Word] = Field(
+        default_factory=list, description="The strongest words and runs of up to three words that do not overlap."
+    )
 
 
 class Sheet(_Closed):

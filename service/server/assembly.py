@@ -13,6 +13,7 @@ from service.inference.inspect import Inspector
 from service.inference.predictor import Predictor
 from service.inference.repository import Repository
 from service.routes import classify, docs, drift, explain, feedback, inspect, models, native, oip, page, prometheus
+from service.server import swagger
 from service.server.fast_path import FastPath
 from service.server.fleet import Fleet
 from service.settings import Settings
@@ -74,7 +75,7 @@ def assemble(
     routes = [
         *classify.routes(predictor, settings, kept),
         *feedback.routes(kept, settings),
-        *explain.routes(predictor, Explainer(predictor, settings), settings),
+        *explain.routes(predictor, Explainer(predictor, settings), inspector, settings),
         *inspect.routes(predictor, inspector, settings),
         *models.routes(repository),
         *drift.routes(repository, fleet.total),
@@ -83,7 +84,7 @@ def assemble(
         *prometheus.routes(fleet.metrics_text),
         *page.routes(settings),
     ]
-    routes += docs.routes(routes, settings)
+    routes += docs.routes(routes, settings, swagger.folder())
     application = asgi.Application(access.protect(routes, settings), metrics, on_response)
     fast_path = FastPath(application, settings) if settings.fast_path else None
     return Parts(

@@ -27,6 +27,7 @@ _JUNK = re.compile(
     r"\..*|thumbs\.db|desktop\.ini|__macosx|lost\+found|__pycache__|(readme|licen[cs]e|copying|citation)([._-].*)?",
     re.IGNORECASE,
 )
+_UNLABELLED = frozenset({"unsup", "unsupervised", "unlabeled", "unlabelled"})
 _WORDS = re.compile(r"[^a-z]+")
 
 
@@ -149,8 +150,8 @@ def _label(root: Path, files: list[Path], found: Found) -> None:
         rest = each[1:] if has_splits and len(each) > 1 else each
         if has_splits and not split:
             unsplit[each[0]] += 1
-        elif len(rest) < 2 or is_unsorted:  # noqa: PLR2004 -- a class and a file
-            unlabelled[f"{each[0]}/" if len(each) > 1 else "the folder itself"] += 1
+        elif len(rest) < 2 or is_unsorted or rest[0].lower() in _UNLABELLED:  # noqa: PLR2004 -- a class and a file
+            unlabelled["/".join([*each[:-2], each[-2], ""]) if len(each) > 1 else "the folder itself"] += 1
         else:
             by_split.setdefault(split, {})[path] = rest
     for split, members in by_split.items():

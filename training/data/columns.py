@@ -1,11 +1,13 @@
 """Which columns of a table hold the texts or images, the labels and the splits; and the examples that they give."""
 
+import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.data import class_folders, table_file
+from training.data import class_folders, folders, table_file
 from training.data.class_folders import FOREIGN, IMAGES, shown
 from training.data.examples import SPLITS, Example, Found, LeftOut, listed
 from training.data.schema import Data
@@ -13,14 +15,27 @@ from training.data.table_file import Cell, Table
 from training.errors import DataError
 
 _LABELS = ("label", "labels", "class", "category", "target", "sentiment", "intent", "tag", "topic", "y", "species",
-           "genre", "emotion", "diagnosis", "breed")  # fmt: skip
+           "genre", "emotion", "diagnosis", "breed", "rating", "ratings", "stars", "overall", "score", "polarity",
+           "toxic", "is_spam", "spam",
+           "kategorie", "klasse", "bewertung", "stimmung", "thema", "catégorie", "classe", "étiquette", "note",
+           "categoría", "clase", "etiqueta", "categoria", "etichetta", "категория", "класс", "метка", "тональность",
+           "оценка", "标签", "类别", "分类", "情感", "ラベル", "カテゴリ", "라벨", "레이블", "카테고리")  # fmt: skip
 _TEXTS = ("text", "sentence", "review", "message", "content", "comment", "tweet", "body", "document", "utterance",
-          "sms", "question", "title", "description", "email")  # fmt: skip
+          "sms", "question", "title", "description", "email",
+          "nachricht", "betreff", "inhalt", "texte", "avis", "texto", "testo", "текст", "отзыв", "сообщение",
+          "文本", "内容", "评论", "句子", "テキスト", "本文", "텍스트", "리뷰", "문장")  # fmt: skip
 _IMAGES = ("image", "file", "filename", "file_name", "image_path", "path", "filepath", "image_id", "img", "picture",
-           "photo", "id", "name")  # fmt: skip
+           "photo", "bild", "datei", "id", "name")  # fmt: skip
 _SPLIT = ("split", "set", "subset", "partition", "fold", "usage")
+_NO_VALUE = frozenset({"nan", "<na>", "nat", "#n/a"})
+"""What programs write for a missing value, in lower case."""
+_NO_NUMBER = frozenset({"na", "n/a", "null", "none", "-", "?"})
+"""Words that stand for a missing value among numbers; elsewhere they can be labels."""
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([ T].*)?")
+_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
 _SAMPLE = 1000
 _MAX_LABEL = 200
+_PIXELS = 20  # columns of numbers that no table of texts has
 _POINT_ZERO = re.compile(r"-?\d+\.0+")
 _WHOLE = re.compile(r"-?\d+(\.0+)?")
 
@@ -33,7 +48,7 @@ def choose(table: Table, text: str | None = None, image: str | None = None, labe
     """
     for name in filter(None, (text, image, label)):
         table.column(name)
-    free = [name for name in table.names if name not in {text, image, label} and _cells(table, name)]
+    free = [name for name in table.names if name not in {text, image, label} and _has_values(table, name)]
     chosen: dict[str, str] = {}
     split = next((name for name in _named(free, _SPLIT) if _is_split(_cells(table, name))), None)
     if split:
@@ -44,7 +59,7 @@ def choose(table: Table, text: str | None = None, image: str | None = None, labe
     if image:
         chosen["image"] = image
         free = [name for name in free if name != image]
-    label = label or _label(table, free, needs_text=not image and not text)
+    label = label or _with_names(table, _label(table, free, needs_text=not image and not text), free)
     chosen["label"] = label
     if not image:
         chosen["text"] = text or _text(table, [name for name in free if name != label])
@@ -66,6 +81,23 @@ def _label(table: Table, free: Sequence[str], *, needs_text: bool) -> str:
     return candidates[0]
 
 
+def _with_names(table: Table, label: str, free: Sequence[str]) -> str:
+    """The column with the names of numeric labels, if there is one with a name for each number; else `label`."""
+    if not _are_numbers(_cells(table, label)):
+        return label
+    related = {*_words(label), "label", "class", "category", "name"}
+    for name in free:
+        if not _words(name) & related:
+            continue
+        pairs = set(zip(table.column(label), table.column(name), strict=True))
+        values = _cells(table, name)
+        if name != label and _is_label(values) and not _are_numbers(values):
+            numbers, names = ({pair[place] for pair in pairs if pair[place] is not None} for place in (0, 1))
+            if len(numbers) == len(names) == len({pair for pair in pairs if None not in pair}):
+                return name
+    return label
+
+
 def _text(table: Table, free: Sequence[str]) -> str:
     candidates = [name for name in _named(free, _TEXTS) if not _are_numbers(_cells(table, name))]
     if len(candidates) != 1:
@@ -82,6 +114,14 @@ def _text(table: Table, free: Sequence[str]) -> str:
 def _unclear(table: Table, what: str, option: str, candidates: Sequence[str]) -> DataError:
     columns = ", ".join(map(repr, table.names[:20]))
     why = f"several could be: {', '.join(map(repr, candidates))}" if candidates else "none looks like it"
+    if (
+        len(table.names) > _PIXELS
+        and sum(_are_numbers(_cells(table, name)) for name in table.names[-_PIXELS:]) == _PIXELS
+    ):
+        return DataError(
+            f"{shown(table.path)}: {len(table.names):,} columns of numbers, which are pixels or measurements; expected "
+            "a column of texts, or one of image paths. Save each row of pixels as an image in a folder for its label"
+        )
     return DataError(
         f"{shown(table.path)}: which column has {what} is not certain; {why}. Name it with {option} COLUMN; the "
         f"columns are {columns} (read as {table.form})"
@@ -89,9 +129,23 @@ def _unclear(table: Table, what: str, option: str, candidates: Sequence[str]) ->
 
 
 def _named(names: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """The names that are usual, the most usual first."""
+    """The names that are usual, the most usual first; if none is, those with a usual word, like `Review Text`."""
     lower = {name.lower().strip().replace(" ", "_"): name for name in reversed(names)}
-    return [lower[word] for word in usual if word in lower]
+    exact = [lower[word] for word in usual if word in lower]
+    if exact:
+        return exact
+    whole = [word for word in usual if len(word) > 2]  # noqa: PLR2004 -- `id` and `y` are parts of many names
+    return list(dict.fromkeys(name for word in whole for name in names if word in _words(name)))
+
+
+def _words(name: str) -> set[str]:
+    """The words of a column's name: `review text` of `reviewText`."""
+    return {word.lower() for word in _WORDS.split(name.strip())}
+
+
+def _has_values(table: Table, name: str) -> bool:
+    place = table.names.index(name)
+    return any(row[place] is not None for row in table.rows[:_SAMPLE])
 
 
 def _cells(table: Table, name: str) -> list[str]:
@@ -108,8 +162,10 @@ def _is_split(cells: Sequence[str]) -> bool:
 
 
 def _is_label(cells: Sequence[str]) -> bool:
-    """Few values, each of them often."""
+    """Few values, each of them often; not dates."""
     values = Counter(cells)
+    if all(_DATE.fullmatch(value.strip()) for value in values):
+        return False
     return 1 < len(values) <= max(len(cells) // 3, 2) and max(map(len, values)) <= _MAX_LABEL
 
 
@@ -197,7 +253,13 @@ def _rows(data: Data, table: Table, split: str, found: Found) -> None:
     for number, content, label, group, part in zip(table.numbers, contents, labels, groups, splits, strict=True):
         source = f"{shown(table.path)}, row {number:,}"
         fault = _fault(kind, content, label) or ("" if _split_known(part) else f"unknown split {part!r}")
-        value = content if fault or files is None else files.find(str(content))
+        value = (
+            content
+            if fault or files is None
+            else stored(content)
+            if type(content) is bytes
+            else files.find(str(content))
+        )
         if not fault and value is None:
             fault = f"the image {content!r} does not exist below {shown(files.root if files else '')}"
         if fault or value is None or label is None or isinstance(value, bytes):
@@ -207,7 +269,7 @@ def _rows(data: Data, table: Table, split: str, found: Found) -> None:
             Example(
                 value,
                 label.strip(),
-                shown(value) if isinstance(value, Path) else source,
+                shown(value) if isinstance(value, Path) and type(content) is not bytes else source,
                 SPLITS.get((str(part or "")).strip().lower(), ""),
                 str(group) if group is not None else "",
             )
@@ -221,8 +283,8 @@ def _split_known(part: Cell) -> bool:
 def _fault(kind: str, content: Cell, label: str | None) -> str:
     if content is None:
         return f"the cell of the {kind} is empty"
-    if isinstance(content, bytes):
-        return f"the cell of the {kind} holds bytes; expected {'a path' if kind == 'image' else 'a text'}"
+    if isinstance(content, bytes) and kind == "text":
+        return "the cell of the text holds bytes; expected a text"
     if label is None:
         return "the cell of the label is empty"
     if len(label.strip()) > _MAX_LABEL:
@@ -232,11 +294,33 @@ def _fault(kind: str, content: Cell, label: str | None) -> str:
 
 def _whole(labels: Sequence[Cell]) -> list[str | None]:
     """Labels as texts; whole numbers that a program wrote as 1.0 lose the point, if all labels are whole numbers."""
-    texts = [label if isinstance(label, str) else None for label in labels]
+    texts = [label if isinstance(label, str) and label.strip().lower() not in _NO_VALUE else None for label in labels]
+    if all(
+        _WHOLE.fullmatch(label) or label.lower() in _NO_NUMBER for label in {each.strip() for each in texts if each}
+    ):
+        texts = [label if label and label.strip().lower() not in _NO_NUMBER else None for label in texts]
     present = [label.strip() for label in texts if label is not None]
     if any(map(_POINT_ZERO.fullmatch, present)) and all(map(_WHOLE.fullmatch, present)):
         return [label and label.strip().partition(".")[0] for label in texts]
     return texts
+
+
+def stored(content: bytes) -> Path:
+    """The file in the cache of an image that a table holds, as tables of Hugging Face's `datasets` do.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = folders.cache_folder() / "tables" / hashlib.sha256(content).hexdigest()
+    if not path.exists():
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot write an image of the table to the cache: {error.strerror}") from error
+    return path
 
 
 class _Files:

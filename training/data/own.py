@@ -156,7 +156,7 @@ def _compared(
     rows = sorted(kept.values())
     chosen, chosen_keys = [examples[row] for row in rows], [keys[row] for row in rows]
     thumbs = None if thumbnails is None else thumbnails[torch.tensor(rows, dtype=torch.int64)]
-    alike = [] if thumbs is None else similar.pairs(thumbs)
+    alike = [] if thumbs is None else similar.pairs(thumbs, [example.label for example in chosen])
     alike += similar.equal([near[row] for row in rows])
     same = [*similar.equal(chosen_keys), *alike, *similar.equal([example.group for example in chosen])]
     roots = similar.groups(len(chosen), same)
@@ -183,6 +183,8 @@ def assign(compared: Compared, data: Data) -> list[SplitName]:
     """
     examples, groups = compared.examples, compared.groups
     splits: list[SplitName] = [example.split for example in examples]
+    if data.validation != "given":  # a validation split that the data have is then a part of the training examples
+        splits = ["train" if split == "validation" else split for split in splits]
     given = Counter(splits)
     for name, part in (("test", data.test), ("validation", data.validation)):
         _check_given(name, part, bool(given[name]), len(examples))  # type: ignore[index]

@@ -121,8 +121,8 @@ class Data(Section):
 
     name: Name
     validation: Part
-    """The number or the share of the training examples that are held out for choices and calibration; `given` if the
-    data have a validation split."""
+    """The number or the share of the training examples that are held out for choices and calibration; `given` for
+    the validation split that the data have, which otherwise joins the training examples."""
     path: str | None = None
     """The folder or the file of the user's own data, seen from the working directory."""
     test: Part | None = None

@@ -12,18 +12,18 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.data import encoding as encodings
 from training.data.class_folders import ARCHIVES, TABLES, shown
 from training.data.examples import listed
 from training.errors import DataError
 
 Cell = str | bytes | None
 
-_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
-         (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # fmt: skip
 _DELIMITERS = ",", "\t", ";", "|"
 _NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
 _SAMPLE = 1000  # rows from which delimiter and header are detected
@@ -104,13 +104,13 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> tuple[str, str, li
             raise DataError(f"unknown encoding {encoding!r}; expected a name like utf-8, utf-16 or cp1252") from error
         except UnicodeDecodeError as error:
             raise _undecodable(path, data, encoding, error) from error
-    name = next((name for bom, name in _BOMS if data.startswith(bom)), "") or _utf16(data)
+    name = encodings.certain(data)
     for candidate in [name] if name else ["utf-8", "cp1252"]:
         try:
             mark = " with a byte order mark" if name.endswith("-sig") else ""
             return data.decode(candidate), candidate.removesuffix("-sig") + mark, []
         except UnicodeDecodeError as error:
-            if candidate == "utf-8" and _is_mostly_utf8(data):
+            if candidate == "utf-8" and encodings.is_mostly_utf8(data):
                 text, line = data.decode(errors="replace"), data.count(b"\n", 0, error.start) + 1
                 count = text.count("\N{REPLACEMENT CHARACTER}")
                 return (
@@ -118,6 +118,10 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> tuple[str, str, li
                     "utf-8",
                     [f"{count:,} damaged characters of UTF-8 were replaced, the first in line {line:,}"],
                 )
+            guess = encodings.guess(data) if candidate == "utf-8" else candidate
+            if guess not in {"cp1252", candidate}:
+                with suppress(UnicodeDecodeError):
+                    return data.decode(guess), guess, [f"the encoding {guess} is a guess; --encoding states another"]
             if candidate != "utf-8":
                 raise _undecodable(path, data, candidate, error) from error
     raise AssertionError("the last encoding raises")
@@ -131,38 +135,16 @@ def _undecodable(path: Path, data: bytes, encoding: str, error: UnicodeDecodeErr
     )
 
 
-def _utf16(data: bytes) -> str:
-    """UTF-16 without a byte order mark, which has a zero in every other byte of Latin text."""
-    head = data[:4096]
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if max(even, odd) < len(head) * 0.2:
-        return ""
-    return "utf-16-le" if odd > even else "utf-16-be"
-
-
-def _is_mostly_utf8(data: bytes) -> bool:
-    """Whether most of the bytes above 127 belong to valid UTF-8."""
-    text = data.decode(errors="replace")
-    bad = text.count("\N{REPLACEMENT CHARACTER}")
-    good = sum(character > "\x7f" for character in text) - bad
-    return good > 3 * bad
-
-
 def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, header: bool | None) -> Table:
     csv.field_size_limit(1 << 30)
     text = text.replace("\0", "").lstrip("\N{ZERO WIDTH NO-BREAK SPACE}")
     first, _, rest = text.partition("\n")
     if re.fullmatch(r"sep=.\r?", first):  # written by Excel
         delimiter, text = delimiter or first[4], rest
-    parses = [
-        _parse(text, each, quoted=quoted)
-        for each in ([delimiter] if delimiter else _DELIMITERS)
-        for quoted in (True, False)
-    ]
-    best = max(parses, key=lambda parse: parse.score)
-    plain = next(parse for parse in parses if parse.delimiter == best.delimiter and not parse.quoted)
-    if best.quoted and not _is_well_quoted(text, best.delimiter) and plain.consistency >= best.consistency:
-        best = plain  # quotation marks that never close would swallow rows
+    best = max(
+        (_quoted_or_not(text, each) for each in ([delimiter] if delimiter else _DELIMITERS)),
+        key=lambda each: each.score,
+    )
     rows = best.rows
     has_header = _has_header(rows) if header is None else header
     names = _unique([cell.strip() for cell in rows[0]]) if has_header else []
@@ -199,11 +181,19 @@ class _Parse:
         return max(counts.values()) / sum(counts.values()) if counts else 0.0
 
     @property
-    def score(self) -> tuple[bool, float, int, bool]:
-        """Several columns, then rows of equal length, then many columns, then quoting."""
+    def score(self) -> tuple[bool, float, int]:
+        """Several columns, then rows of equal length, then many columns."""
         counts = Counter(map(len, self.rows[:_SAMPLE]))
         width = counts.most_common(1)[0][0] if counts else 0
-        return width > 1, round(self.consistency, 2), width, self.quoted
+        return width > 1, round(self.consistency, 2), width
+
+
+def _quoted_or_not(text: str, delimiter: str) -> _Parse:
+    """The table with quoting, unless quotation marks that never close would swallow rows."""
+    quoted, plain = _parse(text, delimiter, quoted=True), _parse(text, delimiter, quoted=False)
+    if '"' in text and not _is_well_quoted(text, delimiter) and plain.consistency >= quoted.consistency:
+        return plain
+    return quoted
 
 
 def _parse(text: str, delimiter: str, *, quoted: bool) -> _Parse:

@@ -35,6 +35,7 @@ HELD_OUT = 0.15
 FEW, UNEVEN = 20, 3
 """Classes with fewer examples are named; from this ratio of the largest to the smallest class, classes are weighted."""
 _MIN_EXAMPLES = 10
+_FEW_VALIDATION, _SHARE_VALIDATION = 50, 0.05
 _MAX_SHOWN = 10
 _MAX_ROWS = 30
 _STEPS = {"image": 1500, "text": 1000}
@@ -91,6 +92,13 @@ def look(path: Path, options: Options) -> Look:
     description = _describe(path, options)
     found = own.find(description)
     given = {name: "given" for name in ("validation", "test") if found.splits[name]}
+    is_small = 0 < found.splits["validation"] < min(_FEW_VALIDATION, _SHARE_VALIDATION * found.splits["train"])
+    if is_small:
+        given.pop("validation")
+        found.notes.append(
+            f"the validation split has only {found.splits['validation']:,} examples, too few for choices and the "
+            "calibration; they join the training examples, of which a share is held out (data.validation)"
+        )
     data = description.model_copy(update=given)
     _check_classes(found.labels, Counter(each.label for each in found.examples), path)
     compared = own.compare(found, data)
@@ -232,6 +240,10 @@ def _warnings(seen: Look) -> Iterator[str]:
             f"the largest class has {largest / smallest:.1f} times the examples of the smallest; the recipe weights "
             "the classes (loss.class_weights)"
         )
+    for title, name in (("training", "train"), ("validation", "validation"), ("test", "test")):
+        absent = sorted(set(seen.labels) - {each.label for each in seen.of(name)})  # type: ignore[arg-type]
+        if absent and len(absent) < len(seen.labels):
+            yield f"the {title} split has no example of {listed(absent)}"
     for pair in _alike(seen.labels):
         yield (
             f"labels that differ only in case or space: {' and '.join(map(repr, pair))}; if they are one class, merge "

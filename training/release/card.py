@@ -23,7 +23,9 @@ _VARIANTS = {
 }
 
 
-def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int, by_class: str) -> str:
+def card(
+    manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks: int, by_class: str, baselines: str
+) -> str:
     """The card of a new model (Mitchell et al., 2019).
 
     Args:
@@ -33,6 +35,7 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
         verdict: the gate's.
         looks: how often the test splits were used to decide about a publication, with this one.
         by_class: the figures of each class, from `class_tables`.
+        baselines: what simpler models have on the test splits, from `baseline_text`.
     """
     rows = {f"test: {name}": metrics for name, metrics in manifest.test_metrics.items()}
     refit = "" if not recipe.data.refit else (
@@ -52,6 +55,8 @@ def card(manifest: Manifest, recipe: Recipe, result: Result, verdict: str, looks
 {recipe.description}, trained with the recipe `{recipe.name}` on `{manifest.dataset}`.
 
 {metrics_table({**rows, "validation": result.validation})}
+
+{_fill(baselines)}
 
 {_fill(choices)}
 
@@ -138,6 +143,19 @@ def class_tables(measured: Mapping[str, tuple[evaluate.Probabilities, classes.Tr
         lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *shown)]
         parts += [_fill(f"Test split {name}: {figures}.{less}"), "\n".join(lines)]
     return "\n\n".join(parts) + "\n\n"
+
+
+def baseline_text(metrics: Mapping[str, Metrics], majority: Mapping[str, float], linear: Mapping[str, float]) -> str:
+    """What always naming the largest class has on each test split, and logistic regression over TF-IDF, for texts."""
+    sentences = []
+    for name, largest in majority.items():
+        text = f"Baselines on {name}: always naming the largest class {largest:.2%}"
+        if name in linear:
+            text += f", logistic regression over TF-IDF {linear[name]:.2%}"
+            if linear[name] >= metrics[name].accuracy:
+                text += "; **this network is not better than that**"
+        sentences.append(f"{text}.")
+    return " ".join(sentences)
 
 
 def _cell(label: str) -> str:

@@ -18,12 +18,13 @@ from contract.spec import TOKENIZER, InputSpec
 from training.data.dataset import Dataset, Split
 from training.errors import PublishError
 from training.evaluation import metrics as evaluate
+from training.evaluation.linear import LinearBaseline
 from training.evaluation.metrics import Probabilities
 from training.network.build import Served
 from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
 from training.release import reference
-from training.release.card import card, class_tables
+from training.release.card import baseline_text, card, class_tables
 from training.release.gate import is_correct, pass_gate
 from training.release.looks import record
 from training.release.version import building, place, provenance
@@ -82,7 +83,16 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         manifest = draft.model_copy(update={"test_metrics": metrics})
         truths = {name: split.labels.numpy() for name, split in data.tests.items()}
         by_class = class_tables({name: (probabilities[name], truth) for name, truth in truths.items()}, recipe.labels)
-        return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks, by_class))
+        compared = baseline_text(metrics, baselines, _linear(data))
+        return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks, by_class, compared))
+
+
+def _linear(data: Dataset) -> dict[str, float]:
+    """The accuracy of a linear model of the training texts on each test split; of images, nothing."""
+    if data.train.lengths is None:
+        return {}
+    model = LinearBaseline(data.train)
+    return {name: model.accuracy(split) for name, split in data.tests.items()}
 
 
 def _write_reference(

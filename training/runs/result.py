@@ -70,6 +70,8 @@ class Result(Saved):
     """The 95 % interval of the temperature; None if there were too few examples to fit it."""
     baseline: float | None = None
     """The share of the most frequent label of the validation split: the accuracy of always naming it."""
+    linear: float | None = None
+    """For texts, the validation accuracy of logistic regression over TF-IDF."""
     tokenizer: str | None = None
     """For texts, the SHA-256 of the tokenizer.json that gave the token ids."""
 
@@ -99,6 +101,10 @@ class Result(Saved):
                 f"calibration error {metrics.ece:.4f}"
             )
         baseline = "" if self.baseline is None else f", always naming the largest class has {self.baseline:.2%}"
+        if self.linear is not None:
+            baseline += f", logistic regression over TF-IDF {self.linear:.2%}"
+            if self.linear >= metrics.accuracy:
+                baseline += " (the network is not better; train longer, with more examples, or use that model)"
         return (
             f"trained in {self.seconds:,.0f} s; validation accuracy {metrics.accuracy:.2%} (n = {metrics.n:,})"
             f"{baseline}, calibration error {metrics.ece:.4f}, temperature {self.calibration_text}"

@@ -32,6 +32,7 @@ from training.data.schema import Image
 from training.errors import RecipeError, RunError
 from training.evaluation import calibration as calibrate
 from training.evaluation import metrics as evaluate
+from training.evaluation.linear import LinearBaseline
 from training.fit import loop as fit
 from training.fit import parallel, precision, state
 from training.fit.parallel import Machine
@@ -185,6 +186,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
     if machine.world.leads:
         for line in data.cut_texts():
             say(line)
+    linear = _linear_baseline(data) if machine.world.leads else None
     later = recipe.epochs if recipe.data.refit else 0
     network = _fit(folder / FIT, recipe, data.train, data.validation, machine, later)
     logits = evaluate.logits(network, normalise(recipe), data.validation)
@@ -204,12 +206,24 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
         length_range=calibration.length_range,
         temperature_interval=calibrate.interval(calibration, logits, data.validation.labels, data.validation.lengths),
         baseline=evaluate.baseline(data.validation.labels),
+        linear=linear,
         validation=validation,
         seconds=sum(state.seconds(folder / name) for name in CHECKPOINTS),
         fingerprint=data.fingerprint,
         tokenizer=data.tokenizer_sha256,
         hardware=_hardware(machine),
     )
+
+
+def _linear_baseline(data: Dataset) -> float | None:
+    """Say which accuracies a network has to beat; that of a linear model of texts, None for images."""
+    majority = f"always naming the largest class has {evaluate.baseline(data.validation.labels):.2%}"
+    if data.train.lengths is None:
+        say(f"baseline on the validation split: {majority}")
+        return None
+    accuracy = LinearBaseline(data.train).accuracy(data.validation)
+    say(f"baselines on the validation split: {majority}, logistic regression over TF-IDF {accuracy:.2%}")
+    return accuracy
 
 
 def _cross_validate(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | None) -> Result:

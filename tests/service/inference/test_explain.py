@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import onnxruntime as ort
 import pytest
 from onnx import parser
 
+from contract.cam import activation_map
 from contract.errors import ConvokeError
 from contract.inputs import Items
-from contract.occlusion import MAX_PARTS, ImageOcclusions, TextOcclusions
+from contract.occlusion import MAX_NGRAM_RUNS, MAX_PARTS, ImageOcclusions, TextOcclusions
 from contract.text import Beginning
+from contract.twin import Twin
 from service.errors import Overloaded
 from service.inference.batching import Batcher
 from service.inference.explain import Explainer, Explanation, fall_of_log_odds
@@ -24,7 +27,7 @@ from service.inference.version import Version
 from service.server.assembly import Parts
 from service.settings import Settings
 from tests.drawing import encode, mnist_like
-from tests.serving import parts
+from tests.serving import ROOT, parts
 
 DATA = Path(os.environ.get("CONVOKE_DATA", "data"))
 STEPS = 14
@@ -88,6 +91,53 @@ def test_words_have_their_weights_and_places(served: Parts) -> None:
     assert sorted(weights, key=weights.__getitem__)[-2:] in (["superb", "wonderful"], ["wonderful", "superb"])
     (against,) = explain(served, "reviews", [text], "negative")
     assert against.weights == pytest.approx(-explanation.weights, abs=1e-3)
+
+
+def test_the_strongest_ngrams_of_a_text(served: Parts) -> None:
+    """They do not overlap, the strongest come first, and a run of words counts for more than its words alone."""
+    text = "A warm, funny film that earns every one of its tears. The plot is thin, but the cast is superb."
+    (explanation,) = explain(served, "reviews", [text])
+    ngrams = explanation.report()["ngrams"]
+    assert all(text[each["start"] : each["end"]] == each["text"] for each in ngrams)
+    spans = sorted((each["start"], each["end"]) for each in ngrams)
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    weights = {each["text"]: each["weight"] for each in ngrams}
+    words = {word["text"]: word["weight"] for word in explanation.report()["words"]}
+    assert weights["warm, funny"] > words["warm"] > 0
+    assert weights["plot is thin"] < words["thin"] < 0
+    assert sorted(weights, key=lambda text: -abs(weights[text])) == [each["text"] for each in ngrams]
+    assert 0 < max(len(each["text"].split()) for each in ngrams) <= 3
+    assert len(ngrams) <= 10
+    assert explanation.runs <= 1 + len(explanation.weights) + MAX_NGRAM_RUNS
+    (short,) = explain(served, "reviews", ["superb"])
+    assert short.larger is None
+    assert [each["text"] for each in short.report()["ngrams"]] == ["superb"]
+
+
+def test_class_activation_maps_add_up_to_the_logits(served: Parts) -> None:
+    """The sum of the map and the biases of the active units are the difference of the two logits."""
+    version = served.predictor.resolve("cats-vs-dogs")
+    content = (ROOT / "models/cats-vs-dogs" / version.number / "model.onnx").read_bytes()
+    found = Twin(content, version.manifest).run(version.preprocessor.decode((ROOT / "examples/cat.jpg").read_bytes()))
+    grid = activation_map(found, 0)
+    assert grid is not None
+    assert grid.shape == (5, 5)
+    other = activation_map(found, 1)
+    assert other is not None
+    assert np.allclose(other, -grid)
+    first, last = found.layer("dense1"), found.layer("dense2")
+    assert first is not None
+    assert last is not None
+    first_bias, last_bias, last_weights = (
+        stored.values for stored in (first.bias, last.bias, last.weights) if stored is not None
+    )
+    assert first_bias is not None
+    assert last_bias is not None
+    assert last_weights is not None
+    active = found.values(first) > 0
+    constant = (last_weights[0] - last_weights[1]) @ (active * first_bias) + last_bias[0] - last_bias[1]
+    logits = found.values(last)
+    assert grid.sum() + constant == pytest.approx(logits[0] - logits[1], rel=1e-3)
 
 
 def test_a_long_text_has_a_bounded_number_of_parts() -> None:
@@ -241,6 +291,35 @@ def test_explanations_are_faithful(served: Parts, model: str, items: Callable[[]
     random_deletion, random_insertion = areas(version, explanations, 0)
     assert deletion < random_deletion / 1.5
     assert 1 - insertion < (1 - random_insertion) / 3
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_class_activation_maps_are_faithful(served: Parts) -> None:
+    """Squares removed and added in the order of the map, beside a random order, on photos of the test split."""
+    version = served.predictor.resolve("cats-vs-dogs")
+    twin = Twin((ROOT / "models/cats-vs-dogs" / version.number / "model.onnx").read_bytes(), version.manifest)
+    areas: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    random = np.random.default_rng(0)
+    for photo in photos():
+        found = twin.run(version.preprocessor.decode(photo))
+        occlusions = ImageOcclusions(found.item, is_on_paper=False)
+        label = int(found.row.argmax())
+        grid = activation_map(found, label)
+        assert grid is not None
+        rows, columns = occlusions.shape
+        fine = grid[np.arange(rows) * len(grid) // rows][:, np.arange(columns) * len(grid) // columns]
+        for is_random in (False, True):
+            order = random.permutation(fine.size) if is_random else np.argsort(-fine.ravel(), kind="stable")
+            ends = [round(step * len(order) / STEPS) for step in range(1, STEPS)]
+            curves = [hide(occlusions, order[:end]) for end in ends] + [hide(occlusions, order[end:]) for end in ends]
+            scores = version.session.run(np.stack(curves))[:, label]
+            areas[is_random].append((float(scores[: STEPS - 1].mean()), float(scores[STEPS - 1 :].mean())))
+    deletion, insertion = np.mean(areas[False], axis=0)
+    random_deletion, random_insertion = np.mean(areas[True], axis=0)
+    print(f"deletion {deletion:.3f} {random_deletion:.3f}, insertion {insertion:.3f} {random_insertion:.3f}")  # noqa: T201
+    assert deletion < random_deletion / 1.25
+    assert 1 - insertion < (1 - random_insertion) / 1.5
 
 
 def test_background_entries_run_when_nothing_else_waits() -> None:

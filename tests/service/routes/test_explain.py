@@ -39,6 +39,20 @@ def test_an_image_has_a_grid_and_the_pixels_that_the_model_saw(call: Call) -> No
     assert other["evidence"] != answer["evidence"]
 
 
+def test_class_activation_maps_take_one_run(call: Call) -> None:
+    """A photo has a map of the size of the last feature maps, as JSON and as an overlay; LeNet has none."""
+    photo = (EXAMPLES / "cat.jpg").read_bytes()
+    answer = call("POST", "/explain/cats-vs-dogs?method=cam", content=photo).json()
+    assert (answer["method"], answer["runs"], answer["rows"], answer["columns"]) == ("cam", 1, 5, 5)
+    assert (answer["label"], answer["prediction"]) == ("cat", "cat")
+    other = call("POST", "/explain/cats-vs-dogs?method=cam&label=dog", content=photo).json()
+    assert [[-value for value in row] for row in other["evidence"]] == answer["evidence"]
+    overlay = call("POST", "/explain/cats-vs-dogs?method=cam", content=photo, headers={"Accept": "image/png"})
+    assert Image.open(io.BytesIO(overlay.content)).size == (384, 384)
+    for path in ("/explain/digits?method=cam", "/explain/digits?method=saliency", "/explain/digits?method=cam&label=x"):
+        assert code(call("POST", path, content=SEVEN)) == (400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [

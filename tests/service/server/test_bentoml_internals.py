@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from service.server import startup
+from service.server import startup, swagger
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing BentoML warns about its own dependencies
 
@@ -191,3 +191,14 @@ def test_sighup_stops_the_server_as_sigterm_does(monkeypatch: pytest.MonkeyPatch
     assert handlers.handle_hup is not handlers.handle_term
     set_up(monkeypatch)
     assert handlers.handle_hup is handlers.handle_term
+
+
+# The page of routes, in `service/server/swagger.py`
+
+
+def test_bentoml_has_swagger_ui() -> None:
+    """BentoML's package has the files of Swagger UI 5, which reads OpenAPI 3.1."""
+    place = swagger.folder()
+    assert place is not None, "BentoML has no Swagger UI any more: change service/server/swagger.py"
+    script = (place / "swagger-ui-bundle.js").read_text(encoding="utf-8")
+    assert re.search(r'PACKAGE_VERSION:"5\.\d+', script), "its Swagger UI is not version 5; look at GET /docs"

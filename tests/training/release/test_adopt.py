@@ -91,16 +91,18 @@ def adopt(*arguments: object) -> int:
 
 
 def answers(models: Path, name: str) -> dict[str, str]:
-    """What the service answers for an image of each label."""
+    """What the service answers for an image of each label, also layer by layer."""
     call = client(models=models)
     found = {}
     for place, label in enumerate(LABELS):
         path = models / f"{place}.bmp"
         Image.fromarray(pixels(place, 1000 + place)).save(path)
         response = call("POST", f"/classify/{name}", content=path.read_bytes())
+        inspected = call("POST", f"/inspect/{name}", content=path.read_bytes())
         path.unlink()
         assert response.status_code == 200, response.text
         found[label] = response.json()["predictions"][0]["label"]
+        assert inspected.json()["prediction"] == found[label], inspected.text
     return found
 
 
@@ -335,6 +337,8 @@ def test_a_text_model_is_adopted_with_its_tokenizer(tmp_path: Path) -> None:
     ]
     assert found == alone
     assert [each["label"] for each in found] == ["down", "up", "up", "up"]
+    inspected = client(models=tmp_path / "models")("POST", "/inspect/moods", json={"texts": texts[2:3]}).json()
+    assert (inspected["prediction"], inspected["input"]["tokens"]) == ("up", ["first", "good"])
 
 
 def broken_labels() -> onnx.ModelProto:
