@@ -222,25 +222,31 @@ def test_runs_that_are_not_free_leave_their_share() -> None:
 
 
 def test_requests_that_would_wait_too_long_are_refused() -> None:
-    """The estimate is the rate at which batches are done, also while the machine does something else between them."""
+    """The estimate is the rate at which batches are done, although the machine does other work between them."""
 
     async def scenario() -> None:
         batcher, waits_s = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.5), list[float]()
 
+        async def other_work() -> None:
+            while True:
+                time.sleep(0.004)  # noqa: ASYNC251 -- it occupies the event loop
+                await asyncio.sleep(0)
+
         async def request(value: int) -> None:
-            await asyncio.sleep(0.002 * value)
             started = time.perf_counter()
-            asyncio.get_running_loop().call_soon(time.sleep, 0.005)  # as another model's work would
             await batcher.submit(items(value), timeout_s=10)
             waits_s.append(time.perf_counter() - started)
 
-        results = await asyncio.gather(*(request(value) for value in range(400)), return_exceptions=True)
+        work = asyncio.create_task(other_work())
+        await asyncio.gather(*(request(value) for value in range(20)))
+        results = await asyncio.gather(*(request(value) for value in range(500)), return_exceptions=True)
         refused = [result for result in results if isinstance(result, Overloaded)]
-        assert len(refused) > 50
+        assert 250 < len(refused) < 490
+        assert re.fullmatch(r"the service is busy: .* about 0\.[56] s \(maximum 0\.5 s\)", str(refused[0]))
+        assert refused[0].headers["Retry-After"] == "1"
         assert max(waits_s) < 1.5
-        assert re.search(r"would wait about [0-2]\.[0-9] s \(maximum 0\.5 s\)", str(refused[0]))
-        assert refused[0].headers["Retry-After"] in {"1", "2"}
         batcher.check_capacity(1)
+        work.cancel()
 
     asyncio.run(scenario())
 
