@@ -5,6 +5,7 @@ import { clearAnswer, showError, showPrediction, showSeveral } from "./answer.js
 import { runBatch } from "./batch.js";
 import { showCode } from "./code.js";
 import { byId, make, percent } from "./dom.js";
+import { driftView } from "./drift.js";
 import { closeInside, showInside } from "./inside.js";
 import { Pad, thumbnail } from "./pad.js";
 import { showWhy } from "./why.js";
@@ -351,6 +352,8 @@ byId("card-button").addEventListener("click", async () => {
     const { content } = await call(`models/${model.name}`);
     showCard(content);
     byId("card").showModal();
+    const drift = await call(`models/${model.name}/drift`);
+    if (drift.content.model === content.name) byId("card-drift").replaceChildren(driftView(drift.content));
   } catch (error) {
     showFailure(error);
   }
@@ -358,6 +361,7 @@ byId("card-button").addEventListener("click", async () => {
 byId("card-close").addEventListener("click", () => byId("card").close());
 
 function showCard(content) {
+  byId("card-drift").replaceChildren();
   byId("card-title").textContent = `${content.name}, version ${content.version}`;
   const tests = Object.entries(content.test_metrics).map(([name, metrics]) => [`Test on ${name}`,
     `${percent(metrics.accuracy)} of ${metrics.n.toLocaleString("en")} right`]);

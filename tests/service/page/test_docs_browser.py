@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import httpx
 from playwright.sync_api import expect
 
-from tests.service.page.test_browser import browser, open_page, pytestmark, shoot
+from tests.service.page.test_browser import browser, check_accessibility, open_page, pytestmark, shoot
 from tests.serving import ROOT, Server
 
 __all__ = ["browser", "open_page", "pytestmark"]
@@ -27,3 +28,19 @@ def test_a_route_is_tried_with_a_file(server: Server, open_page: Any) -> None:
     expect(answer.locator("td.response-col_description").last).to_contain_text('"label": "7"')
     expect(classify.locator(".curl-command")).to_contain_text("/classify/digits")
     shoot(page, "docs-tried")
+
+
+def test_the_model_card_shows_drift(server: Server, open_page: Any) -> None:
+    """The card has a histogram of each quantity; of a hundred times the same digit, the labels differ largely."""
+    seven = (ROOT / "examples/seven.png").read_bytes()
+    for _ in range(4):
+        files = [("image", (f"{number}.png", seven, "image/png")) for number in range(60)]
+        assert httpx.post(f"{server.url}/classify/digits", files=files, timeout=60).status_code == 200
+    page = open_page(server)
+    page.get_by_role("radio", name="digits").check(force=True)
+    page.locator("#card-button").click()
+    drift = page.locator("#card .drift")
+    expect(drift.get_by_role("img")).to_have_count(3)
+    expect(drift.get_by_role("img", name="Predicted label: largely different")).to_be_visible()
+    check_accessibility(page)
+    shoot(page, "drift")
