@@ -152,7 +152,7 @@ class Batcher:
         is_gone: Callable[[], bool] = lambda: False,
         in_background: bool = False,
     ) -> Outcome:
-        """Run items in whatever batches they fall into, and return a row for each.
+        """Run items in whatever batches they fall into, and return a row for each; `check_capacity` comes first.
 
         Args:
             items: what to run, at least one item.
@@ -161,7 +161,6 @@ class Batcher:
             in_background: whether the items, a batch of their own, run only when no other items wait.
 
         Raises:
-            Overloaded: the queue has no capacity for the items.
             DeadlineExceeded: the items were not done in time; those that still wait are dropped.
             ClientGone: the client has closed its connection.
         """
@@ -177,14 +176,9 @@ class Batcher:
     def put(
         self, items: Items, on_done: OnDone, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
     ) -> Entry:
-        """As `submit`, without waiting: `on_done` is called with the results or the error, never before this returns.
-
-        Raises:
-            Overloaded: the queue has no capacity for the items.
-        """
+        """As `submit`, without waiting: `on_done` is called later, with the results or the error."""
         count = len(items)
         assert count, "a request has at least one item"
-        self.check_capacity(count)
         self._forget_idle_time()
         entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * count, is_gone)
         self._queue.append(entry)
@@ -208,12 +202,7 @@ class Batcher:
 
     @contextmanager
     def reserve(self, items: int) -> Iterator[None]:
-        """Reserve capacity in the queue for items that are still being decoded.
-
-        Raises:
-            Overloaded: the queue has no capacity for them.
-        """
-        self.check_capacity(items)
+        """Count items that are being decoded as waiting. None of them is refused later, which would waste the work."""
         self._forget_idle_time()
         self._reserved += items
         try:

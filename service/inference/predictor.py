@@ -119,6 +119,7 @@ class Predictor:
         count = len(items)
         if count > self._settings.max_items:
             raise TooLarge(f"too many items: {count} (maximum {self._settings.max_items})")
+        self._batcher(version).check_capacity(count)
         timeout_s = self._settings.request_timeout_s
         start = time.perf_counter()
         decoded: Items | Sequence[Array | ConvokeError]
@@ -258,12 +259,11 @@ class Predictor:
         """Decode items: a single quick item on the event loop, others in threads.
 
         Raises:
-            Overloaded, DeadlineExceeded, ClientGone: as `predict`.
+            DeadlineExceeded, ClientGone: as `predict`.
         """
         if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
             return [quick]
         deadline = time.perf_counter() + timeout_s
-        self._batcher(version).check_capacity(len(items))
         try:
             with self._batcher(version).reserve(len(items)):
                 async with asyncio.timeout(timeout_s):

@@ -234,6 +234,7 @@ def test_requests_that_would_wait_too_long_are_refused() -> None:
 
         async def request(value: int) -> None:
             started = time.perf_counter()
+            batcher.check_capacity(1)
             await batcher.submit(items(value), timeout_s=10)
             waits_s.append(time.perf_counter() - started)
 
@@ -247,6 +248,21 @@ def test_requests_that_would_wait_too_long_are_refused() -> None:
         assert max(waits_s) < 1.5
         batcher.check_capacity(1)
         work.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_items_that_were_decoded_are_not_refused() -> None:
+    """Capacity is checked before a request is decoded: the items of others that are decoded then have their place."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=4, max_items=2)
+        batcher.check_capacity(2)
+        with batcher.reserve(2):
+            with pytest.raises(Overloaded, match=r"2 items .* 1 more .* 2"):
+                batcher.check_capacity(1)
+            outcomes = await asyncio.gather(*(batcher.submit(items(value), timeout_s=10) for value in range(3)))
+        assert [values(outcome) for outcome in outcomes] == [[0], [2], [4]]
 
     asyncio.run(scenario())
 
@@ -329,7 +345,7 @@ def test_a_full_queue_refuses_requests_and_recovers() -> None:
         waiting = asyncio.create_task(batcher.submit(items(1, 2, 3, 4), timeout_s=10))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match=r"4 items .* 2 more .* 5"):
-            await batcher.submit(items(5, 6), timeout_s=10)
+            batcher.check_capacity(2)
         gate.open.set()
         await asyncio.gather(running, waiting)
         assert values(await batcher.submit(items(5, 6), timeout_s=10)) == [10, 12]
