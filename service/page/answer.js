@@ -11,6 +11,7 @@ export function clearAnswer(text = "The answer appears here.") {
   byId("bars").replaceChildren();
   byId("times").textContent = "";
   byId("actions").hidden = true;
+  byId("feedback").hidden = true;
 }
 
 export function showPrediction(model, prediction, answer) {
@@ -42,6 +43,7 @@ export function showSeveral(predictions, answer, model) {
   byId("bars").replaceChildren();
   showTimes(model, answer);
   byId("actions").hidden = true;
+  byId("feedback").hidden = true;
 }
 
 export function showError(error, onSeveral) {

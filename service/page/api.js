@@ -32,7 +32,7 @@ export async function call(path, { method = "GET", body, type, accept = "applica
   }
   if (response.ok) {
     const content = await (accept.startsWith("image/") ? response.blob() : response.json());
-    return { content, ms: performance.now() - started, timing: response.headers.get("Server-Timing") || "" };
+    return { content, ms: performance.now() - started, timing: response.headers.get("Server-Timing") || "", id: response.headers.get("X-Request-ID") };
   }
   throw await refusal(response);
 }

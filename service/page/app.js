@@ -6,6 +6,7 @@ import { runBatch } from "./batch.js";
 import { showCode } from "./code.js";
 import { byId, make, percent } from "./dom.js";
 import { driftView } from "./drift.js";
+import { findFeedback, offerFeedback, withdrawFeedback } from "./feedback.js";
 import { closeInside, showInside } from "./inside.js";
 import { Pad, thumbnail } from "./pad.js";
 import { showWhy } from "./why.js";
@@ -67,8 +68,13 @@ async function answer(input, isWanted) {
     const prediction = response.content.predictions[0];
     showPrediction(asked, prediction, response);
     byId("served").textContent = `${asked.name}, version ${response.content.version}`;
-    if (input.isFinal) remember(asked, input, prediction);
-    else byId("actions").hidden = true;
+    if (input.isFinal) {
+      remember(asked, input, prediction);
+      offerFeedback(response.id, asked.labels, prediction.label ?? prediction.guess);
+    } else {
+      byId("actions").hidden = true;
+      withdrawFeedback();
+    }
   } catch (error) {
     if (!isWanted() || (!input.isFinal && error.status === 422)) return;
     showFailure(error, () => readSeveral(asked, input));
@@ -386,3 +392,4 @@ byId("key-form").addEventListener("submit", () => {
 });
 
 loadModels();
+findFeedback();
