@@ -26,12 +26,13 @@ import dataclasses
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract import processors
 from training.data import folders, schema
-from training.errors import RunError, TrainingError
+from training.errors import LostProcess, RunError, TrainingError
 from training.recipe import schema as recipes
 from training.recipe import shapes
 from training.release import arguments
@@ -261,13 +262,15 @@ def _train(options: argparse.Namespace) -> None:
     # The processes of torchrun share the cores of a machine.
     share = max(processors.count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     torch.set_num_threads(max(options.threads or share, 1))
-    with parallel.connected():
+    folders_of_run: list[Path] = []
+    with parallel.connected(lambda: advice_after_loss(folders_of_run)):
         machine = run.find_machine(options.device)
         if recipe is None:
+            folders_of_run.append(options.resume)
             _resume(machine, options)
         else:
             _show(f"{table}\n")
-            _train_new(machine, recipe, options)
+            _train_new(machine, recipe, options, folders_of_run.append)
 
 
 def _launch(options: argparse.Namespace) -> None:
@@ -280,13 +283,23 @@ def _launch(options: argparse.Namespace) -> None:
     launch.launch(["-m", "training", *options.args], options.processes)
 
 
-def _train_new(machine: "Machine", recipe: "recipes.Recipe", options: argparse.Namespace) -> None:
+def advice_after_loss(folders: list[Path]) -> str:
+    """What to do after a process of the training was lost."""
+    if not (folders and any(folders[0].glob("*.pt"))):
+        return "No epoch was finished: start the training again."
+    return f"All finished epochs are saved: start all processes again, with `train --resume {folders[0]}`."
+
+
+def _train_new(
+    machine: "Machine", recipe: "recipes.Recipe", options: argparse.Namespace, on_start: Callable[[Path], object]
+) -> None:
     from training.data import catalogue  # noqa: PLC0415
     from training.runs import run  # noqa: PLC0415
 
     data = run.prepare(recipe, machine)
     _show("\n".join([*catalogue.summary(data, recipe.labels), ""]))
     folder = run.start(recipe, options.runs, machine)
+    on_start(folder)
     _show(f"run {folder}; if it stops after its first epoch, continue it with: {_resume_command(folder)}")
     try:
         _finish(machine, folder, options, data)
@@ -343,8 +356,15 @@ def _report(error: TrainingError) -> None:
         from training.fit import launch  # noqa: PLC0415
 
         launch.hand_over(error)
-    if _leads() and not _is_launched():
+    if not _is_launched() and (_leads() or (isinstance(error, LostProcess) and _is_first_left(error))):
         print(f"error: {error}", file=sys.stderr)
+
+
+def _is_first_left(error: LostProcess) -> bool:
+    """Whether no process of this machine with a lower number is left, so that one on each machine reports the loss."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    first = int(os.environ.get("RANK", "0")) - local
+    return all(rank in error.ranks for rank in range(first, first + local))
 
 
 def _is_launched() -> bool:

@@ -8,6 +8,8 @@ TrainingError
 └── PublishError   a model that cannot be published
 """
 
+from collections.abc import Sequence
+
 
 class TrainingError(Exception):
     """An error that the user can fix; the command line prints its message and exits with status 2."""
@@ -26,7 +28,11 @@ class RunError(TrainingError):
 
 
 class LostProcess(RunError):
-    """Another process of the same training ended, so this one cannot go on."""
+    """Another process of the same training ended, so this one cannot go on; `ranks` of those, if they are known."""
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks
 
 
 class PublishError(TrainingError):

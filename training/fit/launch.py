@@ -66,7 +66,7 @@ def _message(failures: list[ProcessFailure], processes: int) -> str:
     if first.exitcode < 0:
         name = signal.Signals(-first.exitcode).name
         memory = ", which the system sends if memory runs out" if name == "SIGKILL" else ""
-        return f"{process} was ended by {name}{memory}; the checkpoint of the last finished epoch remains"
+        return f"{process} was ended by {name}{memory}; finished epochs are saved: the line `run ...` says how to go on"
     if first.error_file_data.get("timestamp"):
         return str(first.message)
     return f"{process} ended with exit status {first.exitcode}; its own message is above"

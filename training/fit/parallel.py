@@ -9,19 +9,25 @@ single process and its methods change nothing.
 """
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import LostProcess, RunError
 
 T = TypeVar("T")
+
+REPORT_S = 3.0
+"""Seconds in which all processes notice that another one is gone."""
 
 _LOST = ("gloo/transport", "closed by peer", "reset by peer", "Broken pipe", "NCCL", "recvValue failed")
 """What errors of torch.distributed say if a process is gone: they have no type of their own."""
@@ -145,19 +151,52 @@ def leave() -> None:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Turn a connection that another process closed into a LostProcess, and disconnect at the end."""
+def connected(advice: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn a connection that another process closed into a LostProcess, and disconnect at the end.
+
+    Args:
+        advice: what to do, for the message.
+    """
     try:
         yield
     except RuntimeError as error:
         if not (dist.is_initialized() and any(sign in str(error) for sign in _LOST)):
             raise
-        raise LostProcess(
-            "another process of this training ended; its message says why. The checkpoint of the last finished epoch "
-            "remains"
-        ) from error
+        lost = find_lost()
+        raise LostProcess(" ".join(part for part in (lost_message(lost), advice()) if part), lost) from error
     finally:
         leave()
+
+
+def find_lost() -> list[int]:
+    """The ranks of the processes that ended: those that do not report themselves to torchrun's store in `REPORT_S`.
+
+    The store is in torchrun's process of the first machine; if it cannot be reached, that machine is gone, and with it
+    at least rank 0. Empty if all report, or without torchrun's store.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return []
+    prefix = f"convoke/survivors/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    limit = timedelta(seconds=REPORT_S)
+    try:
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*address, is_master=False, timeout=limit, wait_for_workers=False)
+        store.set(f"{prefix}/{dist.get_rank()}", "")
+        time.sleep(REPORT_S)
+        return [rank for rank in range(dist.get_world_size()) if not store.check([f"{prefix}/{rank}"])]
+    except (RuntimeError, KeyError, ValueError):
+        return [0] if dist.get_rank() else []
+
+
+def lost_message(lost: Sequence[int]) -> str:
+    """What happened, with the ranks of the processes that ended."""
+    if not lost:
+        which = "another process of this training"
+    elif len(lost) == 1:
+        which = f"process {lost[0]} of {dist.get_world_size()} (its rank, from 0)"
+    else:
+        which = f"processes {', '.join(map(str, lost))} of {dist.get_world_size()} (their ranks, from 0)"
+    return f"{which} ended, so that this one cannot go on; what was printed on that machine says why."
 
 
 class _WholeBatchNorm(nn.Module):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from PIL import Image
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from training import __main__ as cli
 from training.errors import DataError, LostProcess, RunError
+from training.fit import parallel
 from training.fit.launch import hand_over, launch
 from training.fit.parallel import connected
 
@@ -133,6 +135,55 @@ def test_a_connection_that_another_process_closed_is_a_lost_process(monkeypatch:
         with pytest.raises(RuntimeError if expected is RuntimeError else expected) as raised, connected():
             raise error
         assert type(raised.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("lost", "local", "prints"),
+    [([1], 0, True), ([], 0, True), ([], 1, False), ([2], 1, True), ([0, 1], 1, False), ([0, 2], 1, True)],
+)
+def test_each_machine_reports_a_lost_process_once(
+    lost: list[int], local: int, prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first process that is left on a machine prints; here the machine has ranks 2 and 3, and there are others."""
+
+    def fail(_options: object) -> None:
+        raise LostProcess("gone", lost)
+
+    for name, value in (("RANK", str(2 + local)), ("LOCAL_RANK", str(local))):
+        monkeypatch.setenv(name, value)
+    for name in ("CONVOKE_LAUNCHED", "TORCHELASTIC_ERROR_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli, "_shapes", fail)
+    assert cli.main(["shapes", "lenet"]) == 2
+    assert capsys.readouterr().err == ("error: gone\n" if prints else "")
+
+
+def test_the_message_names_the_lost_process_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that do not report to torchrun's store are lost; with a checkpoint the training can be resumed."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in (
+        ("TORCHELASTIC_USE_AGENT_STORE", "True"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(store.port)),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "REPORT_S", 0.2)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    for rank in (0, 2):
+        store.set(f"convoke/survivors/0/{rank}", "")
+    (tmp_path / "fit.pt").touch()
+    with (
+        pytest.raises(LostProcess, match=r"^processes 1, 3 of 4 .* --resume ") as raised,
+        connected(lambda: cli.advice_after_loss([tmp_path])),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:41666")
+    assert raised.value.ranks == [1, 3]
+    assert str(tmp_path) in str(raised.value)
+    assert "start the training again" in cli.advice_after_loss([])
+    monkeypatch.setattr(dist, "get_rank", lambda: 2)
+    del store
+    assert parallel.find_lost() == [0]
 
 
 @pytest.mark.slow
