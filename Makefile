@@ -24,7 +24,7 @@ export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz check docs format train train-env bench bench-bulk bench-capacity bench-road \
+.PHONY: help serve test fuzz check docs format train train-env bench bench-bulk bench-capacity bench-page bench-road \
   bench-sessions bench-training bench-gpu build container \
   container-try audit sbom lock clean
 
@@ -72,6 +72,9 @@ bench-bulk: $(ENVS)/bench.ready ## benchmark bulk scoring beside a plain loop ov
 
 bench-capacity: $(ENVS)/bench.ready ## measure what a processor can do, by kind of item, and the utilisation (3 minutes)
 	@$(ENVS)/bench/bin/python -m benchmarks.capacity $(ARGS)
+
+bench-page: $(ENVS)/bench.ready ## measure what a page takes of the throughput on which somebody draws (2 minutes)
+	@$(ENVS)/bench/bin/python -m benchmarks.page $(ARGS)
 
 bench-sessions: $(ENVS)/serve.ready ## benchmark ONNX Runtime sessions: threads, spinning, memory
 	@$(ENVS)/serve/bin/python -m benchmarks.sessions $(ARGS)

@@ -8,6 +8,7 @@ import { byId, make, percent } from "./dom.js";
 import { driftView } from "./drift.js";
 import { findFeedback, offerFeedback, withdrawFeedback } from "./feedback.js";
 import { closeInside, showInside } from "./inside.js";
+import { markdown } from "./markdown.js";
 import { Pad, thumbnail } from "./pad.js";
 import { showWhy } from "./why.js";
 
@@ -374,7 +375,7 @@ function showCard(content) {
   const facts = [["Labels", content.labels.join(", ")], ...tests, ["Parameters", content.parameters.toLocaleString("en")],
     ["Runs in", `${content.precision}, ${content.provider}`], ["Trained on", content.dataset], ["Published", content.created.slice(0, 10)]];
   byId("card-facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-  byId("card-text").replaceChildren(make("pre", { tabIndex: 0 }, content.card));
+  byId("card-text").replaceChildren(...markdown(content.card));
 }
 
 document.addEventListener("key-needed", (event) => {

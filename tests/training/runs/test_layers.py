@@ -32,7 +32,8 @@ def test_an_image_is_drawn_layer_by_layer(tmp_path: Path, capsys: pytest.Capture
 def test_a_text_is_drawn_layer_by_layer(tmp_path: Path) -> None:
     """Windows over its tokens, and their strongest positions in the report."""
     arguments = ["--text", "A superb film.", "--sheets", str(tmp_path / "sheets")]
-    assert main(["inspect", str(ROOT / "models/reviews/1"), *arguments]) == 0
+    version = max((ROOT / "models/reviews").glob("[0-9]*"), key=lambda folder: int(folder.name))
+    assert main(["inspect", str(version), *arguments]) == 0
     report = json.loads((tmp_path / "sheets/layers.json").read_text())
     assert report["input"]["tokens"] == ["a", "superb", "film", "."]
     assert (tmp_path / "sheets/02-windows1-1-filters.png").is_file()
