@@ -173,7 +173,7 @@ class Trainer:
         """
         recipe, optimiser, world = self._recipe, self._state.optimiser, self._machine.world
         for settings in optimiser.param_groups:
-            settings["lr"] = rate
+            settings["lr"] = rate * settings.get("share", 1.0)
         optimiser.zero_grad()
         total = sum(map(len, group))
         for chosen in group:

@@ -58,6 +58,18 @@ def _groups(options: Optimiser, parameters: list[nn.Parameter]) -> Any:
     return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
 
 
+def slow_down(optimiser: optim.Optimizer, parameters: Iterable[nn.Parameter], share: float) -> None:
+    """Give some of an optimiser's parameters a share of the learning rate, before its first step."""
+    slow = set(map(id, parameters))
+    groups = []
+    for group in optimiser.param_groups:
+        for is_slow in (True, False):
+            chosen = [each for each in group["params"] if (id(each) in slow) == is_slow]
+            if chosen:
+                groups.append({**group, "params": chosen, "share": share if is_slow else 1.0})
+    optimiser.param_groups[:] = groups
+
+
 def learning_rate(schedule: Schedule, step: int, steps: int, reductions: int = 0) -> float:
     """The learning rate at `step` of `steps`, counted from 0, as a share of the optimiser's own; never 0.
 

@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 from training.data.dataset import Split
 from training.errors import RunError
 from training.fit import checkpoint
-from training.fit.optimise import optimiser
+from training.fit.optimise import optimiser, slow_down
 from training.fit.precision import prepare
-from training.network import ngrams, pretrained, vectors
+from training.network import ngrams, pretrained, vectors, version
 from training.network.build import Embed, build
 from training.recipe.layers import Embedding, NGrams
 from training.recipe.schema import Recipe
@@ -130,12 +130,17 @@ def initial_state(recipe: Recipe, device: torch.device, train: Split | None = No
         _learn_words(recipe, network, train)
     if train is not None and recipe.initialise.name == "pretrained":
         pretrained.load(network, recipe.initialise)
+    if train is not None and recipe.initialise.name == "version":
+        version.load(network, recipe)
     if recipe.initialise.freeze:
         pretrained.body(network).requires_grad_(requires_grad=False)
     network = prepare(network, recipe, device)
     average = average_of(network, recipe.average_decay)
     trainable = (parameter for parameter in network.parameters() if parameter.requires_grad)
-    return State(network, average, optimiser(recipe.optimiser, trainable), [])
+    steps = optimiser(recipe.optimiser, trainable)
+    if recipe.initialise.body_rate != 1:
+        slow_down(steps, pretrained.body(network).parameters(), recipe.initialise.body_rate)
+    return State(network, average, steps, [])
 
 
 def average_of(network: nn.Module, decay: float) -> AveragedModel:

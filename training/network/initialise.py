@@ -26,7 +26,7 @@ def initialise(network: nn.Module, options: Initialise) -> None:
         ("fixed", "normal"): lambda weight: nn.init.normal_(weight, std=options.spread),
         ("fixed", "uniform"): lambda weight: nn.init.uniform_(weight, -options.spread, options.spread),
     }
-    if options.name in {"pytorch", "pretrained"}:
+    if options.name in {"pytorch", "pretrained", "version"}:
         return
     draw = draws[options.name, options.distribution]
     for module in network.modules():

@@ -31,7 +31,9 @@ class Initialise(Section):
     `fixed` has the same `spread` in all layers: the standard deviation of the normal, or the bound of the uniform
     distribution (0.01 in Krizhevsky et al., 2012). `orthogonal` has orthogonal rows (Saxe et al., 2014); with `zeros`
     all units of a layer stay equal. `pretrained` reads all layers but the last from a file of torch weights at `url`
-    with the checksum `sha256`, or its first digits; the last layer has PyTorch's default.
+    with the checksum `sha256`, or its first digits; the last layer has PyTorch's default. `version` reads them from a
+    version of a model of ours in the folder `path`, like `models/cats-vs-dogs/2`; the recipe must have its mode, mean,
+    std, and layers but the last.
     """
 
     USES: ClassVar[dict[str, frozenset[str]]] = {
@@ -39,16 +41,31 @@ class Initialise(Section):
         "spread": frozenset({"fixed"}),
         "url": frozenset({"pretrained"}),
         "sha256": frozenset({"pretrained"}),
-        "freeze": frozenset({"pretrained"}),
+        "path": frozenset({"version"}),
+        "freeze": frozenset({"pretrained", "version"}),
+        "body_rate": frozenset({"pretrained", "version"}),
     }
 
-    name: Literal["pytorch", "xavier", "he", "fixed", "zeros", "orthogonal", "pretrained"] = "pytorch"
+    name: Literal["pytorch", "xavier", "he", "fixed", "zeros", "orthogonal", "pretrained", "version"] = "pytorch"
     distribution: Literal["normal", "uniform"] = "uniform"
     spread: Positive = 0.01
     url: str | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+    path: str | None = None
+    """The folder of the version, seen from the working directory."""
     freeze: bool = False
     """Train the last layer only; the others compute as in evaluation, without dropout and with fixed batch norm."""
+
+    body_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of all layers but the last, as a share of that of the last."""
+
+    @model_validator(mode="after")
+    def _version_has_a_path(self) -> "Initialise":
+        if self.name == "version" and not self.path:
+            raise ValueError("path is required with name = 'version', like models/cats-vs-dogs/2")
+        if self.freeze and self.body_rate != 1:
+            raise ValueError("body_rate: has no effect with freeze = true")
+        return self
 
     @model_validator(mode="after")
     def _pretrained_has_a_source(self) -> "Initialise":

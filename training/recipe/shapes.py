@@ -164,7 +164,7 @@ def _check_ngrams(recipe: Recipe) -> None:
     last = recipe.layers[-1]
     if not isinstance(last, NGrams) or not isinstance(recipe.input, Text):
         return
-    if recipe.initialise.name == "pretrained":
+    if recipe.initialise.name in {"pretrained", "version"}:
         raise RecipeError(f"{recipe.name}: initialise: pretrained weights are not available for ngrams")
     vocabulary = recipe.input.vocabulary
     count = last.ngrams * vocabulary**last.ngrams

@@ -152,8 +152,8 @@ def baseline_text(metrics: Mapping[str, Metrics], majority: Mapping[str, float],
         text = f"Baselines on {name}: always naming the largest class {largest:.2%}"
         if name in linear:
             text += f", logistic regression over TF-IDF {linear[name]:.2%}"
-            if linear[name] >= metrics[name].accuracy:
-                text += "; **this network is not better than that**"
+            if linear[name] > metrics[name].accuracy:
+                text += "; **this network is worse than that**"
         sentences.append(f"{text}.")
     return " ".join(sentences)
 

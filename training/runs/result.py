@@ -103,8 +103,8 @@ class Result(Saved):
         baseline = "" if self.baseline is None else f", always naming the largest class has {self.baseline:.2%}"
         if self.linear is not None:
             baseline += f", logistic regression over TF-IDF {self.linear:.2%}"
-            if self.linear >= metrics.accuracy:
-                baseline += " (the network is not better; train longer, with more examples, or use that model)"
+            if self.linear > metrics.accuracy:
+                baseline += ": THE BASELINE IS BETTER, so train longer, with more examples, or use it"
         return (
             f"trained in {self.seconds:,.0f} s; validation accuracy {metrics.accuracy:.2%} (n = {metrics.n:,})"
             f"{baseline}, calibration error {metrics.ece:.4f}, temperature {self.calibration_text}"

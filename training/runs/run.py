@@ -36,7 +36,7 @@ from training.evaluation.linear import LinearBaseline
 from training.fit import loop as fit
 from training.fit import parallel, precision, state
 from training.fit.parallel import Machine
-from training.network import pretrained
+from training.network import pretrained, version
 from training.network.build import normalise
 from training.network.calibrated import Calibration
 from training.progress import say
@@ -117,6 +117,8 @@ def prepare(recipe: Recipe, machine: Machine | None = None) -> Dataset:
 def _prepare(recipe: Recipe) -> Dataset:
     if recipe.initialise.name == "pretrained":
         pretrained.fetch(recipe.initialise)
+    if recipe.initialise.name == "version":
+        version.check(recipe)
     return load(recipe) if recipe.data.folds is None else _load_fold(recipe, 0)
 
 
