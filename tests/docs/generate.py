@@ -125,7 +125,7 @@ def commands() -> str:
         [sys.executable, "-m", "training", "--help"],
         cwd=ROOT, env={**os.environ, "COLUMNS": "1000"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    listed = re.findall(r"^    ([a-z]+) +(\S.*)$", done.stdout, re.MULTILINE)
+    listed = re.findall(r"^    ([a-z]+)\s+(\S.*)$", done.stdout, re.MULTILINE)
     return _table(("command", "what it does"), ((f"`{name}`", meaning) for name, meaning in listed))
 
 
