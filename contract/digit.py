@@ -3,25 +3,27 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
 from contract import plain_png
 from contract.errors import NoDigit
 from contract.ink import Box, Found, find_digit, find_digits
+from contract.levels import Levels, to_levels
 from contract.picture import Pixels
-from contract.regions import dilate, opening, surround
-
-Levels = npt.NDArray[np.float32]
+from contract.regions import dilate, erode, find_regions, opening, surround
 
 SIDE = 28
 _BOX = 20  # MNIST's digits fill a box of 20 x 20 inside of their frame
 _SHORTEST = 15  # pixels of the longer side of a digit that needs no scaling
 _NEAR = 4.0  # pixels from the middle, up to which a digit is moved there
 _OFF_CENTRE = 1.2  # pixels between the centre of mass and the middle of a framed digit, at most
+_FULL = 0.785 * 255  # a disc's share of its box, in levels: the fullest of MNIST's 70,000 digits has 0.78
+_CORNER = 200  # levels, over which all corners of its box are in a rectangle, and in none of MNIST's digits
 _FAINT = 12  # levels between paper and ink, under which grey levels are noise
 _THIN = 0.07  # strokes thinner than this share of the digit's box vanish when it shrinks to 20 pixels
 _DETAIL = 224  # longer side at which the strokes of a digit are looked at
+_SOLID, _MOST_SOLID = 5, 0.16  # pixels of a square in the ink, and the share of ink around which there may be one
+_LEAST_CONNECTED = 0.5  # share of the ink in its largest piece
 _MIDDLE = (SIDE - 1) / 2
 _MOMENTS = np.stack([np.ones(SIDE * SIDE), *np.indices((SIDE, SIDE)).reshape(2, -1)]).astype(np.float32)
 """(3, 784): mass, row, column. Sums of bytes times these are below 2 ** 24, so they are exact in float32."""
@@ -37,7 +39,7 @@ def frame(image: Image.Image) -> Pixels:
         NoDigit, SeveralDigits: as `find_digit`.
     """
     if image.size == (SIDE, SIDE):
-        framed = as_framed(image.convert("L").im)
+        framed = as_framed(to_levels(image).im)
         if framed is not None:
             return framed
     return _place(_strokes(find_digit(image)))
@@ -75,16 +77,27 @@ def as_framed(image: Any) -> Pixels | None:
         return _stretched(image)
     pixels = np.frombuffer(plain_png.raw(image, SIDE, SIDE), np.uint8)
     mass, row, column = _MOMENTS.dot(pixels.astype(np.float32)).tolist()
+    is_shape = _is_shape(image, mass, (left, top, right, bottom))
     down, right_by = _MIDDLE - row / mass, _MIDDLE - column / mass
-    if max(abs(down), abs(right_by)) <= _OFF_CENTRE:
+    if not is_shape and max(abs(down), abs(right_by)) <= _OFF_CENTRE:
         return pixels.reshape(SIDE, SIDE)
     has_gap = 0 in image.getprojection()[0][left:right]  # an empty column, as two digits have between them
     rows, columns = round(down), round(right_by)
     fits = top + rows >= 0 and bottom + rows <= SIDE and left + columns >= 0 and right + columns <= SIDE
-    if max(abs(down), abs(right_by)) > _NEAR or has_gap or not fits:
+    if is_shape or max(abs(down), abs(right_by)) > _NEAR or has_gap or not fits:
         return None
     moved = image.crop((-columns, -rows, SIDE - columns, SIDE - rows))
     return np.frombuffer(plain_png.raw(moved, SIDE, SIDE), np.uint8).reshape(SIDE, SIDE)
+
+
+def _is_shape(image: Any, mass: float, box: tuple[int, int, int, int]) -> bool:
+    """Whether the ink in a box is a disc, or a rectangle, filled or not, rather than a digit."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    if 2 * min(width, height) <= max(width, height):
+        return False  # a 1 fills its box, too
+    corners = (left, top), (right - 1, bottom - 1), (left, bottom - 1), (right - 1, top)
+    return mass > _FULL * width * height or all(image.getpixel(corner) > _CORNER for corner in corners)
 
 
 def _stretched(image: Any) -> Pixels | None:
@@ -166,7 +179,23 @@ def _place(strokes: Pixels) -> Pixels:
     left = int(np.clip(round(_MIDDLE - column), 0, SIDE - width))
     framed = np.zeros((SIDE, SIDE), np.uint8)
     framed[top : top + height, left : left + width] = (digit + 0.5).astype(np.uint8)
+    _check_strokes(framed)
     return framed
+
+
+def _check_strokes(framed: Pixels) -> None:
+    """Refuse what has no strokes, or many small ones: shapes, photos and patterns.
+
+    Raises:
+        NoDigit: the framed image (28, 28) shows such a thing.
+    """
+    is_ink = framed > 100  # noqa: PLR2004 -- the middle of a stroke's edge
+    mass = int(is_ink.sum())
+    if int(erode(is_ink.astype(np.uint8), _SOLID).sum()) > _MOST_SOLID * mass:
+        raise NoDigit("the image shows a filled shape or a photo, not the strokes of a digit")
+    largest = max((region.area for region in find_regions(is_ink, min_size=1)), default=0)
+    if largest < _LEAST_CONNECTED * mass:
+        raise NoDigit("the image shows many small pieces, not the strokes of a digit")
 
 
 def _thicken(box: Image.Image) -> Image.Image:

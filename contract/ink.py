@@ -11,29 +11,30 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from contract.errors import NoDigit, SeveralDigits
-from contract.regions import Mask, Plane, Region, dilate, find_regions, opening
+from contract.levels import Levels, has_two_levels, most_contrast, to_search_size
+from contract.lines import without_lines
+from contract.regions import Plane, Region, dilate, find_regions, opening
 
-Levels = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; the last two are exclusive."""
 
-_SEARCH_SIDE, _SMALL_SIDE, _ENLARGED_SIDE = 448, 64, 112
-"""Longer side at which a digit is searched for; smaller images than the second are enlarged to the third."""
 _FAINT = 12.0  # grey levels of 255 between ink and paper, under which nothing is taken for ink
 _STROKE = 0.34  # of the longer side: no stroke is wider
-_LINE, _LINE_EDGE = 0.72, 0.35  # of a row that a line across the image covers, in its middle and at its edges
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode L
 _MIN_PIXELS = 8  # of a digit's height; fewer cannot be read
 _MAX_ASPECT = 1.7  # width to height; digits that touch each other are wider
 _MAX_HOLES, _MAX_PIECES = 3, 3  # an 8 has two holes; a 5 has a second piece
 _FADING = 0.5  # of a stroke's width, over which blurred ink fades
 _UNEVEN, _SLOPING = 0.75, 0.25  # of the ink's contrast: range of the levels around it, and slope over a stroke's width
 _ALONG, _SMALL = 0.8, 0.6  # shares of a region's length and of the image's
-_LUMINANCE_STEP = 12.0  # between channels, under which an image is grey
+_FLAT = 12  # width to height of a line under or through a digit, at least
+_ALIKE = 0.5  # of the larger box, over which light and dark regions are the same pattern
+_ON_SHEET = 0.3  # of a sheet's height, that the digit on it has at least
+_UPRIGHT = 0.97  # of its box, that the hull of an upright sheet fills
+_SHEET_ASPECT = 0.65  # width to height of a sheet, at least; digits of displays are narrower
+_BOX_ASPECT, _BOX_HULL = 0.75, 0.94  # of outlines of boxes: width to height, hull to box
 
 
 class _Limits(NamedTuple):
@@ -68,10 +69,24 @@ def find_digit(image: Image.Image) -> Found:
         NoDigit: nothing in the image is shaped as a digit is.
         SeveralDigits: more than one thing is.
     """
-    found = _find(image, _ONE)
+    try:
+        found = _find(image, _ONE)
+    except NoDigit:
+        if _shows_many(image):
+            message = "the image shows many things of a digit's size; send an image of each digit, or ?several=true"
+            raise SeveralDigits(message) from None
+        raise
     if len(found) > 1:
         raise SeveralDigits(f"the image shows {len(found)} digits or more; send an image of each, or ?several=true")
     return found[0]
+
+
+def _shows_many(image: Image.Image) -> bool:
+    """Whether an image without one digit has a row or a page of them."""
+    try:
+        return len(_find(image, _MANY)) > 1
+    except (NoDigit, SeveralDigits):
+        return False
 
 
 def find_digits(image: Image.Image) -> list[Found]:
@@ -98,20 +113,20 @@ def _find(image: Image.Image, limits: "_Limits") -> list[Found]:
         NoDigit, SeveralDigits: as `find_digits`.
     """
     values = np.asarray(image, np.float32)
-    grey = _most_contrast(values) if values.ndim > 2 else values  # noqa: PLR2004 -- (H, W, 3) -> (H, W)
+    grey = most_contrast(values) if values.ndim > 2 else values  # noqa: PLR2004 -- (H, W, 3) -> (H, W)
     low, high = float(grey.min()), float(grey.max())
     if low == high:
         raise NoDigit("the image has one colour throughout; send an image of a digit")
-    faint = 0.0 if _has_two_levels(grey, low, high) else _FAINT * 255 / (high - low)
+    faint = 0.0 if has_two_levels(grey, low, high) else _FAINT * 255 / (high - low)
     grey = (grey - low) * (255 / (high - low))
-    small, scale = _to_search_size(grey)
+    small, scale = to_search_size(grey)
     sides = _look(small, faint, limits)
     top = left = 0
-    closer = _ink_box(sides, scale) if scale < 1 else None
+    closer = _sheet_box(sides, scale) or (_ink_box(sides, scale) if scale < 1 else None)
     if closer is not None:
         top, left = closer[0].start, closer[1].start
         grey = grey[closer]
-        small, scale = _to_search_size(grey)
+        small, scale = to_search_size(grey)
         sides = _look(small, faint, limits)
     is_light, regions, ink = _locate(sides)
     tallest = max(region.height for region in regions)
@@ -143,38 +158,6 @@ def _check_shape(digit: Region, scale: float) -> None:
         raise NoDigit("the image shows a texture, not a digit")
 
 
-def _most_contrast(colours: Levels) -> Levels:
-    """Colours (H, W, 3) -> levels (H, W) along the axis on which they differ most: red on green of the same grey."""
-    sample = colours.reshape(-1, 3)[:: max(colours.shape[0] * colours.shape[1] // 20_000, 1)]
-    if np.ptp(sample, axis=1).max() < _LUMINANCE_STEP:
-        return colours @ _LUMINANCE
-    centred = sample - np.median(sample, axis=0)
-    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1].astype(np.float32)
-    return colours @ axis
-
-
-def _has_two_levels(grey: Levels, low: float, high: float) -> bool:
-    """Whether the image is a mask, whose levels say nothing of its contrast."""
-    return bool(((grey == low) | (grey == high)).all())
-
-
-def _to_search_size(grey: Levels) -> tuple[Levels, float]:
-    """Levels (H, W) at the size at which a digit is searched for, and the factor between the sizes."""
-    longest = max(grey.shape)
-    if longest > _SEARCH_SIDE:
-        return _resize(grey, _SEARCH_SIDE / longest, Image.Resampling.BOX), _SEARCH_SIDE / longest
-    if longest < _SMALL_SIDE:
-        factor = -(-_ENLARGED_SIDE // longest)
-        return np.clip(_resize(grey, factor, Image.Resampling.BICUBIC), 0, 255), factor
-    return grey, 1.0
-
-
-def _resize(grey: Levels, factor: float, resample: Image.Resampling) -> Levels:
-    height, width = grey.shape
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    return np.asarray(Image.fromarray(grey).resize(size, resample), np.float32)
-
-
 def _look(grey: Levels, faint: float, limits: "_Limits") -> "list[_Side]":
     """What is lighter than its surroundings in levels (H, W), and what is darker."""
     plane = (grey + 0.5).astype(np.uint8)
@@ -199,6 +182,28 @@ def _ink_box(sides: "list[_Side]", scale: float) -> tuple[slice, slice] | None:
     return rows, slice(int(max(left - longest, 0) / scale), int((right + longest) / scale) + 1)
 
 
+def _sheet_box(sides: "list[_Side]", scale: float) -> tuple[slice, slice] | None:
+    """Where the upright sheet, card or plot is on which all of the digit may be: an index into the full resolution."""
+    for sheets, inks in zip(sides, sides[::-1], strict=True):
+        for sheet in sheets.regions[:1]:
+            is_inside = any(
+                sheet.contains_box(ink) and _ON_SHEET * sheet.height <= ink.height < sheet.height and not ink.is_blob
+                for ink in inks.regions
+            )
+            if is_inside and not sheet.border and _is_sheet(sheet):
+                rows, columns = (
+                    slice(int((box.start + 1) / scale) + 1, int((box.stop - 1) / scale)) for box in sheet.box
+                )
+                return rows, columns
+    return None
+
+
+def _is_sheet(region: Region) -> bool:
+    """Whether a region fills most of an upright rectangle that is not as narrow as a digit."""
+    is_upright = region.hull_area > _UPRIGHT * region.mask.size
+    return is_upright and region.is_solid and region.width > _SHEET_ASPECT * region.height
+
+
 def _locate(sides: "list[_Side]") -> tuple[bool, list[Region], Levels]:
     """Whether the ink is lighter than the paper, the regions that may be digits, and the ink's levels (H, W).
 
@@ -216,9 +221,12 @@ def _locate(sides: "list[_Side]") -> tuple[bool, list[Region], Levels]:
             side.digits([region for region in regions if region.contrast >= 0.3 * strongest])
             for side, regions in zip(sides, allowed, strict=True)
         ]
-        if not any(groups):
-            continue
-        best = max((0, 1), key=lambda place: max((one.height * one.width for one in groups[place]), default=0))
+        light, dark = groups
+        groups = [_without_sheets(light, dark), _without_sheets(dark, light)]
+        largest = [max((one.height * one.width for one in group), default=0) for group in groups]
+        if not any(largest) or (most > 0 and min(largest) > _ALIKE * max(largest)):
+            continue  # none; or stripes and squares, of which none is the paper
+        best = int(largest[1] > largest[0])
         if most == 0.0 and sides[1 - best].surrounds(groups[best], 0.3 * strongest):
             continue  # the digit is cut off at the border, and these are its counters
         return best == 0, groups[best], sides[best].ink
@@ -242,7 +250,7 @@ class _Side:
         mask = ink > max(0.22 * strongest, 3.5 * noise, 0.4 * faint)
         if strongest < max(faint, 7 * noise, 1.0) or mask.mean() > 0.6:  # noqa: PLR2004 -- more ink than paper
             return _Side(ink, [], [], limits)
-        mask = _without_lines(_without_lines(mask).T).T
+        mask = without_lines(without_lines(mask).T).T
         regions = find_regions(mask, min_size=5)
         for region in regions:
             region.contrast = float(np.percentile(ink[region.box][region.mask], 85))
@@ -254,6 +262,8 @@ class _Side:
             for region in _without_rings(regions)
             if not _runs_along_border(region, ink.shape)
             and not region.is_blob
+            and not _is_box(region)
+            and region.width < _FLAT * region.height
             and not _is_soft(ink, region)
             and _is_on_paper(plane, ink, region, regions)
         ]
@@ -265,7 +275,7 @@ class _Side:
         if not groups:
             return []
         largest = max(region.size for region in groups)
-        if sum(region.size >= 0.25 * largest for region in self.regions) > self.limits.large:
+        if sum(region.size >= 0.25 * largest for region in self.regions if not region.border) > self.limits.large:
             return []
         return [region for region in groups if region.size >= 0.35 * largest and region.height >= 0.3 * largest]
 
@@ -286,64 +296,6 @@ def _ink(plane: Plane) -> Levels:
     return above_grain
 
 
-def _without_lines(mask: Mask) -> Mask:
-    """The mask without lines that run across the image from left to right; strokes that cross them stay."""
-    height, width = mask.shape
-    slope = _line_slope(mask)
-    if slope is None:
-        return mask
-    rows = np.arange(height)[:, None] + np.round((np.arange(width) + 0.5 - width / 2) * slope).astype(int)[None]
-    columns = np.broadcast_to(np.arange(width)[None], rows.shape)
-    inside = (rows >= 0) & (rows < height)
-    level = mask[np.clip(rows, 0, height - 1), columns] & inside  # the lines are level in it
-    cover = level.mean(axis=1)
-    line = cover > _LINE
-    for _ in range(2):
-        line |= (np.roll(line, 1) | np.roll(line, -1)) & (cover > _LINE_EDGE)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]]).astype(np.int8)))
-    margin = max(width // 16, 2)
-    for top, bottom in zip(edges[::2], edges[1::2], strict=True):
-        band = level[top:bottom]
-        if bottom - top > 0.12 * height + 2 or not (band[:, :margin].any() and band[:, -margin:].any()):
-            continue  # a bar, which the border takes care of; or a stroke that ends inside of the image
-        above, below = level[max(top - 2, 0) : top].any(axis=0), level[bottom : bottom + 2].any(axis=0)
-        reach = 2 * int(bottom - top) + 1
-        level[top:bottom] &= (above & _near(below, reach)) | (below & _near(above, reach))
-    cleaned = np.zeros_like(mask)
-    cleaned[rows[inside], columns[inside]] = level[inside]
-    return cleaned
-
-
-def _near(line: Mask, reach: int) -> Mask:
-    """The pixels of one row within half of `reach` of a set one."""
-    return np.convolve(line, np.ones(reach), "same") > 0.5  # noqa: PLR2004 -- sums are whole numbers
-
-
-def _line_slope(mask: Mask, blocks: int = 16) -> float | None:
-    """Rows for each column by which lines across the image climb; None where there are none.
-
-    Ink is counted in each row of each block of columns, and the counts are added along lines of some slopes.
-    """
-    height, width = mask.shape
-    if width < blocks or not mask.any(axis=0).mean() > _LINE:
-        return None
-    edges = np.linspace(0, width, blocks + 1).astype(int)
-    counts = np.add.reduceat(mask, edges[:-1], axis=1, dtype=np.int32).T  # (blocks, H)
-    if (counts.max(axis=1) >= 0.4 * np.diff(edges)).mean() < 0.6:  # noqa: PLR2004 -- of the blocks hold no line
-        return None
-    middles = (edges[:-1] + edges[1:] - width) / 2
-    slopes = np.linspace(-0.12, 0.12, 25) if width >= _SMALL_SIDE else np.zeros(1)
-    shifts = np.round(slopes[:, None] * middles).astype(int)  # (slopes, blocks)
-    reach = int(np.abs(shifts).max())
-    padded = np.zeros((blocks, height + 2 * reach), np.int32)
-    padded[:, reach : reach + height] = counts
-    starts = shifts + reach + np.arange(blocks) * padded.shape[1]
-    cover = padded.ravel()[starts[..., None] + np.arange(height)].sum(axis=1) / width  # (slopes, H)
-    scores = np.where(cover > _LINE, cover**2, 0).sum(axis=1)
-    best = int(scores.argmax())
-    return float(slopes[best]) if scores[best] > 0 else None
-
-
 def _without_rings(regions: list[Region]) -> list[Region]:
     """Regions without those that encircle another of some size: rings, boxes and frames around a digit."""
     return [
@@ -354,6 +306,23 @@ def _without_rings(regions: list[Region]) -> list[Region]:
             for inner in regions
         )
     ]
+
+
+def _without_sheets(regions: list[Region], others: list[Region]) -> list[Region]:
+    """Regions without those inside of the image that are the paper or the disc on which one of the others stands."""
+    return [
+        sheet
+        for sheet in regions
+        if sheet.border
+        or not sheet.is_solid
+        or not any(sheet.contains_box(one) and one.height >= _ON_SHEET * sheet.height for one in others)
+    ]
+
+
+def _is_box(region: Region) -> bool:
+    """Whether a region is the outline of an empty box; a 0 is round or narrow."""
+    is_square = region.width > _BOX_ASPECT * region.height and region.holes == 1
+    return is_square and not region.is_solid and region.hull_area > _BOX_HULL * region.mask.size
 
 
 def _runs_along_border(region: Region, shape: tuple[int, ...]) -> bool:
@@ -400,7 +369,8 @@ def _is_on_paper(plane: Plane, ink: Levels, region: Region, regions: Iterable[Re
     own, all_ink = np.zeros(levels.shape, np.uint8), np.zeros(levels.shape, np.uint8)
     _draw(own, region, top, left)
     for other in regions:
-        _draw(all_ink, other, top, left)
+        if other is region or not (other.contains_box(region) and other.is_solid):  # a sheet is paper
+            _draw(all_ink, other, top, left)
     beyond = levels[(all_ink | dilate(own, 3)) == 0]
     if not beyond.size:
         return True

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from contract import jpeg
+from contract import bars, jpeg
 from contract.colour import Convert, find_conversion
 from contract.errors import ConvokeError, NoContent, TooLarge, Unreadable, UnsupportedMediaType
 from contract.kinds import describe, describe_damage, describe_variant
@@ -123,6 +123,8 @@ def fit(image: Image.Image, spec: ImageInput) -> Pixels:
     width, height = image.size
     if min(width, height) < _MIN_SIDE:
         raise NoContent(f"the image has no content: {width} x {height} pixels (minimum {_MIN_SIDE} x {_MIN_SIDE})")
+    if spec.trim_bars:
+        image = bars.trim(image)
     if spec.framing == "squash":
         resized = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)  # Pillow takes (width, height)
     else:

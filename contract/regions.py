@@ -77,9 +77,15 @@ class Region:
         size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         cells = Image.fromarray(self.mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
         solid = surround((np.asarray(cells) > 140).astype(np.uint8))  # noqa: PLR2004 -- somewhat more than half
-        return bool(erode(solid, _SOLID_CELLS).any()) or self.area > _SOLID_SHARE * self._hull_area()
+        return bool(erode(solid, _SOLID_CELLS).any()) or self.area > _SOLID_SHARE * self.hull_area
 
-    def _hull_area(self) -> float:
+    @property
+    def is_solid(self) -> bool:
+        """Whether the region fills most of its convex hull, as paper does, and no outline."""
+        return 2 * self.area > self.hull_area
+
+    @cached_property
+    def hull_area(self) -> float:
         """The area of the convex hull, in pixels (Andrew, 1979, over the ends of the rows)."""
         first = self.mask.argmax(axis=1)
         last = self.width - self.mask[:, ::-1].argmax(axis=1)

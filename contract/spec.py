@@ -105,7 +105,7 @@ class ImageInput(InputSpec):
     `framing` says how an image is brought to that size: `squash` resizes both sides; `pad` keeps the aspect and adds
     black on both sides of the shorter one; `crop` keeps the aspect and takes the middle, 7/8 of the shorter side (224
     of 256 pixels, as torchvision's classifiers do); `mnist` makes it light ink on black, fits the ink into a 20 x 20
-    box and centres it by its mass in 28 x 28.
+    box and centres it by its mass in 28 x 28. With `trim_bars`, bars of one colour along the edges are cut off before.
     """
 
     tensor: ClassVar[str] = "image"
@@ -119,6 +119,7 @@ class ImageInput(InputSpec):
     mode: Literal["L", "RGB"]
     framing: Literal["mnist", "squash", "pad", "crop"]
     resample: Literal["bilinear"] = "bilinear"
+    trim_bars: bool = False
 
     @property
     def channels(self) -> int:
@@ -159,6 +160,8 @@ class ImageInput(InputSpec):
     def _framing_fits(self) -> "ImageInput":
         if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
             raise ValueError("framing 'mnist' makes 28 x 28 images of mode 'L'")
+        if self.framing == "mnist" and self.trim_bars:
+            raise ValueError("trim_bars is for whole images; framing 'mnist' finds the digit beside any bars")
         return self
 
 

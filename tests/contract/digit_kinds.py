@@ -143,6 +143,14 @@ def colour_map(digit: Digit, _: Random) -> Image.Image:
 
 
 @kind
+def colour_map_with_many_hues(digit: Digit, _: Random) -> Image.Image:
+    """From dark blue over cyan and yellow to dark red, as matplotlib's jet."""
+    stops = np.array([[0, 0, 128], [0, 0, 255], [0, 255, 255], [255, 255, 0], [255, 0, 0], [128, 0, 0]])
+    channels = [np.interp(digit / 255, np.linspace(0, 1, 6), stops[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+@kind
 def red_on_green(digit: Digit, _: Random) -> Image.Image:
     return coloured(digit, (0, 130, 0), (255, 0, 0))
 
@@ -231,6 +239,37 @@ def on_a_table(digit: Digit, random: Random) -> Image.Image:
     sheet[60:350, 90:430] = page(digit, (340, 290), 220, (60, 35), (245, 20))
     turned = image(sheet).rotate(float(random.uniform(-6, 6)), fillcolor=70)
     return image(grain(np.asarray(turned, np.float32), random, 4))
+
+
+@kind
+def on_a_light_table(digit: Digit, random: Random) -> Image.Image:
+    sheet = np.full((400, 500), 190, np.float32)
+    sheet[60:350, 90:430] = page(digit, (340, 290), 220, (60, 35), (245, 20))
+    return image(grain(sheet, random, 3))
+
+
+@kind
+def on_a_disc(digit: Digit, _: Random) -> Image.Image:
+    sheet = drawn(np.full((400, 400), 255, np.float32), lambda pen, scale: _disc(pen, 40 * scale, 360 * scale))
+    share = np.pad(ink(digit, 180), 110)
+    return image(np.asarray(sheet) * (1 - share) + 255 * share)
+
+
+def _disc(pen: ImageDraw.ImageDraw, start: int, stop: int) -> None:
+    pen.ellipse([start, start, stop, stop], fill=40)
+
+
+@kind
+def plotted(digit: Digit, _: Random) -> Image.Image:
+    """In the axes of a figure, as matplotlib's imshow draws it."""
+    figure = Image.new("L", (640, 480), 255)
+    figure.paste(Image.fromarray(digit).resize((370, 370), Image.Resampling.NEAREST), (143, 58))
+    return figure
+
+
+@kind
+def on_a_narrow_page_with_lines(digit: Digit, random: Random) -> Image.Image:
+    return image(rules(page(digit, (300, 1800), 200, (50, int(random.integers(0, 1500)))), random, 90, 3, 120))
 
 
 @kind
@@ -398,6 +437,34 @@ def filled_shape(_: Digit, random: Random) -> Image.Image:
     return sheet
 
 
+@blank
+def squares(_: Digit, random: Random) -> Image.Image:
+    count = int(random.choice([2, 4, 8]))
+    rows, columns = np.mgrid[0:304, 0:304] * count // 304
+    return image((rows + columns) % 2 * 255.0)
+
+
+@blank
+def stripes(_: Digit, random: Random) -> Image.Image:
+    levels = np.tile(np.arange(28) // int(random.integers(3, 9)) % 2 * 255.0, (28, 1))
+    return image(levels if random.random() < 0.5 else levels.T)
+
+
+@blank
+def empty_box(_: Digit, random: Random) -> Image.Image:
+    side = int(random.choice([28, 300]))
+    sheet, edge = Image.new("L", (side, side), 255), side // int(random.integers(6, 9))
+    ImageDraw.Draw(sheet).rectangle([edge, edge, side - 1 - edge, side - 1 - edge], outline=0, width=max(side // 80, 1))
+    return sheet
+
+
+@blank
+def filled_square_28(_: Digit, random: Random) -> Image.Image:
+    sheet, edge = Image.new("L", (28, 28), 0), int(random.integers(4, 7))
+    ImageDraw.Draw(sheet).rectangle([edge, edge, 27 - edge, 27 - edge], fill=255)
+    return sheet
+
+
 # With several.
 
 
@@ -420,3 +487,8 @@ def two_above_each_other(first: Digit, second: Digit) -> Image.Image:
 def two_in_28(first: Digit, second: Digit) -> Image.Image:
     narrow = [np.asarray(Image.fromarray(digit).resize((14, 20))) for digit in (first, second)]
     return Image.fromarray(np.pad(np.hstack(narrow), ((4, 4), (0, 0))))
+
+
+@several
+def ten_in_a_row(first: Digit, second: Digit) -> Image.Image:
+    return image(np.hstack([page(digit, (100, 140), 90, (5, 25)) for digit in (first, second) * 5]))

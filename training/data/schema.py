@@ -13,13 +13,17 @@ from training.section import Count, Positive, Section
 
 
 class Image(Section):
-    """Images of height x width, scaled to [0, 1], then (x - mean) / std for each channel."""
+    """Images of height x width, scaled to [0, 1], then (x - mean) / std for each channel.
+
+    With `trim_bars`, bars of one colour at opposite edges are cut off before, in training as in the service.
+    """
 
     kind: Literal["image"] = "image"
     height: Side
     width: Side
     mode: Literal["L", "RGB"]
     framing: Literal["mnist", "squash"]
+    trim_bars: bool = False
     mean: list[float]
     std: list[Positive]
 
@@ -31,12 +35,20 @@ class Image(Section):
         """The input of the published model, or the same shape with another longer side, in pixels."""
         scale = 1 if longest is None else longest / max(self.height, self.width)
         height, width = round(self.height * scale), round(self.width * scale)
-        return ImageInput(height=max(height, 1), width=max(width, 1), mode=self.mode, framing=self.framing)
+        return ImageInput(
+            height=max(height, 1),
+            width=max(width, 1),
+            mode=self.mode,
+            framing=self.framing,
+            trim_bars=self.trim_bars,
+        )
 
     @model_validator(mode="after")
     def _framing_fits(self) -> "Image":
         if self.framing == "mnist" and (self.height, self.width, self.mode) != (28, 28, "L"):
             raise ValueError("framing 'mnist' needs height = 28, width = 28 and mode = 'L'")
+        if self.framing == "mnist" and self.trim_bars:
+            raise ValueError("trim_bars needs framing 'squash'")
         return self
 
     @model_validator(mode="after")
