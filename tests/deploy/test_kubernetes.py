@@ -1,5 +1,6 @@
 """The manifests for Kubernetes: valid by its schemas, and in agreement with the service, its image and its metrics."""
 
+import ast
 import json
 import os
 import re
@@ -29,6 +30,8 @@ const manifest = JSON.parse(readFileSync(0));
 const { [manifest.kind]: Kind } = await import(process.argv[1]);
 new Kind(manifest).validate();
 """
+KSERVE = os.environ.get("KSERVE_SDK")
+"""A folder in which `pip install --no-deps --target FOLDER kserve` was run."""
 PACKAGES = {
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1",
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
@@ -105,6 +108,62 @@ def test_custom_resources_are_valid(kind: str) -> None:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode == 0) == valid, done.stderr
+
+
+def kserve_faults(folder: Path, kind: str, value: Any, place: str = "") -> Iterator[str]:
+    """Where a value is not of a kind of KServe's SDK, whose models are generated from KServe's OpenAPI document.
+
+    Kinds that it does not have are Kubernetes' own.
+    """
+    if listed := re.fullmatch(r"list\[(.+)\]", kind):
+        if not isinstance(value, list):
+            yield f"{place}: expected a list"
+            return
+        for index, item in enumerate(value):
+            yield from kserve_faults(folder, listed[1], item, f"{place}[{index}]")
+        return
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+    files = [
+        path for path in (folder / "kserve/models").glob("*.py") if path.stem.replace("_", "") == name.replace("_", "")
+    ]
+    if not files:
+        expected = {"str": str, "int": int, "bool": bool}.get(kind)
+        if expected and not isinstance(value, expected):
+            yield f"{place}: expected {kind}"
+        return
+    text = files[0].read_text(encoding="utf-8")
+    types, names = (
+        ast.literal_eval(re.search(rf"{table} = (\{{.*?\}})", text, re.DOTALL)[1])  # type: ignore[index]
+        for table in ("openapi_types", "attribute_map")
+    )
+    kinds = {key: types[attribute] for attribute, key in names.items()}
+    if not isinstance(value, dict):
+        yield f"{place}: expected {kind}"
+        return
+    for key, part in value.items():
+        if key in kinds:
+            yield from kserve_faults(folder, kinds[key], part, f"{place}.{key}")
+        else:
+            yield f"{place}: {kind} has no {key}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("servingruntime", "V1alpha1ServingRuntime"), ("inferenceservice", "V1beta1InferenceService")]
+)
+def test_kserve_takes_its_manifests(name: str, kind: str) -> None:
+    """The models of KServe's SDK have each key; the containers and volumes are valid as those of a pod."""
+    manifest = load(f"kserve/{name}.yaml")
+    if "containers" in manifest["spec"]:
+        spec = {key: manifest["spec"][key] for key in ("containers", "volumes")}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        kubernetes_validate.validate(pod, "1.37", strict=True)
+    if KSERVE is None:
+        pytest.skip("KSERVE_SDK names no folder with PyPI's kserve")
+    assert list(kserve_faults(Path(KSERVE), kind, manifest)) == []
+    manifest["spec"]["replica"] = 2
+    assert len(list(kserve_faults(Path(KSERVE), kind, manifest))) == 1
+    manifest["spec"] = 1
+    assert len(list(kserve_faults(Path(KSERVE), kind, manifest))) == 1
 
 
 def test_the_validation_can_fail() -> None:

