@@ -134,6 +134,9 @@ def _losses(options: Loss, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
     if options.name == "hinge":
         return F.multi_margin_loss(logits, labels, reduction="none") * classes  # torch divides by the classes
+    if options.name == "focal":
+        likelihood = torch.log_softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)  # (N, classes) -> (N)
+        return -((1 - likelihood.exp()).clamp(min=1e-6) ** options.gamma) * likelihood  # 0^gamma has no finite slope
     target = F.one_hot(labels, classes) * (1 - options.label_smoothing) + options.label_smoothing / classes
     match options.name:
         case "binary-cross-entropy":

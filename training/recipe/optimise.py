@@ -15,18 +15,22 @@ class Loss(Section):
 
     `cross-entropy` of the softmax; `binary-cross-entropy` of each logit's sigmoid, summed over the labels;
     `mean-squared-error` and `mean-absolute-error` of the softmax, summed over the labels; `hinge`, the sum over the
-    other labels of max(0, 1 + z_other - z_y) (Weston & Watkins, 1999).
+    other labels of max(0, 1 + z_other - z_y) (Weston & Watkins, 1999); `focal`, the cross-entropy times
+    (1 - p)^`gamma` with the softmax p of the label, so that what is right already counts less (Lin et al., 2017).
     """
 
     USES: ClassVar[dict[str, frozenset[str]]] = {
+        "gamma": frozenset({"focal"}),
         "label_smoothing": frozenset(
             {"cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error"}
-        )
+        ),
     }
 
-    name: Literal["cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error", "hinge"] = (
-        "cross-entropy"
-    )
+    name: Literal[
+        "cross-entropy", "binary-cross-entropy", "mean-squared-error", "mean-absolute-error", "hinge", "focal"
+    ] = "cross-entropy"
+    gamma: NotNegative = 2.0
+    """How strongly examples that are right already are left aside; 0 is cross-entropy."""
     label_smoothing: Fraction = 0.0
     """The share of the target that is spread over all labels (Szegedy et al., 2016)."""
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None

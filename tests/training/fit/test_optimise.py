@@ -354,6 +354,19 @@ def test_the_hinge_loss_is_that_of_the_course() -> None:
     assert actual.item() == pytest.approx(2.9, rel=1e-6)
 
 
+def test_the_focal_loss_leaves_easy_examples_aside() -> None:
+    """Lin et al. (2017), eq. 4: with p = 0.9 and gamma = 2 it is a hundredth of the cross-entropy; 0 is that."""
+    logits = torch.tensor([[0.9, 0.1]]).log()
+    label = torch.tensor([0])
+    assert loss_of(Loss(name="focal"), logits, label).item() == pytest.approx(-(0.1**2) * math.log(0.9), rel=1e-5)
+    plain = loss_of(Loss(name="focal", gamma=0.0), LOGITS, LABELS)
+    assert plain.item() == pytest.approx(F.cross_entropy(LOGITS, LABELS).item(), rel=1e-6)
+    sure = torch.tensor([[50.0, -50.0]], requires_grad=True)
+    loss_of(Loss(name="focal", gamma=0.5), sure, label).backward()  # type: ignore[no-untyped-call]
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()
+
+
 def test_class_weights_come_by_name_or_from_the_counts() -> None:
     """Labels without a weight have 1; `balanced` gives every label the same sum, with a mean of 1 over the examples."""
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
