@@ -240,7 +240,7 @@ def test_many_files_give_a_table_and_a_csv_file(server: Server, open_page: Any, 
     ]
     files.append({"name": "=broken.png", "mimeType": "image/png", "buffer": files[0]["buffer"][:300]})
     page.set_input_files("#pick", files)
-    expect(page.locator("#batch-status")).to_have_text("Done: 50 of 50 files, 1 not classified.", timeout=60_000)
+    expect(page.locator("#batch-status")).to_have_text("Done: 50 of 50 files, 1 not classified.", timeout=120_000)
     expect(page.locator("#batch-rows tr").last.locator("td.bad")).to_contain_text("damaged")
     assert page.locator("#batch-rows canvas").count() == 49
     page.get_by_role("button", name="Score").click()
