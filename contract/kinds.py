@@ -12,6 +12,7 @@ from typing import Literal
 from contract import jpeg
 
 _CONVERT = "convert it to JPEG or PNG"
+_UNPACK = "send the image uncompressed"
 _BRANDS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
@@ -41,6 +42,15 @@ _SIGNATURES = (
     (b"\x93NUMPY", "a NumPy array", "save it as PNG"),
     (b"\x1a\x45\xdf\xa3", "a video (Matroska or WebM)", "send one frame as JPEG or PNG"),
     (b"BA", "an OS/2 bitmap array", _CONVERT),
+    (b"qoif", "QOI", _CONVERT),
+    (b"DDS ", "a texture (DDS)", _CONVERT),
+    (b"\x28\xb5\x2f\xfd", "Zstandard", _UNPACK),
+    (b"\xfd7zXZ\0", "xz", _UNPACK),
+    (b"BZh", "bzip2", _UNPACK),
+    (b"\x80\x04\x95", "a Python pickle", "send the bytes of an image file"),
+    (b"SQLite format 3\0", "a database (SQLite)", "send an image"),
+    (b"\x7fELF", "a program (ELF)", "send an image"),
+    (b"MZ", "a program (EXE)", "send an image"),
 )
 _PAGE = "send the image itself, not the page that shows it"
 _TEXTS = (
@@ -60,10 +70,12 @@ _USUAL_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _CONVERTED = re.compile(rb"\x89PNG(?!\r\n\x1a\n)[\r\n]+\x1a")
 _RECODED = re.compile(rb"(\xef\xbf\xbd|\xc2\x89|\?)PNG[\r\n]|(\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98\xc3\xbf")
 """The signatures of PNG and JPEG after a program took the bytes for text in UTF-8, Latin-1 or ASCII."""
+_CAMERA = re.compile(rb"\A.{8}CR[\x02\x00]|NIKON CORPORATION|SONY\0|PENTAX|FUJIFILM|Panasonic", re.DOTALL)
 _NETPBM = re.compile(rb"P[1-7fF]\s")
 _URL = re.compile(rb"(https?|ftp|file|s3|gs)://\S+\Z", re.IGNORECASE)
 _PATH = re.compile(rb"@?([A-Za-z]:\\|\.{0,2}/|~/)?[\w .\\/()-]+\.(jpe?g|png|webp|gif|bmp|tiff?|heic)\Z", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_HEX = re.compile(rb"(0x)?([0-9a-fA-F]{2}[ :]?){16}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16}")
 
 
@@ -88,7 +100,8 @@ def _binary(data: bytes) -> tuple[str, str] | None:
         return "Netpbm (PBM, PGM or PPM)", _CONVERT
     if not any(data[:4096]):
         return "a file of zeros", "send the image again"
-    return next(((name, advice) for start, name, advice in _SIGNATURES if data.startswith(start)), None)
+    at_start = next(((name, advice) for start, name, advice in _SIGNATURES if data.startswith(start)), None)
+    return at_start or (("a TAR archive", "send each image on its own") if data[257:262] == b"ustar" else None)
 
 
 def describe_damage(data: bytes) -> str:
@@ -100,7 +113,9 @@ def describe_damage(data: bytes) -> str:
 
 def describe_variant(data: bytes) -> str:
     """What is special about a JPEG, BMP or TIFF that cannot be read, with advice; empty if nothing is known."""
-    if data.startswith(b"\xff\xd8"):
+    if data[:4] in {b"II*\0", b"MM\0*"} and _CAMERA.search(data[:4096]):
+        name = "a raw file of a camera"
+    elif data.startswith(b"\xff\xd8"):
         name = jpeg.name_variant(data)
     elif data.startswith(b"BM"):
         name = _bmp_variant(data)
@@ -144,6 +159,8 @@ def _textual(data: bytes) -> tuple[str, str] | None:
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<") and b"<svg" in start:
         return "SVG", "render it to PNG"
+    if start.startswith(b"--") and b"\ncontent-" in start:
+        return "a multipart body", "send its Content-Type, with the boundary, as a header of the request"
     named = next(((name, advice) for first, name, advice in _TEXTS if start.startswith(first)), None)
     return named or _short_text(data.strip(b"\xef\xbb\xbf \t\r\n\"'"))
 
@@ -153,6 +170,8 @@ def _short_text(text: bytes) -> tuple[str, str] | None:
         return "a URL", "download the image and send its bytes"
     if len(text) <= 4096 and _PATH.match(text):  # noqa: PLR2004
         return "the path of a file", "send the file's content (curl: --data-binary @FILE)"
+    if _HEX.match(text):
+        return "hexadecimal text", "send the bytes that it stands for"
     if _BASE64.match(text) and _is_base64(text[:1024]):
         return "base64 text", "send the decoded bytes, or the base64 in JSON"
     is_text = text[:1024].isascii() and not _CONTROL.search(text[:1024])

@@ -268,8 +268,8 @@ def plotted(digit: Digit, _: Random) -> Image.Image:
 
 
 @kind
-def on_a_narrow_page_with_lines(digit: Digit, random: Random) -> Image.Image:
-    return image(rules(page(digit, (300, 1800), 200, (50, int(random.integers(0, 1500)))), random, 90, 3, 120))
+def on_a_narrow_page(digit: Digit, random: Random) -> Image.Image:
+    return image(page(digit, (300, 1800), 200, (50, int(random.integers(0, 1500)))))
 
 
 @kind
