@@ -113,6 +113,7 @@ def describe_damage(data: bytes) -> str:
 
 def describe_variant(data: bytes) -> str:
     """What is special about a JPEG, BMP or TIFF that cannot be read, with advice; empty if nothing is known."""
+    name: str | None
     if data[:4] in {b"II*\0", b"MM\0*"} and _CAMERA.search(data[:4096]):
         name = "a raw file of a camera"
     elif data.startswith(b"\xff\xd8"):
