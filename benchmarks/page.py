@@ -57,6 +57,11 @@ class Pass:
     requests_per_cpu_s: float
     page_requests: int
 
+    @property
+    def processors(self) -> float:
+        """How many processors the service had: fewer than one where other programs run beside it."""
+        return self.requests_per_s / self.requests_per_cpu_s
+
 
 def png(levels: npt.NDArray[np.uint8], level: int) -> bytes:
     """Grey levels (H, W) -> a PNG; `level` 0 is without compression, as the page writes it."""
@@ -125,6 +130,7 @@ def alone(server: Server, digits: Sequence[npt.NDArray[np.uint8]], seconds: int)
     Raises:
         BenchmarkError: a request failed.
     """
+    server.settle()
     with server.meter() as idle:
         time.sleep(seconds)
     with server.meter() as busy, Page(server.port, "digits", digits) as page:
@@ -207,13 +213,13 @@ def report(without: list[Pass], beside: list[Pass], seconds: int) -> list[str]:
         for name, passes in (("without the page", without), ("beside the page", beside))
     ]
     costs = [
-        1 - page.requests_per_cpu_s / alone.requests_per_cpu_s for alone, page in zip(without, beside, strict=True)
+        (1 - page.requests_per_cpu_s / alone.requests_per_cpu_s) * page.processors
+        for alone, page in zip(without, beside, strict=True)
     ]
     rate = median(each.page_requests for each in beside) / seconds
     cost = (
-        f"The page sent {rate:.1f} requests/s and took {median(costs):.1%} of the digits of others for each second of "
-        f"processor time (median of {len(costs)} pairs of passes of {seconds} s; from {min(costs):.1%} to "
-        f"{max(costs):.1%})."
+        f"The page sent {rate:.1f} requests/s and took {median(costs):.1%} of the digits that a processor gives "
+        f"others (median of {len(costs)} pairs of passes of {seconds} s; from {min(costs):.1%} to {max(costs):.1%})."
     )
     return [
         *markdown_table(["digits of others", "requests/s", "requests a processor second"], rows),
