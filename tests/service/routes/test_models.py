@@ -39,11 +39,12 @@ def test_a_published_version_is_small_and_complete(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_published_version_was_calibrated(version: str) -> None:
-    """The calibration error is at most 0.02, or what chance causes with so few examples; splits have 1,000 or more.
+    """The calibration error is at most 0.02, and what chance adds with so few examples; splits have 1,000 or more.
 
     The share of correct predictions among the n_b examples of a bin differs from its expectation by
-    sqrt(1 / (2 pi n_b)) or less on average, and two classes fill 8 of 15 bins.
+    sqrt(1 / (2 pi n_b)) or less on average, and two classes fill 8 of 15 bins. Both errors are independent, so that
+    their squares add up.
     """
     for name, metrics in contract.read(ROOT / version).test_metrics.items():
-        assert metrics.ece <= max(0.02, math.sqrt(8 / (2 * math.pi * metrics.n))), name
+        assert metrics.ece <= math.hypot(0.02, math.sqrt(8 / (2 * math.pi * metrics.n))), name
         assert metrics.n >= 1000, name
