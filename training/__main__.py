@@ -352,10 +352,6 @@ def _show(text: str) -> None:
 
 def _report(error: TrainingError) -> None:
     """Print an error once, whatever the number of processes."""
-    if "RANK" in os.environ:
-        from training.fit import launch  # noqa: PLC0415
-
-        launch.hand_over(error)
     if not _is_launched() and (_leads() or (isinstance(error, LostProcess) and _is_first_left(error))):
         print(f"error: {error}", file=sys.stderr)
 

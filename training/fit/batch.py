@@ -53,12 +53,18 @@ def _draw_balanced(labels: Tensor) -> Tensor:
 
 
 def resolution(recipe: Recipe, number: int) -> int:
-    """The side of the training images in epoch `number`, counted from 1, in pixels; 0 for texts."""
+    """The side of the training images in epoch `number`, counted from 1, in pixels; 0 for texts.
+
+    Each resolution has an equal part of the epochs. Of fewer epochs than resolutions, the last have the last ones.
+    """
     if not isinstance(recipe.input, Image):
         return 0
     if recipe.resolutions is None:
         return recipe.input.height
-    return recipe.resolutions[(number - 1) * len(recipe.resolutions) // recipe.epochs]
+    count = len(recipe.resolutions)
+    if recipe.epochs < count:
+        return recipe.resolutions[count - recipe.epochs + number - 1]
+    return recipe.resolutions[(number - 1) * count // recipe.epochs]
 
 
 class ImageLoader:

@@ -4,21 +4,17 @@ torch's elastic launcher starts them, as torchrun does. Where torchrun prints a 
 `launch` raises the error that came first, so that it is shown once.
 """
 
-import json
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from training.errors import LostProcess, RunError, TrainingError
-
-_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # set by torch in each process: where its error is read from
+from training.errors import RunError
 
 
 def launch(command: Sequence[str], processes: int) -> None:
@@ -42,24 +38,14 @@ def launch(command: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        raise RunError(_message(list(error.failures.values()), processes)) from error
+        raise RunError(message(list(error.failures.values()), processes)) from error
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise RunError(f"stopped by {error.sigval.name}") from error
 
 
-def hand_over(error: TrainingError) -> None:
-    """Write an error to where `launch`, or the report of torchrun, reads it from; without them, do nothing."""
-    path = os.environ.get(_ERROR_FILE)
-    if path:
-        # The others lose their connection to the process that failed first, and fail after it.
-        timestamp = int(time.time()) + (3600 if isinstance(error, LostProcess) else 0)
-        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump({"message": str(error), "timestamp": timestamp}, file)
-
-
-def _message(failures: list[ProcessFailure], processes: int) -> str:
+def message(failures: list[ProcessFailure], processes: int) -> str:
     """What to say of the process that failed first; torch ends the others by SIGTERM."""
     first = min(failures, key=lambda failure: (failure.exitcode == -signal.SIGTERM, failure.timestamp))
     process = f"process {first.local_rank} of {processes}"

@@ -107,7 +107,8 @@ class Trainer:
         self._machine = machine
         self._later = later
         self._network = machine.world.wrap(state.network)
-        self._bounded = [layer for layer in state.network.modules() if isinstance(layer, BoundedLinear)]
+        bounded = (layer for layer in state.network.modules() if isinstance(layer, BoundedLinear))
+        self._bounded = [layer for layer in bounded if layer.weight.requires_grad]  # not those that are frozen
         weights = class_weights(recipe.loss, recipe.labels, train.labels)
         self._class_weights = None if weights is None else weights.to(machine.device)
 
@@ -125,7 +126,7 @@ class Trainer:
             seconds = time.perf_counter() - started
             # The leading process decides for all when to stop: on GPUs the others may round differently.
             figures = self._machine.world.broadcast(self._validate())
-            self._check_finite(number)
+            self._check_finite(number, figures[0])
             bar.finish(*figures)
         mean = sums.mean(self._machine.world)
         return Epoch(
@@ -176,12 +177,12 @@ class Trainer:
             settings["lr"] = rate * settings.get("share", 1.0)
         optimiser.zero_grad()
         total = sum(map(len, group))
-        for chosen in group:
+        for part, chosen in enumerate(group):
             # Scaled images float32 (n, C, H, W), or token ids int32 (N, L); labels int64 (n).
             inputs, labels = loader.load(chosen)
             # float32 (n, C, side, side), or token ids int64 (n, at most L).
             inputs = loader.augment(inputs, len(chosen))
-            with world.own_draws(recipe.seed, *place), autocast(self._machine.device, recipe.precision):
+            with world.own_draws(recipe.seed, *place, part), autocast(self._machine.device, recipe.precision):
                 logits = self._network(inputs)  # (n, classes)
             logits = logits.float()
             loss = loss_of(recipe.loss, logits, labels, self._class_weights)  # the mean over n examples
@@ -222,14 +223,17 @@ class Trainer:
         accuracy = float((logits.argmax(dim=1) == split.labels).float().mean())
         return F.cross_entropy(logits, split.labels).item(), accuracy
 
-    def _check_finite(self, number: int) -> None:
-        """Refuse weights that the epoch's last step made infinite, before they reach the checkpoint."""
+    def _check_finite(self, number: int, validation_loss: float | None) -> None:
+        """Refuse weights that the epoch's last step made infinite, before they reach the checkpoint.
+
+        Some examples show it first in the published network, which may be an average of weights.
+        """
         network, device = self._state.network.eval(), self._machine.device
         loader = loader_for(self._recipe, self._train, resolution(self._recipe, self._recipe.epochs), self._machine)
         inputs = loader.plain(torch.arange(min(len(self._train), 100)))
         with torch.inference_mode():
             is_finite = network(inputs.to(device)).isfinite().all()
-        if not is_finite:
+        if not is_finite or not math.isfinite(validation_loss or 0.0):
             raise RunError(
                 f"the network's outputs are infinite or NaN after epoch {number}. {_last_good(number)} "
                 "Lower the learning rate with --set optimiser.learning_rate=..."

@@ -8,6 +8,7 @@ gradients are averaged, so the weights are those that a single process would lea
 single process and its methods change nothing.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from training.errors import LostProcess, RunError
+from training.errors import LostProcess, RunError, TrainingError
 
 T = TypeVar("T")
 
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Set by torch's launcher in each process: the file that it reads the process's error from."""
 REPORT_S = 3.0
 """Seconds in which all processes notice that another one is gone."""
 
@@ -152,11 +155,23 @@ def leave() -> None:
 
 @contextmanager
 def connected(advice: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn a connection that another process closed into a LostProcess, and disconnect at the end.
+    """Hand over an error, and disconnect at the end. A connection that another process closed is a LostProcess.
 
     Args:
         advice: what to do, for the message.
     """
+    try:
+        with _lost_processes(advice):
+            yield
+    except TrainingError as error:
+        hand_over(error)  # before the others notice the end of this process, and are ended
+        raise
+    finally:
+        leave()
+
+
+@contextmanager
+def _lost_processes(advice: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -164,8 +179,16 @@ def connected(advice: Callable[[], str] = lambda: "") -> Iterator[None]:
             raise
         lost = find_lost()
         raise LostProcess(" ".join(part for part in (lost_message(lost), advice()) if part), lost) from error
-    finally:
-        leave()
+
+
+def hand_over(error: TrainingError) -> None:
+    """Write an error to where `launch`, or the report of torchrun, reads it from; without them, do nothing."""
+    path = os.environ.get(_ERROR_FILE)
+    if path:
+        # The others lose their connection to the process that failed first, and fail after it.
+        timestamp = int(time.time()) + (3600 if isinstance(error, LostProcess) else 0)
+        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump({"message": str(error), "timestamp": timestamp}, file)
 
 
 def find_lost() -> list[int]:

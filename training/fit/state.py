@@ -4,6 +4,7 @@
 a checkpoint.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from training.recipe.layers import Embedding, NGrams
 from training.recipe.schema import Recipe
 
 Parts = tuple[Tensor, ...] | list[Tensor]
+
+_MAY_CHANGE = frozenset({"name", "description", "epochs", "data.path", "data.images"})
+"""What a run may change before it is resumed: more epochs, and where the same data are."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class State:
     average: AveragedModel
     optimiser: optim.Optimizer
     history: list[Epoch]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The recipe, as JSON has it."""
     best: dict[str, Any] = field(default_factory=dict)
     """The published network's weights after the best epoch, with early stopping."""
 
@@ -69,6 +75,7 @@ class State:
             "optimiser": self.optimiser.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
             "best": self.best,
+            "recipe": self.recipe,
         }
         checkpoint.save(path, state)
 
@@ -77,12 +84,13 @@ class State:
         if state is None:
             return
         try:
+            _check_unchanged(path, state.get("recipe", {}), self.recipe)
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.history = [Epoch(**epoch) for epoch in state["history"]]
             self.best = state.get("best", {})
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             raise RunError(f"{path}: the checkpoint does not match this recipe: {error}") from error
 
     def add(self, epoch: Epoch, recipe: Recipe) -> None:
@@ -140,7 +148,31 @@ def initial_state(recipe: Recipe, device: torch.device, train: Split | None = No
     steps = optimiser(recipe.optimiser, trainable)
     if recipe.initialise.body_rate != 1:
         slow_down(steps, pretrained.body(network).parameters(), recipe.initialise.body_rate)
-    return State(network, average, steps, [])
+    return State(network, average, steps, [], recipe.model_dump(mode="json"))
+
+
+def _check_unchanged(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse a checkpoint of a recipe with other values; keys that one of them lacks are of another release.
+
+    Raises:
+        RunError: the message names the first key that differs, and both values.
+    """
+    for key, (old, new) in _pairs(before, now):
+        if old != new and key not in _MAY_CHANGE:
+            raise RunError(
+                f"{path}: was trained with {key} = {old!r}, but the recipe has {new!r} now. A run keeps its recipe: "
+                "undo the change, or start a new run"
+            )
+
+
+def _pairs(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys that both recipes have, like `optimiser.momentum`, with both values."""
+    for key in filter(now.__contains__, before):
+        old, new = before[key], now[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _pairs(old, new, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", (old, new)
 
 
 def average_of(network: nn.Module, decay: float) -> AveragedModel:

@@ -1,6 +1,6 @@
 """The tables of a recipe about learning: `[loss]`, `[optimiser]` and `[schedule]`. `fit.optimise` computes them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,7 +37,17 @@ class Loss(Section):
     """The weight of the examples of each label, 1 if not given; `balanced` is n / (labels * n of the label)."""
 
 
-class SGD(Section):
+class _Optimiser(Section):
+    """What all optimisers have."""
+
+    @model_validator(mode="after")
+    def _decay_falls_on_something(self) -> Self:
+        if getattr(self, "weight_decay_on", "all") != "all" and not getattr(self, "weight_decay", 0.0):
+            raise ValueError("weight_decay_on: has no effect without a weight_decay above 0")
+        return self
+
+
+class SGD(_Optimiser):
     """Stochastic gradient descent, optionally with momentum (Polyak, 1964; Nesterov, 1983)."""
 
     name: Literal["sgd"]
@@ -54,7 +64,7 @@ class SGD(Section):
         return self
 
 
-class AdaGrad(Section):
+class AdaGrad(_Optimiser):
     """Duchi et al. (2011)."""
 
     name: Literal["adagrad"]
@@ -63,7 +73,7 @@ class AdaGrad(Section):
     weight_decay_on: Decayed = "all"
 
 
-class RMSProp(Section):
+class RMSProp(_Optimiser):
     """Tieleman & Hinton (2012), optionally with momentum."""
 
     name: Literal["rmsprop"]
@@ -74,7 +84,7 @@ class RMSProp(Section):
     weight_decay_on: Decayed = "all"
 
 
-class Adadelta(Section):
+class Adadelta(_Optimiser):
     """Zeiler (2012)."""
 
     name: Literal["adadelta"]
@@ -84,7 +94,7 @@ class Adadelta(Section):
     weight_decay_on: Decayed = "all"
 
 
-class Adam(Section):
+class Adam(_Optimiser):
     """Kingma & Ba (2015); with `amsgrad`, Reddi et al. (2018)."""
 
     name: Literal["adam"]
@@ -102,7 +112,7 @@ class AdamW(Adam):
     name: Literal["adamw"]  # type: ignore[assignment]
 
 
-class NAdam(Section):
+class NAdam(_Optimiser):
     """Adam with Nesterov's momentum (Dozat, 2016)."""
 
     name: Literal["nadam"]
@@ -149,6 +159,12 @@ class Schedule(Section):
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     decay: Positive = 9.0
     patience: Count = 3
+
+    @model_validator(mode="after")
+    def _steps_have_milestones(self) -> Self:
+        if self.name == "step" and not self.milestones:
+            raise ValueError("milestones: name = 'step' without milestones is constant; set name = 'constant'")
+        return self
 
     @property
     def warmup_share(self) -> float:

@@ -174,7 +174,14 @@ class Recipe(Section):
             raise ValueError("data.folds: not allowed with data.refit = true, since cross-validation publishes nothing")
         if self.schedule.name == "plateau" and self.data.refit:
             raise ValueError("schedule.name: 'plateau' needs a validation split, which data.refit = true trains on")
+        if self.accumulate > 1 and self.batch_size == "full":
+            raise ValueError("accumulate: has no effect with batch_size = 'full', which has one batch in an epoch")
         weights = self.loss.class_weights
+        if weights == "balanced" and self.data.sampling == "balanced":
+            raise ValueError(
+                "loss.class_weights: 'balanced' with data.sampling = 'balanced', whose epochs have all labels equally "
+                "often, would count small classes twice; set one of them"
+            )
         unknown = sorted(set(weights) - set(self.labels)) if isinstance(weights, dict) else []
         if unknown:
             raise ValueError(f"loss.class_weights: {', '.join(unknown)} not in labels: {', '.join(self.labels)}")
@@ -192,6 +199,11 @@ class Recipe(Section):
                 raise ValueError(f"{key}: is for images, but input.kind = 'text'")
         if isinstance(spec, Image):
             self._check_sides(spec)
+        elif (self.augment.span or 0) >= spec.length:
+            raise ValueError(
+                f"augment.span: {self.augment.span} has no effect, since texts have at most input.length = "
+                f"{spec.length} tokens"
+            )
         return self
 
     def _check_sides(self, spec: Image) -> None:

@@ -143,28 +143,25 @@ def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> Judg
     obstacle = _obstacle(manifest, other)
     if obstacle:
         return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
-    others = correct_answers(session, other, folder)
-    for name, ours in correct.items():
-        if len(others[name]) != len(ours):
-            obstacle = (
-                f"the test split {name} has {len(ours):,} examples, but {len(others[name]):,} for version "
-                f"{other.version} in service"
+    comparisons, obstacles, sentences = [], [], []
+    for rank, version in (("in service", serving), ("the best one", _best(versions, manifest, _accuracy(other)))):
+        if version is None:
+            continue
+        folder, other, session = version
+        others = correct_answers(session, other, folder, _own_data(manifest))
+        shorter = [name for name, ours in correct.items() if len(others[name]) != len(ours)]
+        if shorter:
+            name = shorter[0]
+            obstacles.append(
+                f"the test split {name} has {len(correct[name]):,} examples, but {len(others[name]):,} for version "
+                f"{other.version}, {rank}"
             )
-            return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
-    comparisons = [_compare(name, other.version, ours, others[name]) for name, ours in correct.items()]
-    sentence = f"Compared with version {other.version} in service. {'; '.join(map(str, comparisons))}."
-    best = _best(versions, manifest, _accuracy(other))
-    if best is not None:
-        folder, other, session = best
-        others = correct_answers(session, other, folder)
-        more = [
-            _compare(name, other.version, ours, others[name])
-            for name, ours in correct.items()
-            if len(others[name]) == len(ours)
-        ]
-        comparisons += more
-        sentence += f" Compared with version {other.version}, the best one. {'; '.join(map(str, more))}."
-    return Judgement(comparisons, [], sentence)
+            sentences.append(f"Not compared with version {other.version}, {rank}: {obstacles[-1]}.")
+            continue
+        found = [_compare(name, other.version, ours, others[name]) for name, ours in correct.items()]
+        comparisons += found
+        sentences.append(f"Compared with version {other.version}, {rank}. {'; '.join(map(str, found))}.")
+    return Judgement(comparisons, obstacles, " ".join(sentences))
 
 
 def _versions(home: Path) -> list[tuple[Path, Manifest]]:
@@ -221,16 +218,25 @@ def _obstacle(manifest: Manifest, other: Manifest) -> str | None:
             f"version {other.version} was measured on other test splits: {', '.join(other_tests)} instead of "
             f"{', '.join(tests)}"
         )
+    data, other_data = _own_data(manifest), _own_data(other)
+    if data and other_data:
+        for key in ("test", "split_seed", "group", "validation"):
+            mine, its = getattr(data, key), getattr(other_data, key)
+            if mine != its and (key != "validation" or "given" in {mine, its}):
+                return (
+                    f"data.{key} = {mine!r} draws another test split than version {other.version}, which has {its!r} "
+                    "and may have been trained on its examples"
+                )
     return None
 
 
-def correct_answers(session: Session, manifest: Manifest, folder: Path) -> dict[str, Correct]:
-    """Which examples of its test splits a published model classifies correctly.
+def correct_answers(session: Session, manifest: Manifest, folder: Path, data: Data | None = None) -> dict[str, Correct]:
+    """Which examples of its test splits, or of those of other `data`, a published model classifies correctly.
 
     Raises:
         DataError, TrainingError: as `tests_of`.
     """
-    tests = tests_of(manifest, folder)
+    tests = _splits(manifest, folder, data or _own_data(manifest))
     return {name: is_correct(evaluate.probabilities(session, split), split) for name, split in tests.items()}
 
 
@@ -241,10 +247,15 @@ def tests_of(manifest: Manifest, folder: Path) -> dict[str, Split]:
         DataError: a split is missing or damaged.
         TrainingError: the data set in the manifest is unknown.
     """
+    return _splits(manifest, folder, _own_data(manifest))
+
+
+def _splits(manifest: Manifest, folder: Path, data: Data | None) -> dict[str, Split]:
+    """The test splits of a data set, or of the user's own `data`, as the graph of a version takes them."""
     tokenizer = None
     if isinstance(manifest.input, TextInput):
         tokenizer = (folder / manifest.input.tokenizer).read_text(encoding="utf-8")
-    tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer, _own_data(manifest))
+    tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer, data)
     if not tests:
         raise TrainingError(f"{folder}: unknown data set {manifest.dataset!r} in the manifest")
     return tests

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from training.evaluation.metrics import expected_calibration_error
@@ -33,6 +35,10 @@ LINE: Final = (0.80, 0.87, 0.96)
 _BINS: Final = 15  # as in training.evaluation.metrics, after Guo et al. (2017), section 2
 _TRAINING, _VALIDATION, _MARK = "#4878a8", "#d1661f", "#555555"
 _OVER, _UNDER = "#e39a8f", "#a9c8e4"
+_GAPS: Final = (
+    "overconfident: accuracy is below the mean confidence",
+    "underconfident: accuracy is above the mean confidence",
+)
 _ANNOTATED: Final = 20  # classes up to which a number fits into a cell of the confusion matrix
 _LOG_RATIO: Final = 20  # of the largest loss to the smallest, above which the axis is logarithmic
 _CHANNELS: Final = 8  # shown of each filter over an input that is not an image
@@ -133,7 +139,7 @@ def _scale_loss(axes: Axes, history: History) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(losses, default=1.0) or 1.0)  # with space for the star at its top
 
 
 def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str], caption: str = "") -> Figure:
@@ -217,7 +223,17 @@ def reliability_diagram(before: Floats, after: Floats, labels: Labels, caption: 
         _reliability(grid[0, column], confidence, correct)
         _histogram(grid[1, column], confidence, float(correct.mean()))
         grid[0, column].set_title(f"{title}: ECE {ece:.4f}, n = {len(confidence):,}")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    # Handles of their own: a panel without bins of a kind would give its entry another colour.
+    figure.legend(
+        handles=[
+            Line2D([], [], color=_MARK, linestyle="--", linewidth=1, label="perfect calibration"),
+            Patch(facecolor=_TRAINING, label="accuracy"),
+            Patch(facecolor=_OVER, edgecolor="white", hatch="//", label=_GAPS[0]),
+            Patch(facecolor=_UNDER, edgecolor="white", hatch="//", label=_GAPS[1]),
+        ],
+        loc="outside lower center",
+        ncols=2,
+    )
     grid[0, 0].set_ylabel("accuracy")
     grid[1, 0].set_ylabel("share of examples (%)")
     _caption(figure, caption)
@@ -231,10 +247,7 @@ def _reliability(axes: Axes, confidence: Floats, correct: npt.NDArray[np.bool_])
     mean = np.array([confidence[bins == place].mean() for place in filled])
     width = 1 / _BINS
     axes.bar(filled / _BINS, accuracy, width, align="edge", color=_TRAINING, edgecolor="white", label="accuracy")
-    for label, colour, gap in (
-        ("overconfident: accuracy is below the mean confidence", _OVER, mean - accuracy),
-        ("underconfident: accuracy is above the mean confidence", _UNDER, accuracy - mean),
-    ):
+    for label, colour, gap in zip(_GAPS, (_OVER, _UNDER), (mean - accuracy, accuracy - mean), strict=True):
         chosen = gap > 0
         axes.bar(
             filled[chosen] / _BINS,
@@ -325,7 +338,7 @@ def classes(figures: Sequence[tuple[str, int, float | None, float | None]], capt
             text = "-" if each[column] is None else f"{each[column]:.1%}"
             axes.text(float(each[column] or 0.0) + 0.005, place + offset, text, va="center", fontsize=7)
     axes.set_yticks(places, [plain(f"{textwrap.shorten(each[0], 28)}  (n = {each[1]:,})") for each in ordered])
-    axes.invert_yaxis()
+    axes.set_ylim(len(ordered) - 0.45, -0.55)
     axes.set_xlim(0, 1.08)
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.grid(axis="x", alpha=0.3)

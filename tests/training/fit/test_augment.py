@@ -336,7 +336,9 @@ def test_shrinking_equals_torch_s_own_functions(side: int, samples: int) -> None
     grid = F.affine_grid(theta, [3, 2, fine, fine], align_corners=False)
     read = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     expected = F.avg_pool2d(read, samples)
-    torch.testing.assert_close(augment(images, Augment(rotate_deg=20), draws, (side, side)), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        augment(images, Augment(rotate_deg=20), draws, (side, side)), expected, rtol=0, atol=2e-5
+    )
 
 
 def energy(images: Tensor) -> float:

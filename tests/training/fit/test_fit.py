@@ -271,13 +271,17 @@ def test_the_validation_split_changes_nothing(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
-    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The message names epoch, rate and remedy; the last good checkpoint is kept and can be resumed."""
     path = tmp_path / "fit.pt"
     fit(recipe_with(epochs=1), stripes(100), None, path)
     before = path.read_bytes()
     diverging = recipe_with(epochs=3, optimiser={"name": "sgd", "learning_rate": 1e38})
+    monkeypatch.setattr("training.fit.state._check_unchanged", lambda *_: None)
     with pytest.raises(RunError, match=r"(nan|inf) .*epoch 2, step \d+, .*1e\+38.* epoch 1\..*=1e\+37"):
         fit(diverging, stripes(100), None, path)
     assert path.read_bytes() == before
@@ -292,6 +296,19 @@ def test_infinite_weights_after_the_last_step_are_not_saved(
     recipe = recipe_with(batch_size="full", epochs=1, optimiser={"name": "sgd", "learning_rate": 1e38})
     with pytest.raises(RunError):
         fit(recipe, stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
+    assert not (tmp_path / "fit.pt").exists()
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The average of weights may be infinite where the trained network is not; its epoch is not saved as the best."""
+    monkeypatch.setattr("training.fit.loop.evaluate.logits", lambda *_, **__: torch.full((30, 3), math.inf))
+    with pytest.raises(RunError, match="infinite or NaN after epoch 1"):
+        fit(recipe_with(average_decay=0.9), stripes(60), stripes(30, seed=1), tmp_path / "fit.pt")
     assert not (tmp_path / "fit.pt").exists()
 
 
@@ -327,6 +344,34 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     with pytest.raises(RunError, match=r"fit\.pt: .*recipe"):
         fit(recipe_with(layers=LINEAR), stripes(40), None, path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"labels": ["right", "middle", "left"]}, "labels"),
+        ({"seed": 1}, "seed"),
+        ({"optimiser": {"name": "adam", "learning_rate": 0.05}}, "optimiser.name"),
+        ({"optimiser": {"name": "sgd", "learning_rate": 0.06, "momentum": 0.9}}, "optimiser.learning_rate"),
+        ({"data": {"name": "mnist", "validation": 200}}, "data.validation"),
+    ],
+)
+def test_a_recipe_that_was_changed_is_not_resumed(
+    change: dict[str, Any],
+    key: str,
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+) -> None:
+    """A key that differs is named, with both values, before training and before publishing; epochs may be added."""
+    path = tmp_path / "fit.pt"
+    fit(recipe_with(epochs=1), stripes(40), None, path)
+    changed = recipe_with(epochs=2, **change)
+    with pytest.raises(RunError, match=rf"{key} = .* has .* now"):
+        fit(changed, stripes(40), None, path)
+    with pytest.raises(RunError, match=rf"{key} = "):
+        trained(changed, path)
+    fit(recipe_with(epochs=2, description="longer"), stripes(40), None, path)
 
 
 def test_the_seed_decides_the_training(
@@ -460,6 +505,8 @@ def test_the_resolution_grows_over_the_epochs(
     fit(recipe, Split(images, torch.arange(20) % 3), None, tmp_path / "fit.pt")
     expected = [4, 4, 4, 6, 6, 8, 8]
     assert [resolution(recipe, number) for number in range(1, 8)] == expected
+    short = {epochs: recipe.model_copy(update={"epochs": epochs}) for epochs in (1, 2)}
+    assert resolution(short[1], 1) == resolution(short[2], 2) == 8  # never 4 and 6 alone, where 8 is served
     assert [epoch["resolution"] for epoch in history(tmp_path / "fit.pt")] == expected
     assert [shape[:4] for shape in shapes if shape[4]] == [(20, 1, side, side) for side in expected]
     assert {shape[2] for shape in shapes if not shape[4]} == {8}  # validation is at the full resolution

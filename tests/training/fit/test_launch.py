@@ -12,12 +12,13 @@ import pytest
 import torch.distributed as dist
 from PIL import Image
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from training import __main__ as cli
 from training.errors import DataError, LostProcess, RunError
 from training.fit import parallel
-from training.fit.launch import hand_over, launch
-from training.fit.parallel import connected
+from training.fit.launch import launch, message
+from training.fit.parallel import connected, hand_over
 
 ROOT = Path(__file__).resolve().parents[3]
 # A process that fails as the command line does, without the seconds that it takes to import torch.
@@ -52,11 +53,9 @@ def _signals() -> Iterator[None]:
     ("first", "second", "message"),
     [
         (["error", "data.path: 'x' is missing", 0], ["waits", "", 0], r"^data.path: 'x' is missing$"),
-        (["error", "another process ended", 3600], ["error", "the disk is full", 0], r"^the disk is full$"),
         (["waits", "", 0], ["killed", "", 0], r"^process 1 of 2 was ended by SIGKILL.*memory"),
-        (["crash", "", 0], ["waits", "", 0], r"^process 0 of 2 ended with exit status 3; .* above$"),
     ],
-    ids=["the first process", "another process", "killed", "a crash"],
+    ids=["a message", "killed"],
 )
 def test_the_error_that_came_first_is_raised(
     first: list[object], second: list[object], message: str, capfd: pytest.CaptureFixture[str]
@@ -65,6 +64,23 @@ def test_the_error_that_came_first_is_raised(
     with pytest.raises(RunError, match=message):
         launch(["-c", PROCESS, json.dumps({"0": first, "1": second})], 2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_goes_before_those_that_follow_from_it(tmp_path: Path) -> None:
+    """A lost connection and the SIGTERM of the launcher follow from an error; a crash has printed its own message."""
+
+    def failure(rank: int, status: int, error: Exception | None = None) -> ProcessFailure:
+        path = tmp_path / f"{rank}.json"
+        path.unlink(missing_ok=True)
+        if error is not None:
+            record = {"message": str(error), "timestamp": 1000 + 3600 * isinstance(error, LostProcess)}
+            path.write_text(json.dumps(record))
+        return ProcessFailure(rank, 1234, status, str(path))
+
+    lost, ended = failure(0, 2, LostProcess("lost")), failure(0, -signal.SIGTERM)
+    full = failure(1, 2, DataError("the disk is full"))
+    assert message([lost, full], 2) == message([ended, full], 2) == "the disk is full"
+    assert message([failure(1, 3)], 2) == "process 1 of 2 ended with exit status 3; its own message is above"
 
 
 @pytest.mark.usefixtures("_signals")

@@ -192,6 +192,22 @@ def test_the_package_has_recipes() -> None:
         ({"epochs": 2**31}, "epochs", ["2147483648"]),
         ({"initialise": {**WEIGHTS, "sha256": "0123"}}, "initialise.sha256", ["'0123'"]),
         ({"initialise": {"name": "he", "freeze": True}}, "initialise", ["freeze", "'pretrained'"]),
+        (
+            {"optimiser": {"name": "adam", "learning_rate": 0.1, "weight_decay_on": "weights"}},
+            "optimiser",
+            ["weight_decay_on", "weight_decay above 0"],
+        ),
+        ({"schedule": {"name": "step", "milestones": []}}, "schedule", ["milestones", "'constant'"]),
+        ({"accumulate": 2, "batch_size": "full"}, "accumulate", ["no effect", "'full'"]),
+        (
+            {
+                "loss": {"class_weights": "balanced"},
+                "data": {"name": "mnist", "validation": 9, "sampling": "balanced"},
+            },
+            "loss.class_weights",
+            ["data.sampling", "twice"],
+        ),
+        ({"input": TEXT, "layers": WORDS, "augment": {"span": 12}}, "augment.span", ["12", "input.length"]),
         ({"schedule": {"name": "step", "milestones": [0.5, 1.0]}}, "schedule.milestones[2]", ["1.0"]),
         ({"schedule": {"name": "step", "factor": 0.0}}, "schedule.factor", ["0.0"]),
         ({"augment": {"crop": 0.0}}, "augment.crop", ["0.0"]),

@@ -198,6 +198,48 @@ def test_the_best_version_is_compared_too(tmp_path: Path) -> None:
         gate.pass_gate(correct(140), second, tmp_path, force=False)
 
 
+def test_a_best_version_that_cannot_be_compared_needs_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test split of another length is a refusal for the best version, as for the one in service, not a skip."""
+    first, second = publish(tmp_path, 1, TRUTH - 0.5), publish(tmp_path, 2, 139.5)
+    for manifest, accuracy in ((first, 1.0), (second, 0.8)):
+        metrics = {"levels": Metrics(n=200, accuracy=accuracy, nll=0, ece=0)}
+        manifest.model_copy(update={"test_metrics": metrics}).write(tmp_path / str(manifest.version))
+    lengths = {1: 199, 2: 200}
+    monkeypatch.setattr(
+        gate,
+        "correct_answers",
+        lambda _session, manifest, *_: {"levels": correct(140)["levels"][: lengths[manifest.version]]},
+    )
+    with pytest.raises(PublishError, match="200 examples, but 199 for version 1, the best one"):
+        gate.pass_gate(correct(140), second, tmp_path, force=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"split_seed": 1}, True),
+        ({"test": 0.3}, True),
+        ({"validation": 0.3}, False),
+        ({"path": "elsewhere"}, False),
+    ],
+)
+def test_another_draw_of_the_test_split_needs_force(change: dict[str, object], refused: bool, tmp_path: Path) -> None:
+    """Examples that the older version was trained on would make it look better, and other ones cannot be paired."""
+    data = {"name": "folder", "path": "photos", "validation": 0.2, "test": 0.2}
+    manifest = publish(tmp_path, 1, TRUTH - 0.5).model_copy(update={"recipe": {"data": data}})
+    manifest.write(tmp_path / "1")
+    draft = manifest.model_copy(update={"recipe": {"data": {**data, **change}}})
+    obstacles = compare(correct(TRUTH), draft, tmp_path).obstacles
+    assert [next(iter(change)) in each for each in obstacles] == ([True] if refused else [])
+
+
+def test_a_model_that_equals_the_version_in_service_passes(tmp_path: Path) -> None:
+    """With equal answers nothing is lost: p is 1."""
+    manifest = publish(tmp_path, 1, 120.5)
+    verdict = gate.pass_gate(correct(120.5), manifest, tmp_path, force=False)
+    assert "0 examples gained, 0 lost, p = 1" in verdict
+
+
 def test_a_model_must_surpass_the_largest_class(tmp_path: Path) -> None:
     """An accuracy of the baseline is refused also for the first version, unless forced."""
     manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
