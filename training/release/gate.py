@@ -236,7 +236,7 @@ def correct_answers(session: Session, manifest: Manifest, folder: Path, data: Da
     Raises:
         DataError, TrainingError: as `tests_of`.
     """
-    tests = _splits(manifest, folder, data or _own_data(manifest))
+    tests = tests_of(manifest, folder) if data is None else _splits(manifest, folder, data)
     return {name: is_correct(evaluate.probabilities(session, split), split) for name, split in tests.items()}
 
 
