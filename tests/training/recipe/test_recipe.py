@@ -53,7 +53,7 @@ def test_the_package_has_recipes() -> None:
             "augment.rotate",
             ["unknown key", "did you mean 'rotate_deg'?", "allowed: rotate_deg,"],
         ),
-        ({"loss": {"conv": 3}}, "loss.conv", ["unknown key", "allowed: name, label_smoothing"]),
+        ({"loss": {"conv": 3}}, "loss.conv", ["unknown key", "allowed: name, ", "label_smoothing"]),
         (
             {"optimiser": {"name": "adagrda", "learning_rate": 0.1}},
             "optimiser.name",
