@@ -32,7 +32,7 @@ class Initialise(Section):
     distribution (0.01 in Krizhevsky et al., 2012). `orthogonal` has orthogonal rows (Saxe et al., 2014); with `zeros`
     all units of a layer stay equal. `pretrained` reads all layers but the last from a file of torch weights at `url`
     with the checksum `sha256`, or its first digits; the last layer has PyTorch's default. `version` reads them from a
-    version of a model of ours in the folder `path`, like `models/cats-vs-dogs/2`; the recipe must have its mode, mean,
+    version of a model of ours in the folder `path`, like `models/NAME/VERSION`; the recipe must have its mode, mean,
     std, and layers but the last.
     """
 
@@ -62,7 +62,7 @@ class Initialise(Section):
     @model_validator(mode="after")
     def _version_has_a_path(self) -> "Initialise":
         if self.name == "version" and not self.path:
-            raise ValueError("path is required with name = 'version', like models/cats-vs-dogs/2")
+            raise ValueError("path is required with name = 'version', like models/NAME/VERSION")
         if self.freeze and self.body_rate != 1:
             raise ValueError("body_rate: has no effect with freeze = true")
         return self
