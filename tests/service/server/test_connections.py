@@ -68,17 +68,18 @@ def listening(limits: Limits = GENEROUS) -> Iterator[Dial]:
 
 
 def read_response(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the next response."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        data = connection.recv(65536)
-        assert data, f"closed after {received!r}"
-        received += data
-    header, body = received.split(b"\r\n\r\n", 1)
-    status_line, *lines = header.decode().split("\r\n")
+    """Status, headers and body of the next response; one that follows it is left for the next call."""
+    header, body = b"", b""
+    while not header.endswith(b"\r\n\r\n"):
+        data = connection.recv(1)
+        assert data, f"closed after {header!r}"
+        header += data
+    status_line, *lines = header.decode().removesuffix("\r\n\r\n").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    while len(body) < int(headers["content-length"]):
-        body += connection.recv(65536)
+    while (left := int(headers["content-length"]) - len(body)) > 0:
+        data = connection.recv(left)
+        assert data, f"closed after {body!r}"
+        body += data
     return int(status_line.split()[1]), headers, body
 
 
