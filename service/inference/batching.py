@@ -184,7 +184,7 @@ class Batcher:
         self._queue.append(entry)
         self._change_waiting(count, self._extent(items))
         if self._max_tokens is not None and self._is_dispatching and not self._is_quick(self._waiting_extent):
-            self._dispatch(parts=1)  # in a thread: the event loop reads more requests meanwhile
+            self._dispatch(in_thread=True)  # the event loop reads more requests meanwhile
         else:
             self._schedule()  # after the requests that were read together with this one
         if self._sweep is None:
@@ -282,18 +282,18 @@ class Batcher:
             self._is_dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch_background)
 
-    def _dispatch(self, parts: int | None = None) -> None:
+    def _dispatch(self, *, in_thread: bool = False) -> None:
         """Start the next batch if items still wait: in this thread if it is quick, else divided among the free runs.
 
-        With `parts` so many runs take all items. Else texts leave a share for the runs that are not free.
+        Texts leave a share for the runs that are not free. With `in_thread` one run takes all items, in a thread.
         """
         self._is_dispatching = False
         now = time.perf_counter()
         free = self._parallel_runs - self._running
         share = self._waiting
-        if self._max_tokens is not None and not parts:
+        if self._max_tokens is not None and not in_thread:
             share = -(-share * free // self._parallel_runs)
-        parts = parts or free
+        parts = 1 if in_thread else free
         shares = self._take(now, min(self._max_batch * parts, share))
         if not shares:
             self._schedule()
@@ -302,7 +302,7 @@ class Batcher:
         extent = self._extent(batch)
         self._change_waiting(-len(batch), -extent)
         self._running_items += len(batch)
-        if len(batch) <= self._max_batch and self._is_quick(extent):
+        if not in_thread and len(batch) <= self._max_batch and self._is_quick(extent):
             self._running += 1
             self._deliver(shares, self._run(batch), now)
             return
