@@ -9,6 +9,7 @@ label, 1 if some have an error, and 2 if nothing could be done.
 """
 
 import argparse
+import codecs
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help="file or folder of the rows")
     parser.add_argument("--format", choices=sorted(set(FORMATS.values())), help="of a folder (default: parquet)")
     parser.add_argument("--column", help="column of tables (default: the only one)")
+    parser.add_argument("--encoding", type=_encoding, help="of tables of text (default: UTF-8)")
     parser.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or auto: score on all its machines")
     args = parser.parse_args()
     try:
@@ -62,7 +64,7 @@ def _score(args: argparse.Namespace) -> tuple[Summary, Path]:
         )
     folder = scoring.find_version(chosen, args.model, earlier["version"])
     manifest = scoring.manifest_of(folder)
-    source = Source(tuple(args.inputs), manifest.input, args.column, chosen.max_body_bytes)
+    source = Source(tuple(args.inputs), manifest.input, args.column, chosen.max_body_bytes, args.encoding)
     if args.ray:
         from service.bulk import cluster  # noqa: PLC0415 -- needs the optional extra
 
@@ -70,6 +72,18 @@ def _score(args: argparse.Namespace) -> tuple[Summary, Path]:
     else:
         summary = scoring.score(source, output, scoring.Scorer(folder, chosen), Progress(source))
     return summary, output.finish(earlier, summary.scored + summary.skipped)
+
+
+def _encoding(name: str) -> str:
+    """The name of an encoding.
+
+    Raises:
+        argparse.ArgumentTypeError: it is unknown.
+    """
+    try:
+        return codecs.lookup(name).name
+    except LookupError as error:
+        raise argparse.ArgumentTypeError(f"unknown encoding {name!r}; expected a name such as cp1252") from error
 
 
 class Progress:
