@@ -48,7 +48,7 @@ def contents(path: Path, column: str | None = "text", encoding: str | None = Non
     ],
 )
 def test_tables_as_programs_write_them(tmp_path: Path, name: str, data: bytes, expected: list[str]) -> None:
-    """Delimiters of a header that has the column, byte order marks, line ends, quotes and compression are understood."""
+    """Delimiters of a header that has the column, byte order marks, line ends, quotes and gzip are understood."""
     (tmp_path / name).write_bytes(data)
     assert contents(tmp_path / name) == expected
 
