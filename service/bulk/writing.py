@@ -146,7 +146,7 @@ class Output:
     def _resume(self, pinned: dict[str, Any]) -> dict[str, Any]:
         state = self.folder / STATE
         if state.exists():
-            earlier: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+            earlier: Any = json.loads(state.read_text(encoding="utf-8"))
             if not (isinstance(earlier, dict) and earlier.keys() >= pinned.keys()):
                 raise OutputError(f"{state} is not of this program")
             if earlier.get("format") != pinned.get("format"):
@@ -154,7 +154,7 @@ class Output:
             if earlier.get("joining") is not None and self._is_joined(earlier["joining"]):
                 for part in self.folder.glob(f"part-*.{self.format}"):
                     part.unlink()
-            return earlier
+            return dict(earlier)
         others = [entry.name for entry in os.scandir(self.folder)]
         if others:
             raise OutputError(f"{self.folder} is not of this program: it holds {others[0]}")
