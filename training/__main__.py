@@ -148,16 +148,16 @@ def _add_version(command: argparse.ArgumentParser) -> None:
 
 
 def _new(options: argparse.Namespace) -> None:
-    from training.recipe import new  # noqa: PLC0415
+    from training.recipe import findings, look, new  # noqa: PLC0415
 
     keys = ("text", "image", "images", "label", "group", "encoding", "delimiter")
-    given = new.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
+    given = look.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
     output: Path = options.output or Path("recipes") / f"{options.name}.toml"
     new.check_name(options.name)
     if not options.check:
         new.check_output(output, force=options.force)
-    seen = new.look(options.path, given)
-    for line in new.report(seen):
+    seen = look.look(options.path, given)
+    for line in findings.report(seen):
         print(line, flush=True)
     _, text = new.recipe(options.name, seen, options.set)
     if options.check:

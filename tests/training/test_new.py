@@ -1,5 +1,8 @@
 """From the user's own data to a served version: `new`, `train`, `publish`, and a request over HTTP."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -103,6 +106,24 @@ def test_a_recipe_is_never_replaced_unasked(workplace: Path, capsys: pytest.Capt
     assert [path.name for path in (workplace / "recipes").iterdir()] == ["spam.toml"]
     assert main(["new", "Spam Filter", "spam.tsv", "--check"]) == 2
     assert "spam-filter" in capsys.readouterr().err
+
+
+def test_looking_needs_no_torch(workplace: Path) -> None:
+    """`new` is quick, since it does not import torch, whose import takes longer than reading a thousand photos."""
+    for kind in SHAPES:
+        (workplace / "photos" / kind).mkdir(parents=True)
+        for seed in range(5):
+            drawn(kind, seed).save(workplace / "photos" / kind / f"{seed}.png")
+    (workplace / "t.csv").write_text(
+        "".join(f"{label},{sentence(label, seed)}\n" for seed in range(10) for label in WORDS)
+    )
+    program = (
+        "import sys; from training.__main__ import main\n"
+        "assert main(['new', 'shapes', 'photos', '--check']) == main(['new', 'spam', 't.csv', '--check']) == 0\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": root})
 
 
 def test_the_written_toml_is_the_table() -> None:

@@ -16,11 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import catalogue, columns, own, similar, table_file
+from training.data import catalogue, columns, similar, table_file
+from training.data.held_out import assign
 from training.data.schema import Data, Text
 from training.data.schema import Image as ImageSpec
 from training.errors import DataError, RecipeError
-from training.recipe import new
+from training.recipe import findings, new
+from training.recipe.look import Look, Options, look
 
 CLASSES = ("rose", "tulip")
 SPEC = ImageSpec(height=8, width=8, mode="RGB", framing="squash", mean=[0.5] * 3, std=[0.5] * 3)
@@ -56,12 +58,12 @@ def fill(root: Path, classes: Iterable[str] = CLASSES, count: int = 10, suffixes
             write(root / name / f"{number}{suffix}", image(seed, suffix))
 
 
-def looked(path: Path, **options: str) -> new.Look:
-    return new.look(path, new.Options(**options))  # type: ignore[arg-type]
+def looked(path: Path, **options: str) -> Look:
+    return look(path, Options(**options))  # type: ignore[arg-type]
 
 
-def said(seen: new.Look) -> str:
-    return "\n".join(new.report(seen))
+def said(seen: Look) -> str:
+    return "\n".join(findings.report(seen))
 
 
 def test_a_folder_with_a_subfolder_for_each_class(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_pairs_are_those_of_a_direct_comparison() -> None:
     flat = images.reshape(300, -1).float()
     alike = torch.corrcoef(flat) >= 0.99
     alike &= (flat.mean(dim=1).unsqueeze(1) - flat.mean(dim=1)).abs() <= 3
-    assert sorted(similar.pairs(images)) == [tuple(pair) for pair in alike.triu(1).nonzero().tolist()]
+    assert sorted(similar.pairs(images.numpy())) == [tuple(pair) for pair in alike.triu(1).nonzero().tolist()]
 
 
 def test_splits_depend_on_content_and_seed_alone(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_splits_depend_on_content_and_seed_alone(tmp_path: Path) -> None:
     tests = []
     for folder, seed in (("a", 0), ("b", 0), ("b", 1)):
         seen = looked(tmp_path / folder)
-        splits = own.assign(seen.compared, seen.data.model_copy(update={"split_seed": seed}))
+        splits = assign(seen.compared, seen.data.model_copy(update={"split_seed": seed}))
         tests.append({key for key, name in zip(seen.compared.keys, splits, strict=True) if name == "test"})
     assert tests[0] == tests[1] != tests[2]
 
@@ -260,7 +262,7 @@ def test_empty_cells_numbers_and_alike_labels_are_reported(tmp_path: Path) -> No
     rows = [("text", "label"), *((f"text number {n}", "012"[n % 3]) for n in range(30)), ("", "1"), ("no label", "")]
     write(tmp_path / "t.csv", table(rows))
     assert "give them names with --labels 0=NAME" in said(looked(tmp_path / "t.csv"))
-    seen = new.look(tmp_path / "t.csv", new.Options(label_names=new.label_names(["0=ham,1=spam", "2=Spam"])))
+    seen = look(tmp_path / "t.csv", Options(label_names=new.label_names(["0=ham,1=spam", "2=Spam"])))
     assert seen.labels == ["Spam", "ham", "spam"]
     assert "2 not used" in said(seen)
     assert "differ only in case or space: 'Spam' and 'spam'" in said(seen)
