@@ -26,7 +26,7 @@ class Beginning(np.ndarray[Any, np.dtype[np.int64]]):
 
 _PIECE = 4096  # characters that are decomposed at a time
 _MOST_LETTERS = 18  # that one character is decomposed to: U+FDFA
-_STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
+_SLACK = 32  # tokens of padding that cost no more than another run
 
 
 def read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
@@ -123,7 +123,7 @@ def group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
     """The positions of texts in groups of similar length, the shortest first, so that little padding is computed."""
     group: list[int] = []
     for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and lengths[position] > _STRETCH * lengths[group[0]] + _SLACK:
+        if group and lengths[position] > lengths[group[0]] + _SLACK:
             yield group
             group = []
         group.append(position)
