@@ -346,8 +346,8 @@ def _grouped(path: Path, groups: int) -> tuple[Data, list[str]]:
         (f"word{number % 7} and text {number}", "ab"[number % 2], f"g{number // 2 % groups}") for number in range(60)
     ]
     write(path, table([("text", "label", "group"), *rows]))
-    columns = {"text": "text", "label": "label", "group": "group"}
-    return Data(name="table", path=str(path), test=0.15, validation=0.15, **columns), ["a", "b"]
+    split = {"test": 0.15, "validation": 0.15, "group": "group"}
+    return Data.model_validate({"name": "table", "path": str(path), "text": "text", "label": "label", **split}), ["a", "b"]
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3])

@@ -70,7 +70,7 @@ def test_what_has_no_effect_on_few_examples_is_refused_or_said(
     with pytest.raises(RecipeError, match=r"accumulate: 4 .* 3 batches .* 30 examples"):
         fit(recipe_with(**few, batch_size=12, accumulate=4), stripes(30), None, tmp_path / "refused.pt")
     step = {"name": "step", "milestones": [0.5, 0.75]}
-    for examples, said in ((30, ["batch_size: 31", "milestones: 0.75"]), (31 * 4, [])):
+    for examples, said in ((30, ["batch_size: 31", "schedule.milestones: 0.75"]), (31 * 4, [])):
         fit(recipe_with(**few, batch_size=31, schedule=step), stripes(examples), None, tmp_path / f"{examples}.pt")
         lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("epoch ")]
         assert len(lines) == len(said)

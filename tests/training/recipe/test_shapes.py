@@ -358,7 +358,7 @@ def test_a_resolution_that_a_layer_does_not_fit_is_refused(
     layers: list[dict[str, Any]], message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
     """Layers that fit the input of 8 x 8, but not images of 4 x 4, are an error before any training."""
-    assert trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8]))
+    assert trace(recipe_with(input=SQUARE, layers=layers))
     with pytest.raises(RecipeError, match=f"^small: {message}[^\n]*$"):
         trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8, 4]))
 

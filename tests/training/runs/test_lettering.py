@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont
 
 from training.runs import lettering, plots
 
@@ -22,7 +23,7 @@ def test_letters_without_a_font_are_drawn_as_their_codes(monkeypatch: pytest.Mon
 def test_letters_of_another_font_of_the_machine_are_drawn_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """If matplotlib's own font lacked Cyrillic, one that has it would be chosen, and the text stays as it is."""
     own = lettering.letters_of
-    first = lettering.findfont(lettering.FontProperties())
+    first = findfont(FontProperties())
     monkeypatch.setattr(
         lettering, "letters_of", lambda path: frozenset(map(chr, range(128))) if path == first else own(path)
     )
@@ -36,7 +37,7 @@ def test_letters_of_another_font_of_the_machine_are_drawn_with_it(monkeypatch: p
         lettering.choose_fonts(figure)
         chosen = text.get_fontfamily()[-1]
         assert chosen in {font.name for font in others}
-        assert set("Кошка") <= own(lettering.findfont(chosen))
+        assert set("Кошка") <= own(findfont(chosen))
     finally:
         lettering.fallbacks.cache_clear()
 
