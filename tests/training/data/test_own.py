@@ -347,7 +347,10 @@ def _grouped(path: Path, groups: int) -> tuple[Data, list[str]]:
     ]
     write(path, table([("text", "label", "group"), *rows]))
     split = {"test": 0.15, "validation": 0.15, "group": "group"}
-    return Data.model_validate({"name": "table", "path": str(path), "text": "text", "label": "label", **split}), ["a", "b"]
+    return Data.model_validate({"name": "table", "path": str(path), "text": "text", "label": "label", **split}), [
+        "a",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3])
