@@ -15,7 +15,7 @@ from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
 from contract.inputs import Array, ImagePreprocessor, Items, Preprocessor
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, Outcome
+from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, OutcomeOrError
 from service.inference.decoding import Decoders
 from service.inference.repository import Repository
 from service.inference.version import Version
@@ -36,7 +36,7 @@ _NONE: Mapping[int, tuple[int, int]] = {}
 _PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """The result of a request: a row (classes,) or an error for each item, in order, and the seconds of each step."""
 
@@ -62,7 +62,8 @@ class Answer:
         return rows
 
 
-OnAnswer = Callable[[Answer | ConvokeError], None]
+AnswerOrError = Answer | ConvokeError
+OnAnswer = Callable[[AnswerOrError], None]
 
 
 class Predictor:
@@ -161,19 +162,19 @@ class Predictor:
         start = time.perf_counter()
         self._batcher(version).check_capacity(len(items))
         decoded: Items
-        if _are_decoded(items):
-            decoded = items
-        else:
-            item = _decode_quickly(version.preprocessor, items[0]) if len(items) == 1 else None
+        if len(items) == 1 and not isinstance(items, np.ndarray):
+            item = _decode_quickly(version.preprocessor, items[0])
             if not isinstance(item, np.ndarray):
                 return False
             decoded = [item]
-        if not 0 < len(decoded) <= self._settings.max_items:
+        elif _are_decoded(items) and 0 < len(items) <= self._settings.max_items:
+            decoded = items
+        else:
             return False
         truncated = _truncated(decoded) if version.manifest.input.is_text else _NONE
         decode_s = time.perf_counter() - start
 
-        def on_outcome(outcome: Outcome | ConvokeError) -> None:
+        def on_outcome(outcome: OutcomeOrError) -> None:
             if isinstance(outcome, ConvokeError):
                 on_done(outcome)
             else:

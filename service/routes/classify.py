@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,9 +13,9 @@ from starlette.responses import Response
 from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
-from service.http.route import Content, Header, OnContent, Route, Start
+from service.http.route import Content, Header, IsGone, OnContent, Route, Start
 from service.inference.feedback import Feedback
-from service.inference.predictor import Answer, Item, Predictor
+from service.inference.predictor import Answer, AnswerOrError, Item, Predictor
 from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, of
@@ -54,14 +54,14 @@ def routes(predictor: Predictor, settings: Settings, feedback: Feedback | None =
         if from_query.several:
             return None
 
-        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> bool:
             started = time.perf_counter()
             version = predictor.resolve(model)
             encoded, in_body = items.split(content, content_type, version.manifest.input, settings)
             options = Options.of(header.query, in_body) if in_body else from_query
             read_s = time.perf_counter() - started
 
-            def on_answer(answer: Answer | ConvokeError) -> None:
+            def on_answer(answer: AnswerOrError) -> None:
                 if feedback is not None and isinstance(answer, Answer):
                     feedback.remember(facts.id, encoded, answer)
                 on_content(lambda: _content(facts, answer, options, read_s))
@@ -127,7 +127,7 @@ def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> 
 
 def _content(
     facts: RequestFacts,
-    answer: Answer | ConvokeError,
+    answer: AnswerOrError,
     options: Options,
     read_s: float,
     boxes: Sequence[Sequence[int]] = (),
