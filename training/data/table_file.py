@@ -152,8 +152,8 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
     rows = best.rows
     has_header = _has_header(rows) if header is None else header
     names = _unique([cell.strip() for cell in rows[0]]) if has_header else []
-    lines = text if path.suffix.lower() == ".txt" else "\n".join(row[0] if len(row) == 1 else "" for row in rows)
-    if (labelled := _label_first(lines)) is not None:
+    is_single = path.suffix.lower() == ".txt" or all(len(row) == 1 for row in rows)
+    if is_single and (labelled := _label_first(text)) is not None:
         form = f"{encoding}, a label and a space before each text"
         return Table(path, ["label", "text"], labelled, form, [], list(range(1, len(labelled) + 1)))
     width = len(names) if has_header else Counter(map(len, rows[:_SAMPLE])).most_common(1)[0][0]
