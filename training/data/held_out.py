@@ -35,6 +35,11 @@ def assign(compared: Compared, data: Data) -> list[SplitName]:
             splits[row] = ""
         elif splits[row] == "":
             splits[row] = "train"
+    if "train" not in splits and examples:
+        raise DataError(
+            "no training example is left: each is nearly the same as one of the test or validation split, so that "
+            "accuracies would mean nothing; remove the copies, or the folder of the split, and a share is held out"
+        )
     hold = partial(hold_out, compared, splits, data.split_seed)
     if data.test != "given":
         hold("test", data.test)

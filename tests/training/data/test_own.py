@@ -466,15 +466,17 @@ def test_broken_data_are_refused_with_a_sentence(kind: str, tmp_path: Path) -> N
         looked(root / name if name else root)
 
 
-def test_splits_of_other_labels_are_refused(tmp_path: Path) -> None:
-    """Labels of the recipe and of the data are compared by name, and so are those of the splits."""
+def test_labels_are_compared_by_name(tmp_path: Path) -> None:
+    """Those of the recipe and of the data, and those of the splits: what is not in training is left out and named."""
     fill(tmp_path / "a")
     seen = looked(tmp_path / "a")
     with pytest.raises(RecipeError, match="only in the recipe: daisy; only in the data: rose"):
         catalogue.load(seen.data, SPEC, ["daisy", "tulip"])
     _lonely_split(tmp_path / "b")
-    with pytest.raises(DataError, match="Tulip"):
-        catalogue.load(looked(tmp_path / "b").data, SPEC, ["Tulip", "rose", "tulip"])
+    seen = looked(tmp_path / "b")
+    assert seen.labels == ["rose", "tulip"]
+    assert "labels without a training example are left out: Tulip (10)" in said(seen)
+    assert len(catalogue.load(seen.data, SPEC, seen.labels).tests["b"]) == 10
     with pytest.raises(DataError, match="does not exist, seen from"):
         catalogue.load(Data(name="folder", path="nowhere", test=0.1, validation=0.1), SPEC, ["a", "b"])
 
