@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 from contract import processors
-from training.recipe import schema
+from training.data import folders
+from training.data import schema as data
+from training.recipe import schema, shapes
 
 
 def add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
@@ -39,6 +41,15 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_track(command: argparse.ArgumentParser) -> None:
+    """`--track`."""
+    command.add_argument(
+        "--track",
+        choices=["mlflow"],
+        help="send parameters, curves and version to MLflow, to the server or folder in MLFLOW_TRACKING_URI",
+    )
+
+
 def add_models(command: argparse.ArgumentParser) -> None:
     """`--models FOLDER`."""
     command.add_argument(
@@ -51,6 +62,22 @@ def add_force(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--force", action="store_true", help="publish even if the model is worse than the version in service"
     )
+
+
+def load_recipe(options: argparse.Namespace) -> tuple[schema.Recipe, str]:
+    """The recipe of a command, with the table of its layers.
+
+    All that can be checked without torch is, since torch takes seconds to import.
+
+    Raises:
+        RecipeError: the recipe is unknown or wrong, or its network cannot be built.
+        DataError: the data are missing.
+    """
+    recipe = schema.load(options.recipe, options.set, show=show)
+    table = shapes.table(recipe)
+    data.check(recipe.data, recipe.input, recipe.labels)
+    folders.check_present(recipe.data.name, recipe.data.path)
+    return recipe, table
 
 
 def threads(options: argparse.Namespace) -> int:
