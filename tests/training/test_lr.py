@@ -137,7 +137,11 @@ def test_the_recipe_is_checked_before_torch_is_imported() -> None:
         "import sys; from training.__main__ import main; status = main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
-    for args in (["lr", "lenet", "--set", "gate.metric=acuracy"], ["lr", "lenet"]):
+    for args in (
+        ["lr", "lenet", "--set", "gate.metric=acuracy"],
+        ["lr", "lenet"],
+        ["sweep", "lenet", "--grid", "seed=1,2"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *args],
             cwd=ROOT,

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from contract import processors
 from training.data import folders
 from training.data import schema as data
+from training.errors import RunError
 from training.recipe import schema, shapes
 
 
@@ -48,6 +50,16 @@ def add_track(command: argparse.ArgumentParser) -> None:
         choices=["mlflow"],
         help="send parameters, curves and version to MLflow, to the server or folder in MLFLOW_TRACKING_URI",
     )
+
+
+def check_track(options: argparse.Namespace) -> None:
+    """Refuse a tracker whose package is missing.
+
+    Raises:
+        RunError: it says how to install the package.
+    """
+    if options.track == "mlflow" and find_spec("mlflow") is None:
+        raise RunError("--track mlflow: MLflow is not installed; pip install 'mlflow-skinny>=3.1' adds it")
 
 
 def add_models(command: argparse.ArgumentParser) -> None:

@@ -6,13 +6,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.commands.arguments import add_machine, add_recipe, add_runs, add_track, load_recipe, show, threads
+from training.commands.arguments import (
+    add_machine,
+    add_recipe,
+    add_runs,
+    add_track,
+    check_track,
+    load_recipe,
+    show,
+    threads,
+)
 from training.data import folders
 from training.data import schema as data
 from training.errors import RecipeError
 from training.recipe import schema, shapes, space
 from training.recipe.schema import Recipe
-from training.runs import compare, track
+from training.runs import compare
 
 if TYPE_CHECKING:
     from training.runs.sweep import Sweep
@@ -50,7 +59,7 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    track.check(options.track)
+    check_track(options)
     recipe, _ = load_recipe(options)
     plan = _plan(options, recipe)
 
@@ -74,7 +83,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _run(sweep: "Sweep", folder: Path, plan: space.Plan, options: argparse.Namespace) -> None:
     """Do the trials that are missing, and compare all."""
-    from training.runs import run  # noqa: PLC0415
+    from training.runs import run, track  # noqa: PLC0415
 
     kind = {None: "a grid over", "random": "drawn from", "tpe": "drawn by TPE from"}[plan.sampler]
     done = f"; {sweep.finished} are finished" if sweep.finished else ""
@@ -86,9 +95,10 @@ def _run(sweep: "Sweep", folder: Path, plan: space.Plan, options: argparse.Names
     show(compare.table(runs, width=shutil.get_terminal_size((120, 24)).columns))
     for line in sweep.failures:
         show(line)
+    value = plan.gate.show(sweep.value(runs[0]))
     show(
-        f"\nthe best of {len(runs)}: {runs[0]}, with {plan.gate.title} {plan.gate.show(sweep.best)} on the validation "
-        "split. As the best of\nseveral it owes some of that to chance; `publish` measures it on the test splits:\n"
+        f"\nthe best of {len(runs)}: {runs[0]}, with {plan.gate.title} {value} on the validation split. As the best\n"
+        "of several it owes some of that to chance; `publish` measures it on the test splits:\n"
         f"  python -m training publish {runs[0]}"
     )
 

@@ -13,13 +13,13 @@ from training.commands.arguments import (
     add_recipe,
     add_runs,
     add_track,
+    check_track,
     leads,
     load_recipe,
     show,
     threads,
 )
 from training.errors import LostProcess
-from training.runs import track
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
@@ -64,7 +64,7 @@ def _train(options: argparse.Namespace) -> None:
         options.parser.error("--set is not allowed with --resume: a run keeps its recipe")
     if options.epochs and not options.resume:
         options.parser.error("--epochs needs --resume RUN; for a new run: --set epochs=N")
-    track.check(options.track)
+    check_track(options)
     recipe, table = load_recipe(options) if options.recipe else (None, "")
     if options.processes > 1 and not is_launched():
         _launch(options)
@@ -134,7 +134,7 @@ def _resume(machine: "Machine", options: argparse.Namespace) -> None:
 
 def _finish(machine: "Machine", folder: Path, options: argparse.Namespace, data: "Dataset | None") -> None:
     """Train a run to its end, say what to do next, and publish it if that is asked for."""
-    from training.runs import run  # noqa: PLC0415
+    from training.runs import run, track  # noqa: PLC0415
 
     try:
         with track.follow(options.track if machine.world.leads else None, folder):
@@ -159,8 +159,9 @@ def _resume_command(folder: Path) -> str:
 
 
 def _publish(options: argparse.Namespace) -> None:
-    track.check(options.track)
+    check_track(options)
     from training.release.publish import publish  # noqa: PLC0415
+    from training.runs import track  # noqa: PLC0415
 
     version = publish(options.run, options.models, force=options.force)
     with track.follow(options.track, options.run) as tracker:

@@ -99,8 +99,9 @@ def overrides(values: dict[str, str]) -> list[str]:
 
 def _choice(text: str, option: str) -> Choice:
     key, sign, rest = text.partition("=")
-    values = tuple(value.strip() for value in _VALUE.findall(rest))
-    if not sign or not key.strip() or not all(values) or not values or rest.endswith(","):
+    parts = _VALUE.findall(rest)
+    values = tuple(part.strip() for part in parts)
+    if not sign or not key.strip() or not values or not all(values) or ",".join(parts) != rest:
         raise RecipeError(f"{option} {text!r}: expected KEY=V1,V2, like optimiser.name=sgd,adam or batch_size=32,64")
     if len(set(values)) < len(values):
         raise RecipeError(f"{option} {text!r}: has a value twice")

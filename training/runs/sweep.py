@@ -54,12 +54,12 @@ class Sweep:
         self._distributions = {axis.key: _distribution(axis) for axis in plan.axes}
 
     def run(self, machine: Machine, follow: Follow = nullcontext) -> list[Path]:
-        """Do the trials that are missing; returns the runs of all that succeeded, the best first.
+        """Do the trials that are missing; returns the runs of those that succeeded and are there, the best first.
 
         Each run is trained within `follow(folder)`.
 
         Raises:
-            RunError: the data have changed, or all trials failed.
+            RunError: the data have changed, all trials failed, or all runs are gone.
         """
         while (number := self._next()) is not None:
             self._trial(number, machine, follow)
@@ -68,12 +68,21 @@ class Sweep:
             errors = dict.fromkeys(self._attribute("error", each.number) for each in self._of(TrialState.FAIL))
             raise RunError(f"all {self._plan.trials} trials failed: {'; '.join(map(str, errors))}")
         done.sort(key=lambda each: -(each.value or 0.0))
-        return [Path(self._attribute("run", each.number)) for each in done]
+        runs = [Path(self._attribute("run", each.number)) for each in done]
+        left = [folder for folder in runs if folder.is_dir()]
+        if len(left) < len(runs):
+            self._show(f"{len(runs) - len(left)} of the runs have been removed since and are not compared")
+        if not left:
+            raise RunError(f"{self._folder}: all runs of this sweep have been removed; remove it, too, to begin again")
+        return left
 
-    @property
-    def best(self) -> float:
-        """The highest value so far."""
-        return max(each.value or 0.0 for each in self._of(TrialState.COMPLETE))
+    def value(self, folder: Path) -> float:
+        """What the run in a folder has."""
+        return max(
+            each.value or 0.0
+            for each in self._of(TrialState.COMPLETE)
+            if Path(self._attribute("run", each.number)) == folder
+        )
 
     @property
     def failures(self) -> list[str]:
@@ -94,8 +103,9 @@ class Sweep:
         if self.finished >= self._plan.trials:
             return None
         if self._plan.sampler is None:
-            for values in self._plan.combinations():
-                self._study.enqueue_trial(values, skip_if_exists=True)
+            if len(self._study.get_trials(deepcopy=False)) < self._plan.trials:
+                for values in self._plan.combinations():
+                    self._study.enqueue_trial(values, skip_if_exists=True)
         else:
             seed = self._plan.seed * 1_000_003 + self.finished  # a sweep that continues draws what it would have drawn
             kinds = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
@@ -112,14 +122,17 @@ class Sweep:
         except _NoTrialCanWork:
             raise
         except TrainingError as error:
+            folder = self._attribute("run", number)
+            if folder is not None:
+                run.discard_unstarted(Path(folder), machine)
             self._attribute("error", number, str(error))
             self._study.tell(number, state=TrialState.FAIL)
             self._show(f"{title}: failed: {error}")
             return
         self._study.tell(number, value)
         self._attribute("seconds", number, time.perf_counter() - started)
-        show = self._plan.gate.show
-        self._show(f"{title}: {self._plan.gate.title} {show(value)}; the best {show(self.best)}{self._left()}\n")
+        gate, best = self._plan.gate, max(each.value or 0.0 for each in self._of(TrialState.COMPLETE))
+        self._show(f"{title}: {gate.title} {gate.show(value)}; the best {gate.show(best)}{self._left()}\n")
 
     def _value(self, number: int, values: list[str], machine: Machine, follow: Follow) -> float:
         """Train the run of a trial, or continue it, and measure it on the validation split."""
@@ -133,9 +146,6 @@ class Sweep:
         try:
             with follow(folder):
                 result = run.train(folder, machine, data)
-        except TrainingError:
-            run.discard_unstarted(folder, machine)
-            raise
         except KeyboardInterrupt:
             self._attribute("starts", number, [-1, 0])  # the user's wish, not the trial's fault
             raise

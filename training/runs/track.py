@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +17,6 @@ from pydantic import Field
 
 from contract.manifest import Manifest
 from contract.manifest import read as read_manifest
-from training.errors import RunError
 from training.progress import say
 from training.runs.log import scalars
 from training.runs.record import RESULT, Record, read, text
@@ -47,16 +45,6 @@ class State(Saved):
     version: str | None = None
 
 
-def check(tracker: str | None) -> None:
-    """Refuse a tracker whose package is missing.
-
-    Raises:
-        RunError: it says how to install the package.
-    """
-    if tracker == "mlflow" and find_spec("mlflow") is None:
-        raise RunError("--track mlflow: MLflow is not installed; pip install 'mlflow-skinny>=3.1' adds it")
-
-
 def follow(tracker: str | None, folder: Path) -> "AbstractContextManager[Tracker | None]":
     """Follows a run with the tracker `mlflow`; without a tracker, nothing happens."""
     return nullcontext() if tracker is None else Tracker(folder)
@@ -70,7 +58,7 @@ def uri() -> str:
 class Tracker:
     """Follows a run in a thread, from `with` to its end."""
 
-    _has_failed = False  # in this process: said once, and nobody waits long any more
+    _has_failed = False  # in this process, which says it once
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -94,7 +82,7 @@ class Tracker:
     ) -> None:
         self._status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
         self._stop.set()
-        self._thread.join(1.0 if Tracker._has_failed else _LAST_S)
+        self._thread.join(_LAST_S)
         if not self._complete:
             self._tell("it has not answered in time" if self._thread.is_alive() else "")
             command = f"python -m training train --resume {self._folder} --track mlflow"

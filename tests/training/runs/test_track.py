@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from training.__main__ import main
+from training.commands import arguments
 from training.runs import track
 
 pytestmark = [
@@ -134,7 +135,7 @@ def test_a_package_that_is_missing_is_one_sentence(
     recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Refused before anything is trained, with the command that installs it."""
-    monkeypatch.setattr(track, "find_spec", lambda _name: None)
+    monkeypatch.setattr(arguments, "find_spec", lambda _name: None)
     for args in (["train", str(recipe_file)], ["sweep", str(recipe_file), "--grid", "seed=1"], ["publish", "nowhere"]):
         assert main([*args, "--track", "mlflow"]) == 2
         assert "pip install 'mlflow-skinny>=3.1'" in capsys.readouterr().err
