@@ -142,7 +142,11 @@ def _add_new(command: argparse.ArgumentParser) -> None:
     columns.add_argument("--encoding", help="the encoding of the table, like cp1252 (default: detected)")
     columns.add_argument("--delimiter", help="what separates the columns (default: detected)")
     command.add_argument(
-        "--labels", action="append", default=[], metavar="LABEL=NAME", help="other names for labels, like 0=ham,1=spam"
+        "--labels",
+        action="append",
+        default=[],
+        metavar="LABEL=NAME",
+        help="other names for labels, like 0=ham,1=spam, or a file that has them",
     )
     command.set_defaults(handler=_new)
 
@@ -155,7 +159,12 @@ def _new(options: argparse.Namespace) -> None:
     from training.recipe import findings, look, new  # noqa: PLC0415
 
     keys = ("text", "image", "images", "label", "group", "encoding", "delimiter")
-    given = look.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
+    files = [Path(text) for text in options.labels if "=" not in text and Path(text).is_file()]
+    given = look.Options(
+        **{key: getattr(options, key) for key in keys},
+        label_names=None if files else new.label_names(options.labels),
+        names_file=files[0] if files else None,
+    )
     output: Path = options.output or Path("recipes") / f"{options.name}.toml"
     new.check_name(options.name)
     if not options.check:

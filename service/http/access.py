@@ -55,9 +55,9 @@ def _guarded(route: Route, keys: Keys | None) -> Route:
         if unchecked is None:
             return None
 
-        def start(facts: RequestFacts, body: bytes, on_content: OnContent, is_gone: IsGone) -> bool:
+        def start(facts: RequestFacts, body: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             check(header.fields, route.needs, keys)  # for each request, since keys may be removed
-            return unchecked(facts, body, on_content, is_gone)
+            unchecked(facts, body, on_content, is_gone)
 
         return start
 

@@ -62,11 +62,10 @@ OnContent = Callable[[MakeContent], None]
 IsGone = Callable[[], bool]
 """Whether the client has closed its connection."""
 
-Start = Callable[[RequestFacts, bytes, OnContent, IsGone], bool]
-"""Starts to answer a request with these facts and this body, unless it would take long to decode: then the result is
-False, and nothing was done. `OnContent` is called later.
+Start = Callable[[RequestFacts, bytes, OnContent, IsGone], None]
+"""Starts to answer a request with these facts and this body; `OnContent` is called later.
 
-An error that it raises is treated like False, except `Overloaded`, which is the response.
+If it raises `Overloaded`, that is the response; after any other error the request takes the ordinary path.
 """
 
 

@@ -62,7 +62,7 @@ class Answer:
         return rows
 
 
-AnswerOrError = Answer | ConvokeError
+AnswerOrError = Answer | Exception
 OnAnswer = Callable[[AnswerOrError], None]
 
 
@@ -79,6 +79,7 @@ class Predictor:
         self._decoders = Decoders(
             settings.decode_threads, lambda model, seconds: metrics.decode_wait_seconds.labels(model).observe(seconds)
         )
+        self._tasks: set[asyncio.Task[None]] = set()
         self.answered = 0
         """How many requests were answered."""
 
@@ -150,11 +151,10 @@ class Predictor:
 
     def start(
         self, version: Version, items: list[Item] | Array, on_done: OnAnswer, *, is_gone: Callable[[], bool]
-    ) -> bool:
-        """As `predict`, without waiting, for decoded items or one that is quickly decoded: `on_done` is called later.
+    ) -> None:
+        """As `predict`, without waiting: `on_done` is called later, with the answer or the error.
 
-        Returns:
-            False if this is not such a request, or if an item cannot be read; then nothing was done.
+        Decoded items, and one that is quickly decoded, cost no task.
 
         Raises:
             Overloaded: the queue is full.
@@ -165,12 +165,14 @@ class Predictor:
         if len(items) == 1 and not isinstance(items, np.ndarray):
             item = _decode_quickly(version.preprocessor, items[0])
             if not isinstance(item, np.ndarray):
-                return False
+                self._start_task(version, items, on_done, is_gone)
+                return
             decoded = [item]
         elif _are_decoded(items) and 0 < len(items) <= self._settings.max_items:
             decoded = items
         else:
-            return False
+            self._start_task(version, items, on_done, is_gone)
+            return
         truncated = _truncated(decoded) if version.manifest.input.is_text else _NONE
         decode_s = time.perf_counter() - start
 
@@ -184,7 +186,23 @@ class Predictor:
                 on_done(self._count(answer))
 
         self._batcher(version).put(decoded, on_outcome, timeout_s=self._settings.request_timeout_s, is_gone=is_gone)
-        return True
+
+    def _start_task(
+        self, version: Version, items: list[Item] | Array, on_done: OnAnswer, is_gone: Callable[[], bool]
+    ) -> None:
+        """The same for any items: `predict` in a task."""
+
+        async def run() -> None:
+            answer: AnswerOrError
+            try:
+                answer = await self.predict(version, items, is_gone=is_gone)
+            except Exception as error:  # noqa: BLE001 -- `on_done` makes a response of it
+                answer = error
+            on_done(answer)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)  # the loop alone would let it be collected
+        task.add_done_callback(self._tasks.discard)
 
     async def predict_all(
         self, version: Version, item: Item, *, is_gone: Callable[[], bool] = lambda: False

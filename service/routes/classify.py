@@ -54,19 +54,20 @@ def routes(predictor: Predictor, settings: Settings, feedback: Feedback | None =
         if from_query.several:
             return None
 
-        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> bool:
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             started = time.perf_counter()
             version = predictor.resolve(model)
             encoded, in_body = items.split(content, content_type, version.manifest.input, settings)
             options = Options.of(header.query, in_body) if in_body else from_query
+            sent = encoded if feedback is None else [*encoded]  # the predictor empties the list
             read_s = time.perf_counter() - started
 
             def on_answer(answer: AnswerOrError) -> None:
                 if feedback is not None and isinstance(answer, Answer):
-                    feedback.remember(facts.id, encoded, answer)
+                    feedback.remember(facts.id, sent, answer)
                 on_content(lambda: _content(facts, answer, options, read_s))
 
-            return predictor.start(version, encoded, on_answer, is_gone=is_gone)
+            predictor.start(version, encoded, on_answer, is_gone=is_gone)
 
         return start
 
@@ -137,7 +138,7 @@ def _content(
     Raises:
         ConvokeError: the error of the request or of its only item.
     """
-    if isinstance(answer, ConvokeError):
+    if isinstance(answer, Exception):
         raise answer
     facts.model, facts.version, facts.items = answer.version.name, answer.version.number, len(answer.rows)
     _raise_if_alone(answer)

@@ -16,7 +16,6 @@ from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.errors import ConvokeError
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
@@ -138,7 +137,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         length = header.get(_JSON_LENGTH.lower().encode())
         json_length = None if length is None else length.decode("latin-1")
 
-        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> bool:
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             started = time.perf_counter()
             version = predictor.resolve(model, number)
             inference = reader.read(content, json_length, version.manifest)
@@ -148,7 +147,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
             def on_answer(answer: AnswerOrError) -> None:
                 on_content(lambda: _content(facts, inference, answer, read_s))
 
-            return predictor.start(version, inference.items, on_answer, is_gone=is_gone)
+            predictor.start(version, inference.items, on_answer, is_gone=is_gone)
 
         return start
 
@@ -177,7 +176,7 @@ def _content(facts: RequestFacts, inference: Inference, answer: AnswerOrError, r
     Raises:
         ConvokeError: the error of the request, or of the first item that failed.
     """
-    if isinstance(answer, ConvokeError):
+    if isinstance(answer, Exception):
         raise answer
     json, binary = tensors.answer(inference, answer.version.manifest, answer.probabilities(), answer.truncated)
     facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}

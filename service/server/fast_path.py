@@ -126,12 +126,11 @@ class FastPath:
             reply(self._reply(plan, facts, started, make))
 
         try:
-            return plan.start(facts, body, on_content, is_gone)
+            plan.start(facts, body, on_content, is_gone)
         except Overloaded as error:
-            response = self._application.refuse(plan.path, error, facts)
+            reply(self._as_reply(self._application.refuse(plan.path, error, facts), facts, started))
         except Exception:  # noqa: BLE001 -- the ordinary path meets it again, and makes it a response
             return False
-        reply(self._as_reply(response, facts, started))
         return True
 
     def _reply(self, plan: Plan, facts: RequestFacts, started: float, make: MakeContent) -> Reply:

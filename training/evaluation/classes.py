@@ -11,6 +11,9 @@ from training.evaluation.metrics import ClassMetrics, Probabilities, by_class
 Truth = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.floating[Any]]
 
+FEW = 20
+"""Examples of a label below which its recall has an interval of over 40 percentage points."""
+_MAX_LISTED = 8
 MAX_RECORDED = 1000
 """Labels up to which `figures` has those of each."""
 
@@ -77,6 +80,17 @@ def rows(probabilities: Probabilities, truth: Truth, labels: Sequence[str]) -> l
         shares = ("-" if share is None else f"{share:.2%}" for share in (one.precision, one.recall, f1(one)))
         table.append([label, f"{one.n:,}", *shares])
     return table
+
+
+def note(truth: Truth, labels: Sequence[str]) -> str:
+    """A sentence about the labels of which a split (N) has too few examples to say much; empty if it has none."""
+    counts = np.bincount(truth, minlength=len(labels)).tolist()
+    few = sorted((n, label) for n, label in zip(counts, labels, strict=True) if n < FEW)
+    if not few:
+        return ""
+    listed = ", ".join(f"{label} ({n})" for n, label in few[:_MAX_LISTED])
+    more = f" and {len(few) - _MAX_LISTED} others" if len(few) > _MAX_LISTED else ""
+    return f"The figures of labels with fewer than {FEW} examples say little: {listed}{more}."
 
 
 def confusion(probabilities: Probabilities, truth: Truth) -> npt.NDArray[np.int64]:

@@ -66,8 +66,7 @@ def fit(
     machine = machine or Machine()
     world = machine.world
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
-    if batch_size < world.size:
-        raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {world.size} processes")
+    _check_batches(recipe, len(train), batch_size, world)
     if isinstance(recipe.layers[-1], NGrams) and not path.exists() and world.leads:
         say("counting words and n-grams")
     state = world.in_turn(lambda: initial_state(recipe, machine.device, None if path.exists() else train))
@@ -85,6 +84,30 @@ def fit(
         world.wait()
         watch(state.history)
     return state.result().cpu()
+
+
+def _check_batches(recipe: Recipe, examples: int, batch_size: int, world: World) -> None:
+    """Refuse batches that cannot be accumulated or shared, and say what has no effect on so few examples.
+
+    Raises:
+        RecipeError: the message names the key.
+    """
+    count = math.ceil(examples / batch_size)
+    if batch_size < world.size:
+        raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {world.size} processes")
+    if recipe.accumulate > count:
+        raise RecipeError(
+            f"{recipe.name}: accumulate: {recipe.accumulate} is more than the {count} batches of an epoch of "
+            f"{examples:,} examples; set it to {count} or less, or a smaller batch_size"
+        )
+    if not world.leads:
+        return
+    if recipe.batch_size != "full" and recipe.batch_size > examples:
+        say(f"batch_size: {recipe.batch_size} is more than the {examples:,} training examples: an epoch is one step")
+    last = 1 - 1 / (math.ceil(count / recipe.accumulate) * recipe.epochs)
+    late = [milestone for milestone in recipe.schedule.milestones if milestone > last]
+    if recipe.schedule.name == "step" and late:
+        say(f"schedule.milestones: {late[0]:g} is after the last step, which begins at {last:.3g}: it has no effect")
 
 
 class Trainer:

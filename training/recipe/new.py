@@ -108,6 +108,8 @@ def label_names(pairs: Sequence[str]) -> dict[str, str]:
     for part in (part for pair in pairs for part in pair.split(",")):
         label, sign, name = part.partition("=")
         if not sign or not label.strip() or not name.strip():
-            raise RecipeError(f"--labels: got {part!r}; expected LABEL=NAME, like --labels 0=ham,1=spam")
+            raise RecipeError(
+                f"--labels: got {part!r}; expected LABEL=NAME, like --labels 0=ham,1=spam, or a file with the names"
+            )
         names[label.strip()] = name.strip()
     return names

@@ -150,6 +150,8 @@ def class_tables(measured: Mapping[str, tuple[evaluate.Probabilities, classes.Tr
             figures.append([_cell(title), value, interval.removeprefix("95 % interval ")])
         less = f" The {len(shown)} classes of {len(rows):,} with the lowest F1:" if len(shown) < len(rows) else ""
         parts += [f"Test split {name}:", _table(figures), *([less.strip()] if less else []), _table([header, *shown])]
+        note = classes.note(truth, cells)
+        parts += [_fill(note)] if note else []
         parts += _confusions(classes.confusion(probabilities, truth), cells)
     return "\n\n".join(parts) + "\n\n"
 

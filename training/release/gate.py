@@ -111,6 +111,9 @@ def pass_gate(
         if not measure.is_defined(each.truth)
     ]
     judgement = Judgement([], absent, "Not compared.") if absent else compare(answers, manifest, home)
+    sentence = judgement.sentence
+    if not judgement.comparisons and not absent:
+        sentence = f"{sentence} {_own(answers, measure)}"
     faults = [
         *(_below(answers, measure, manifest.labels) if is_new and not absent else ()),
         *judgement.obstacles,
@@ -119,8 +122,18 @@ def pass_gate(
     if faults and not force:
         raise PublishError(f"{'; '.join(faults)}. Nothing was published; --force publishes it nevertheless")
     if faults:
-        return f"Published with --force, although {'; '.join(faults)}. {judgement.sentence}"
-    return judgement.sentence
+        return f"Published with --force, although {'; '.join(faults)}. {sentence}"
+    return sentence
+
+
+def _own(answers: Mapping[str, Answers], measure: Measure) -> str:
+    """What the gate holds on, and what the new model has."""
+    gate = measure.gate
+    estimates = {name: measure.estimate(measure.outcome(p), truth) for name, (p, truth) in answers.items()}
+    values = [
+        f"{gate.show(value)} on {name} ({gate.show_interval(*ends)})" for name, (value, *ends) in estimates.items()
+    ]
+    return f"The gate of its recipe holds on the {gate.title}: {', '.join(values)}."
 
 
 def _measure(manifest: Manifest) -> Measure:

@@ -44,7 +44,7 @@ def measure(folder: Path) -> Iterator[str]:
             yield f"\ntest split {name}, {session.precision}, n = {len(split):,}"
             if cut:
                 yield f"  {cut}"
-            yield from (f"  {line}" for line in _figures(session, manifest, split))
+            yield from (f"  {line}".rstrip() for line in _figures(session, manifest, split))
 
 
 def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str]:
@@ -79,6 +79,8 @@ def _classes(probabilities: evaluate.Probabilities, split: Split, labels: Sequen
         yield f"{title:<27} {value}, {interval}"
     yield ""
     yield from columns(classes.rows(probabilities, truth, labels), left={0})
+    if note := classes.note(truth, labels):
+        yield note
     yield ""
     yield from _confusions(classes.confusion(probabilities, truth).tolist(), labels)
 

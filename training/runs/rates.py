@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from training.runs.plots import Floats, plain
+from training.runs import lettering
+from training.runs.plots import Floats
 
 _LOSS, _SUGGESTED, _OWN = "#4878a8", "#d1661f", "#555555"
 
@@ -45,5 +46,5 @@ def figure(
     axes.set_title("Range test of the learning rate", pad=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize=9)
-    result.suptitle(plain(caption), fontsize=9, color=_OWN)
+    result.suptitle(lettering.caption(caption, 100), fontsize=9, color=_OWN)
     return result

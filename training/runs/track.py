@@ -52,7 +52,8 @@ def follow(tracker: str | None, folder: Path) -> "AbstractContextManager[Tracker
 
 def uri() -> str:
     """Where MLflow keeps its runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or str(Path("mlruns").resolve())
+    place = os.environ.get("MLFLOW_TRACKING_URI") or "mlruns"
+    return place if ":" in place or place == "databricks" else str(Path(place).resolve())
 
 
 class Tracker:
