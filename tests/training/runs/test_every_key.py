@@ -98,6 +98,7 @@ VALUES: dict[str, Any] = {
     "data.image": "other",
     "data.images": "elsewhere",
     "data.label": "other",
+    "data.one_hot": ["a", "b", "c"],
     "data.split": "split",
     "data.group": "group",
     "data.encoding": "utf-16",
