@@ -138,6 +138,8 @@ def test_a_gate_that_cannot_be_measured_is_refused_in_the_recipe(
     with pytest.raises(RecipeError, match=message):
         recipe_with(gate=table)
     assert isinstance(recipe_with(gate={"metric": "f1", "label": "left"}), Recipe)
+    with pytest.raises(RecipeError, match=r"gate\.metric: has no effect with data\.folds"):
+        recipe_with(gate={"metric": "macro-f1"}, data={"name": "mnist", "validation": 100, "folds": 2})
 
 
 def test_a_label_that_is_a_number_needs_no_quotes() -> None:
