@@ -17,6 +17,7 @@ from contract.manifest import Labels, ModelName
 from training.data.schema import INPUTS, Data, Image, Input, Text
 from training.errors import RecipeError
 from training.recipe.faults import Faults
+from training.recipe.gate import Gate
 from training.recipe.layers import LAYERS, Layer
 from training.recipe.optimise import OPTIMISERS, Loss, Optimiser, Schedule
 from training.recipe.overrides import apply
@@ -160,6 +161,7 @@ class Recipe(Section):
     optimiser: Optimiser
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "Recipe":
@@ -183,6 +185,11 @@ class Recipe(Section):
             )
         if self.accumulate > 1 and self.batch_size == "full":
             raise ValueError("accumulate: has no effect with batch_size = 'full', which has one batch in an epoch")
+        if self.data.folds and self.gate != Gate():
+            raise ValueError("gate.metric: has no effect with data.folds, since a cross-validation publishes nothing")
+        fault = self.gate.fault(self.labels)
+        if fault:
+            raise ValueError(fault)
         weights = self.loss.class_weights
         if weights == "balanced" and self.data.sampling == "balanced":
             raise ValueError(

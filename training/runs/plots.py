@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from training.errors import RunError
 from training.evaluation.metrics import expected_calibration_error
 from training.runs import lettering
 
@@ -55,6 +56,22 @@ def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a letter that is not seen, such as a joiner
         figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file in one step.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save(figure, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def learning_curves(history: History, published: int | None = None, caption: str = "") -> Figure:
