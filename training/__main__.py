@@ -10,6 +10,8 @@ default is data/.
   python -m training train lenet                        train; the run is saved in runs/lenet/TIME/
   python -m training train --resume runs/lenet/TIME     continue a run that was stopped
   python -m training train --resume RUN --epochs +10    give a run 10 more epochs, also if it is finished
+  python -m training lr lenet                           try learning rates and suggest one
+  python -m training sweep lenet --grid epochs=5,10     train with each of these values and compare the runs
   python -m training compare runs/lenet/*               compare the metrics and the recipes of runs
   python -m training publish runs/lenet/TIME            export, check and write models/NAME/VERSION/
   python -m training evaluate models/NAME/1             measure a published model on its test splits
@@ -28,7 +30,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from training.commands import train
+from training.commands import lr, sweep, train
 from training.commands.arguments import add_force, add_models, add_recipe, add_set, leads, show
 from training.errors import RunError, TrainingError
 from training.recipe import schema as recipes
@@ -76,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(handler=_shapes)
 
     train.add(commands.add_parser("train", help="train a recipe, with a checkpoint after each epoch"))
+    lr.add(commands.add_parser("lr", help="try learning rates in one short training, draw its loss and suggest a rate"))
+    sweep.add(commands.add_parser("sweep", help="train a recipe with many values and compare the runs"))
     train.add_publish(commands.add_parser("publish", help="export a finished run as the next version of its model"))
 
     command = commands.add_parser("quantise", help="write the next version of a model, with a variant in fewer bits")

@@ -174,7 +174,7 @@ class Data(Section):
     """Longer side in pixels at which training photos are stored; above the input's it leaves detail for crops."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cross-validation: the number of folds. For each, a network is trained on the others and tested on it. The folds
-    are of the training examples; a published test split is not used."""
+    are of the training examples; the test split is not used."""
     repeat: dict[Literal["imdb", "mr", "sst2"], Count] = Field(default={})
     """How often each training text of a source of `reviews` is seen in an epoch; the default is once."""
 
@@ -210,7 +210,17 @@ class Data(Section):
             raise ValueError("one_hot: has no effect with the column of the labels, label; remove one of them")
         if self.images and not self.image:
             raise ValueError("images: has no effect without the column of image paths, image")
+        self._check_given()
         return self
+
+    def _check_given(self) -> None:
+        """Refuse keys that have no effect on, or cannot be done with, splits that the data have."""
+        if self.validation == "given" and self.folds:
+            raise ValueError(
+                "validation: 'given' is not possible with folds, which have other splits; set a share like 0.1"
+            )
+        if self.validation == self.test == "given" and self.split_seed:
+            raise ValueError("split_seed: has no effect, since the test and the validation split are given")
 
     @model_validator(mode="after")
     def _repeat_needs_several_sources(self) -> "Data":

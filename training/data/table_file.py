@@ -82,12 +82,14 @@ def read(path: Path, encoding: str | None = None, delimiter: str | None = None, 
     if not data.strip(b"\0 \t\r\n"):
         raise DataError(f"{shown(path)}: the table is empty ({len(data):,} bytes)")
     if data.startswith(b"PAR1") or suffix == ".parquet":
+        _check_unused(path, "Parquet", encoding=encoding, delimiter=delimiter, header=header)
         table = _parquet(path, data)
     elif data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise DataError(f"{shown(path)}: an archive or a spreadsheet; expected a table: {', '.join(sorted(TABLES))}")
     else:
         text, name, notes = _decode(path, data, encoding)
         if suffix in {".jsonl", ".ndjson", ".json"} or (delimiter is None and text.lstrip()[:2] in {'{"', "[{"}):
+            _check_unused(path, "JSON", delimiter=delimiter, header=header)
             table = _json(path, text, name)
         else:
             table = _delimited(path, text, name, delimiter or ("\t" if suffix == ".tsv" else None), header=header)
@@ -95,6 +97,17 @@ def read(path: Path, encoding: str | None = None, delimiter: str | None = None, 
     if not table.rows:
         raise DataError(f"{shown(path)}: the table has a header ({listed(table.names)}), but no rows")
     return table
+
+
+def _check_unused(path: Path, form: str, **given: str | bool | None) -> None:
+    """Refuse what was stated about a file and has no meaning in its format.
+
+    Raises:
+        DataError: the message names the first of `given` that is not None.
+    """
+    unused = next((key for key, value in given.items() if value is not None), None)
+    if unused is not None:
+        raise DataError(f"{shown(path)}: {unused}: has no effect on {form}; leave it out")
 
 
 def _decode(path: Path, data: bytes, encoding: str | None) -> tuple[str, str, list[str]]:

@@ -15,6 +15,7 @@ from training.data.schema import Text
 from training.network.calibrated import Calibration
 from training.network.initialise import initialise
 from training.network.ngrams import NGramTable
+from training.recipe.arithmetic import Shape, Texts
 from training.recipe.layers import (
     Conv,
     Dense,
@@ -29,7 +30,7 @@ from training.recipe.layers import (
     Windows,
 )
 from training.recipe.schema import Recipe
-from training.recipe.shapes import Shape, Texts, trace
+from training.recipe.shapes import trace
 from training.section import Activation
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
