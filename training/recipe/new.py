@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contract.manifest import ModelName
+from training import unfinished
 from training.data.class_folders import shown
 from training.errors import RecipeError
 from training.recipe import choices, schema, toml
@@ -47,6 +48,7 @@ def recipe(name: str, seen: Look, overrides: Sequence[str] = ()) -> tuple[schema
     counts = Counter(each.label for each in seen.of("train"))
     if max(counts.values()) >= UNEVEN * min(counts.values()):
         table["loss"]["class_weights"] = "balanced"
+        table["gate"] = {"metric": "balanced-accuracy"}
     data = seen.data.model_dump(exclude_defaults=True, exclude_none=True)
     title = seen.data.title
     table = {
@@ -87,9 +89,10 @@ def write(path: Path, text: str, *, force: bool) -> None:
         RecipeError: the file exists or cannot be written.
     """
     check_output(path, force=force)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f"{unfinished.name('recipe')}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.remove(path.parent, "recipe")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
