@@ -10,6 +10,8 @@ default is data/.
   python -m training train lenet                        train; the run is saved in runs/lenet/TIME/
   python -m training train --resume runs/lenet/TIME     continue a run that was stopped
   python -m training train --resume RUN --epochs +10    give a run 10 more epochs, also if it is finished
+  python -m training lr lenet                           try learning rates and suggest one
+  python -m training sweep lenet --grid epochs=5,10     train with each of these values and compare the runs
   python -m training compare runs/lenet/*               compare the metrics and the recipes of runs
   python -m training publish runs/lenet/TIME            export, check and write models/NAME/VERSION/
   python -m training evaluate models/NAME/1             measure a published model on its test splits
@@ -28,7 +30,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from training.commands import train
+from training.commands import lr, sweep, train
 from training.commands.arguments import add_force, add_models, add_recipe, add_set, leads, show
 from training.errors import RunError, TrainingError
 from training.recipe import schema as recipes
@@ -76,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(handler=_shapes)
 
     train.add(commands.add_parser("train", help="train a recipe, with a checkpoint after each epoch"))
+    lr.add(commands.add_parser("lr", help="try learning rates in one short training, draw its loss and suggest a rate"))
+    sweep.add(commands.add_parser("sweep", help="train a recipe with many values and compare the runs"))
     train.add_publish(commands.add_parser("publish", help="export a finished run as the next version of its model"))
 
     command = commands.add_parser("quantise", help="write the next version of a model, with a variant in fewer bits")
@@ -138,7 +142,11 @@ def _add_new(command: argparse.ArgumentParser) -> None:
     columns.add_argument("--encoding", help="the encoding of the table, like cp1252 (default: detected)")
     columns.add_argument("--delimiter", help="what separates the columns (default: detected)")
     command.add_argument(
-        "--labels", action="append", default=[], metavar="LABEL=NAME", help="other names for labels, like 0=ham,1=spam"
+        "--labels",
+        action="append",
+        default=[],
+        metavar="LABEL=NAME",
+        help="other names for labels, like 0=ham,1=spam, or a file that has them",
     )
     command.set_defaults(handler=_new)
 
@@ -151,7 +159,12 @@ def _new(options: argparse.Namespace) -> None:
     from training.recipe import findings, look, new  # noqa: PLC0415
 
     keys = ("text", "image", "images", "label", "group", "encoding", "delimiter")
-    given = look.Options(**{key: getattr(options, key) for key in keys}, label_names=new.label_names(options.labels))
+    files = [Path(text) for text in options.labels if "=" not in text and Path(text).is_file()]
+    given = look.Options(
+        **{key: getattr(options, key) for key in keys},
+        label_names=None if files else new.label_names(options.labels),
+        names_file=files[0] if files else None,
+    )
     output: Path = options.output or Path("recipes") / f"{options.name}.toml"
     new.check_name(options.name)
     if not options.check:

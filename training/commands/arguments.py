@@ -2,10 +2,14 @@
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from contract import processors
-from training.recipe import schema
+from training.data import folders
+from training.data import schema as data
+from training.errors import RunError
+from training.recipe import schema, shapes
 
 
 def add_recipe(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
@@ -39,6 +43,25 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_track(command: argparse.ArgumentParser) -> None:
+    """`--track`."""
+    command.add_argument(
+        "--track",
+        choices=["mlflow"],
+        help="send parameters, curves and version to MLflow, to the server or folder in MLFLOW_TRACKING_URI",
+    )
+
+
+def check_track(options: argparse.Namespace) -> None:
+    """Refuse a tracker whose package is missing.
+
+    Raises:
+        RunError: it says how to install the package.
+    """
+    if options.track == "mlflow" and find_spec("mlflow") is None:
+        raise RunError("--track mlflow: MLflow is not installed; pip install 'mlflow-skinny>=3.1' adds it")
+
+
 def add_models(command: argparse.ArgumentParser) -> None:
     """`--models FOLDER`."""
     command.add_argument(
@@ -51,6 +74,22 @@ def add_force(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--force", action="store_true", help="publish even if the model is worse than the version in service"
     )
+
+
+def load_recipe(options: argparse.Namespace) -> tuple[schema.Recipe, str]:
+    """The recipe of a command, with the table of its layers.
+
+    All that can be checked without torch is, since torch takes seconds to import.
+
+    Raises:
+        RecipeError: the recipe is unknown or wrong, or its network cannot be built.
+        DataError: the data are missing.
+    """
+    recipe = schema.load(options.recipe, options.set, show=show)
+    table = shapes.table(recipe)
+    data.check(recipe.data, recipe.input, recipe.labels)
+    folders.check_present(recipe.data.name, recipe.data.path)
+    return recipe, table
 
 
 def threads(options: argparse.Namespace) -> int:

@@ -12,18 +12,19 @@ from training.commands.arguments import (
     add_models,
     add_recipe,
     add_runs,
+    add_track,
+    check_track,
     leads,
+    load_recipe,
     show,
     threads,
 )
-from training.data import folders, schema
 from training.errors import LostProcess
-from training.recipe import schema as recipes
-from training.recipe import shapes
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
     from training.fit.parallel import Machine
+    from training.recipe.schema import Recipe
 
 _LAUNCHED = "CONVOKE_LAUNCHED"  # set in the processes that --processes started
 
@@ -43,6 +44,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--publish", action="store_true", help="publish the run when it is finished")
     add_models(command)
     add_force(command)
+    add_track(command)
     command.set_defaults(handler=_train, parser=command)
 
 
@@ -51,6 +53,7 @@ def add_publish(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="a run's folder, like runs/lenet/20260101-120000")
     add_models(command)
     add_force(command)
+    add_track(command)
     command.set_defaults(handler=_publish)
 
 
@@ -61,12 +64,8 @@ def _train(options: argparse.Namespace) -> None:
         options.parser.error("--set is not allowed with --resume: a run keeps its recipe")
     if options.epochs and not options.resume:
         options.parser.error("--epochs needs --resume RUN; for a new run: --set epochs=N")
-    # All that can be checked without torch is, since torch takes seconds to import.
-    recipe = recipes.load(options.recipe, options.set, show=show) if options.recipe else None
-    table = shapes.table(recipe) if recipe else ""
-    if recipe:
-        schema.check(recipe.data, recipe.input, recipe.labels)
-        folders.check_present(recipe.data.name, recipe.data.path)
+    check_track(options)
+    recipe, table = load_recipe(options) if options.recipe else (None, "")
     if options.processes > 1 and not is_launched():
         _launch(options)
         return
@@ -105,7 +104,7 @@ def advice_after_loss(folders: list[Path]) -> str:
 
 
 def _train_new(
-    machine: "Machine", recipe: "recipes.Recipe", options: argparse.Namespace, on_start: Callable[[Path], object]
+    machine: "Machine", recipe: "Recipe", options: argparse.Namespace, on_start: Callable[[Path], object]
 ) -> None:
     from training.data import catalogue  # noqa: PLC0415
     from training.runs import run  # noqa: PLC0415
@@ -135,23 +134,24 @@ def _resume(machine: "Machine", options: argparse.Namespace) -> None:
 
 def _finish(machine: "Machine", folder: Path, options: argparse.Namespace, data: "Dataset | None") -> None:
     """Train a run to its end, say what to do next, and publish it if that is asked for."""
-    from training.runs import run  # noqa: PLC0415
+    from training.runs import run, track  # noqa: PLC0415
 
     try:
-        result = run.train(folder, machine, data)
+        with track.follow(options.track if machine.world.leads else None, folder):
+            result = run.train(folder, machine, data)
     except KeyboardInterrupt:
         if any(folder.glob("*.pt")):
             show(f"\nstopped; all finished epochs are saved. Continue with: {_resume_command(folder)}")
         else:
             show("\nstopped before the first epoch was finished; nothing is saved")
         raise
-    show(str(result))
+    show(result.summary(run.recipe_of(folder).gate))
     if result.folds:
         return
     if not options.publish:
         show(f"publish this run with: python -m training publish {folder}")
     elif machine.world.leads:
-        _publish(argparse.Namespace(run=folder, models=options.models, force=options.force))
+        _publish(argparse.Namespace(run=folder, **{key: getattr(options, key) for key in ("models", "force", "track")}))
 
 
 def _resume_command(folder: Path) -> str:
@@ -159,9 +159,15 @@ def _resume_command(folder: Path) -> str:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    check_track(options)
     from training.release.publish import publish  # noqa: PLC0415
+    from training.runs import track  # noqa: PLC0415
 
-    show_published(publish(options.run, options.models, force=options.force))
+    version = publish(options.run, options.models, force=options.force)
+    with track.follow(options.track, options.run) as tracker:
+        if tracker is not None:
+            tracker.published(version)
+    show_published(version)
 
 
 def show_published(version: Path) -> None:

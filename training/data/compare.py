@@ -6,6 +6,7 @@ one group, get one group, which stays in one split. Needs no torch.
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ from contract import picture
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
 from contract.spec import ImageInput
-from training.data import class_folders, columns, decoded, folders, similar
+from training.data import class_folders, decoded, folders, similar, tables
 from training.data.decoded import Photo
-from training.data.examples import Example, Found, LeftOut, SplitName
+from training.data.examples import Example, Found, LeftOut, SplitName, listed
 from training.data.schema import Data
 from training.errors import DataError
 
@@ -70,9 +71,23 @@ def find(data: Data) -> Found:
     """
     assert data.path is not None, "the schema requires it"
     path = folders.locate(data.path)
-    found = class_folders.scan(path) if data.name == "folder" else columns.examples(data, path)
-    columns.renamed(found, data.label_names)
+    found = class_folders.scan(path) if data.name == "folder" else tables.examples(data, path)
+    tables.renamed(found, data.label_names)
+    _leave_out_unlearnable(found)
     return found
+
+
+def _leave_out_unlearnable(found: Found) -> None:
+    """Leave out the labels that only other splits have than the training split, in place."""
+    learnt = {each.label for each in found.examples if each.split in {"", "train"}}
+    rest = Counter(each.label for each in found.examples if each.label not in learnt)
+    if learnt and rest:
+        names = listed([f"{label} ({count:,})" for label, count in sorted(rest.items())])
+        found.notes.append(
+            f"labels without a training example are left out: {names}; a network cannot learn them, so add training "
+            "examples, or rename them if they are one of the others"
+        )
+        found.examples = [each for each in found.examples if each.label in learnt]
 
 
 def compare(found: Found, data: Data) -> Compared:
@@ -102,7 +117,7 @@ def _images(found: Found, max_unreadable: float) -> tuple[list[_Read], Thumbnail
     found.left_out += [each for each in read if isinstance(each, LeftOut)]
     opened = [each for each in read if isinstance(each, _Read)]
     spots = [Photo(Path(each.example.content), row, each.digest) for row, each in enumerate(opened)]
-    pixels, kept = decoded.decode(spots, THUMBNAIL, "compared", lambda _line: None) if spots else (None, [])
+    pixels, kept = decoded.decode(spots, THUMBNAIL, "given", lambda _line: None) if spots else (None, [])
     rows = [photo.label for photo in kept]
     lost = sorted(set(range(len(opened))) - set(rows))
     found.left_out += decoded.parallel(_undecodable, [opened[row].example for row in lost], "checking")

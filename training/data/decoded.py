@@ -26,9 +26,12 @@ from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
 from contract.manifest import PREPROCESSING_VERSION
 from contract.spec import ImageInput
+from training import unfinished
 from training.data.folders import cache_folder
 from training.errors import DataError
 from training.progress import say
+
+_DECODING = "decoding"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,12 +83,13 @@ def _fill(
     report: Callable[[str], object],
 ) -> None:
     """Decode into a temporary file, then move it to its place: an interrupted run leaves no incomplete cache."""
-    partial = store.with_name(f".{os.getpid()}-{store.name}")
+    partial = store.with_name(f"{unfinished.name(_DECODING)}{store.name}")
     compact = partial.with_suffix(".compact.npy")
     shape = (len(photos), spec.height, spec.width, spec.channels)
     reasons: list[str] = []
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.remove(store.parent, _DECODING)
         _check_space(store.parent, math.prod(shape))
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
 

@@ -35,6 +35,11 @@ def assign(compared: Compared, data: Data) -> list[SplitName]:
             splits[row] = ""
         elif splits[row] == "":
             splits[row] = "train"
+    if "train" not in splits and examples:
+        raise DataError(
+            "no training example is left: each is nearly the same as one of the test or validation split, so that "
+            "accuracies would mean nothing; remove the copies, or the folder of the split, and a share is held out"
+        )
     hold = partial(hold_out, compared, splits, data.split_seed)
     if data.test != "given":
         hold("test", data.test)
@@ -59,10 +64,9 @@ def hold_out(compared: Compared, splits: list[SplitName], seed: int, name: Split
     members: dict[str, list[int]] = {}
     for row in rows:
         members.setdefault(compared.groups[row], []).append(row)
-    strata: dict[str, list[str]] = {}
+    strata: dict[tuple[str, ...], list[str]] = {}  # by the labels of a group, which can be several
     for group, each in members.items():
-        first = min(each, key=lambda row: compared.keys[row])
-        strata.setdefault(compared.examples[first].label, []).append(group)
+        strata.setdefault(tuple(sorted({compared.examples[row].label for row in each})), []).append(group)
     for groups in strata.values():
         total = sum(len(members[group]) for group in groups)
         target = max(share * total, 1.0 if len(groups) >= _FEW else 0.0)

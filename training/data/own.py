@@ -5,7 +5,6 @@ What `class_folders` and `columns` find is compared by `compare`, and split by `
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,20 +34,24 @@ def load(data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
 
 
 def fold(data: Data, spec: Input, labels: Sequence[str], number: int) -> Dataset:
-    """Fold `number`, from 0, of a cross-validation over all examples but those of a test split that the data have.
+    """Fold `number`, from 0, of a cross-validation over all examples but those of the test split.
 
     Raises:
         DataError, RecipeError: as `load`.
     """
     assert data.folds is not None, "no cross-validation"
-    compared, splits = _prepare(
-        data.model_copy(update={"validation": 0.5, "test": 0.5}), spec.kind, labels, given=False
-    )
-    part_of = parts(compared.groups, [example.label for example in compared.examples], data.folds)
-    for row, group in enumerate(compared.groups):
-        splits[row] = "test" if part_of[group] == number else "train"
-    hold_out(compared, splits, data.split_seed, "validation", data.validation)
-    return _dataset(compared, splits, data, spec, labels)
+    compared, whole = _prepare(data, spec.kind, labels)
+    rows = [row for row, split in enumerate(whole) if split in {"train", "validation"}]
+    part_of = parts([compared.groups[row] for row in rows], [compared.examples[row].label for row in rows], data.folds)
+    folds: list[list[SplitName]] = []
+    for fold_number in range(data.folds):
+        splits: list[SplitName] = [""] * len(whole)
+        for row in rows:
+            splits[row] = "test" if part_of[compared.groups[row]] == fold_number else "train"
+        hold_out(compared, splits, data.split_seed, "validation", data.validation)
+        _check(compared, splits, data, labels)  # each of them, before the first is trained
+        folds.append(splits)
+    return _dataset(compared, folds[number], data, spec, labels)
 
 
 def tests(data: Data, spec: ImageInput | TextInput, labels: Sequence[str], tokenizer: str | None) -> dict[str, Split]:
@@ -65,18 +68,16 @@ def tests(data: Data, spec: ImageInput | TextInput, labels: Sequence[str], token
     return {data.title: photos.decode(_photos(compared, splits, "test", labels), spec, "test")}
 
 
-def _prepare(data: Data, kind: str, labels: Sequence[str], *, given: bool = True) -> tuple[Compared, list[SplitName]]:
+def _prepare(data: Data, kind: str, labels: Sequence[str]) -> tuple[Compared, list[SplitName]]:
     """The compared examples of `labels`, and the split of each."""
     found = compare.find(data)
     if found.kind != kind:
         raise RecipeError(f"input.kind: got {kind!r}, but {data.path} has {found.kind}s")
-    if not given:
-        found.examples = [replace(each, split="") for each in found.examples if each.split != "test"]
     compared = compare.compare(found, data)
     _check_labels({each.label for each in compared.examples}, labels)
     if found.left_out:
         say(f"{len(found.left_out):,} left out: {'; '.join(map(str, found.left_out[:3]))}")
-    return compared, assign(compared, data) if given else [""] * len(compared.examples)
+    return compared, assign(compared, data)
 
 
 def _check_labels(present: set[str], labels: Sequence[str]) -> None:
@@ -89,18 +90,37 @@ def _check_labels(present: set[str], labels: Sequence[str]) -> None:
         )
 
 
-def _dataset(compared: Compared, splits: list[SplitName], data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
-    chosen = {
-        name: [each for each, split in zip(compared.examples, splits, strict=True) if split == name]
-        for name in ("train", "validation", "test")
-    }
+def _chosen(compared: Compared, splits: Sequence[SplitName]) -> dict[SplitName, list[Example]]:
+    """The examples of each split."""
+    chosen: dict[SplitName, list[Example]] = {"train": [], "validation": [], "test": []}
+    for example, split in zip(compared.examples, splits, strict=True):
+        if split:
+            chosen[split].append(example)
+    return chosen
+
+
+def _check(compared: Compared, splits: Sequence[SplitName], data: Data, labels: Sequence[str]) -> None:
+    """Refuse splits that cannot be trained or measured on.
+
+    Raises:
+        DataError: a split is empty, or the training split has no example of a label.
+    """
+    chosen, groups = _chosen(compared, splits), len(set(compared.groups))
     for name, each in chosen.items():
         if not each:
+            parts = "" if data.folds is None else f", data.folds = {data.folds}"
+            grouped = f" in {groups:,} groups, each of which stays in one split," if data.group else ""
             raise DataError(
-                f"the {name} split has no example: {len(compared.examples):,} examples are too few for data.test = "
-                f"{data.test} and data.validation = {data.validation}; add examples"
+                f"the {name} split has no example: {len(compared.examples):,} examples{grouped} are too few for "
+                f"data.test = {data.test}, data.validation = {data.validation}{parts}; add "
+                f"{'groups' if data.group else 'examples'}, or set larger shares{' or fewer folds' if parts else ''}"
             )
     check_complete([labels.index(each.label) for each in chosen["train"]], labels)
+
+
+def _dataset(compared: Compared, splits: list[SplitName], data: Data, spec: Input, labels: Sequence[str]) -> Dataset:
+    _check(compared, splits, data, labels)
+    chosen = _chosen(compared, splits)
     fingerprint = _fingerprint(compared, splits)
     if isinstance(spec, Text):
         return _texts(chosen, data, spec, labels, fingerprint)
@@ -119,7 +139,7 @@ def _dataset(compared: Compared, splits: list[SplitName], data: Data, spec: Inpu
 
 
 def _texts(
-    chosen: dict[str, list[Example]], data: Data, spec: Text, labels: Sequence[str], fingerprint: str
+    chosen: dict[SplitName, list[Example]], data: Data, spec: Text, labels: Sequence[str], fingerprint: str
 ) -> Dataset:
     tokenizer = vocabulary.build(map(text_of, chosen["train"]), spec)
     encode = partial(_encode, tokenizer=tokenizer, spec=spec.served(), labels=labels)

@@ -90,7 +90,7 @@ def for_texts(seen: Look) -> Table:
     min_count = 1 if len(texts) < 2000 else 2  # noqa: PLR2004
     spec = Text(kind="text", length=1 << 16, vocabulary=1 << 20, min_count=min_count, unit=unit)
     tokenizer = vocabulary.build(texts, spec)
-    length = int(np.quantile(vocabulary.lengths(texts, tokenizer, spec.served()), 0.99))
+    length = int(np.quantile(vocabulary.lengths(texts, tokenizer, spec.served()), 0.99, method="lower"))
     size = len(json.loads(tokenizer)["model"]["vocab"])
     n = len(texts)
     batch = 16 if n < 500 else 32 if n < 5000 else 64  # noqa: PLR2004
@@ -139,6 +139,7 @@ def comments(seen: Look) -> dict[str, str]:
         "data.test": splits,
         "data.validation": "for choices and the calibration; of the examples that are left",
         "loss.class_weights": "examples of small classes count more",
+        "gate.metric": "what later versions are compared by; here small classes count as much as others, too",
         "loss.label_smoothing": "against overconfidence",
         "optimiser.learning_rate": "lower it if the loss rises",
         "augment": "random changes in each epoch; {} switches them off",

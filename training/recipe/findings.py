@@ -1,9 +1,12 @@
 """What was found in the user's own data, as lines for the terminal."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from training.data import label_files
 from training.data.class_folders import shown
 from training.data.examples import SplitName, listed
 from training.recipe.look import Look
@@ -76,7 +79,7 @@ def _warnings(seen: Look) -> Iterator[str]:
     if largest >= UNEVEN * smallest:
         yield (
             f"the largest class has {largest / smallest:.1f} times the examples of the smallest; the recipe weights "
-            "the classes (loss.class_weights)"
+            "the classes (loss.class_weights), and versions are compared by their balanced accuracy (gate.metric)"
         )
     for title, name in (("training", "train"), ("validation", "validation"), ("test", "test")):
         absent = sorted(set(seen.labels) - {each.label for each in seen.of(name)})  # type: ignore[arg-type]
@@ -87,9 +90,11 @@ def _warnings(seen: Look) -> Iterator[str]:
             f"labels that differ only in case or space: {' and '.join(map(repr, pair))}; if they are one class, merge "
             f"them with --labels {json.dumps(pair[1] + '=' + pair[0], ensure_ascii=False)}"
         )
-    if seen.data.name == "table" and all(label.lstrip("-").isdecimal() for label in seen.labels):
+    if all(label.lstrip("-").isdecimal() for label in seen.labels):
         names = ",".join(f"{label}=NAME" for label in seen.labels[:3])
-        yield f"the labels are numbers; give them names with --labels {names}"
+        path = Path(str(seen.data.path))
+        file = label_files.find(path if path.is_dir() else path.parent, seen.labels)
+        yield f"the labels are numbers; give them names with --labels {shlex.quote(shown(file)) if file else names}"
 
 
 def _alike(labels: Sequence[str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data import class_folders, columns, compare, table_file
+from training.data import class_folders, columns, compare, label_files, table_file, tables
 from training.data.class_folders import shown
 from training.data.compare import Compared
 from training.data.examples import Example, SplitName
@@ -35,6 +35,8 @@ class Options:
     label: str | None = None
     group: str | None = None
     label_names: dict[str, str] | None = None
+    names_file: Path | None = None
+    """A file with a name for each label."""
     encoding: str | None = None
     delimiter: str | None = None
 
@@ -74,6 +76,10 @@ def look(path: Path, options: Options) -> Look:
     """
     description = _describe(path, options)
     found = compare.find(description)
+    if options.names_file:
+        names = label_files.read(options.names_file, found.labels)
+        description = description.model_copy(update={"label_names": names})
+        tables.renamed(found, names)
     given = {name: "given" for name in ("validation", "test") if found.splits[name]}
     is_small = 0 < found.splits["validation"] < min(_FEW_VALIDATION, _SHARE_VALIDATION * found.splits["train"])
     if is_small:
@@ -105,12 +111,12 @@ def _describe(path: Path, options: Options) -> Data:
         try:
             labels = class_folders.scan(path).labels
         except DataError:
-            if not _has_table(path):
+            if not tables.has_tables(path):
                 raise
         else:
-            if len(labels) > 1 or not _has_table(path):
+            if len(labels) > 1 or not tables.has_tables(path):
                 return Data(name="folder", **common)
-    files = columns.tables(path)
+    files = tables.tables(path)
     file = next((file for file, split in files if split == "train"), files[0][0])
     table = table_file.read(file, options.encoding, options.delimiter)
     chosen: Table = columns.choose(table, options.text, options.image, options.label)
@@ -122,10 +128,6 @@ def _describe(path: Path, options: Options) -> Data:
     if path.is_dir() and len(files) == 1:
         common["path"] = _relative(file)
     return Data(name="table", **common, **chosen)
-
-
-def _has_table(folder: Path) -> bool:
-    return any(file.suffix.lower() in class_folders.TABLES for file in folder.iterdir())
 
 
 def _relative(path: Path) -> str:
@@ -144,8 +146,8 @@ def _check_classes(labels: Sequence[str], counts: Counter[str], path: Path) -> N
     if len(labels) > max(total / 3, 2):
         raise DataError(
             f"{shown(path)}: {len(labels):,} classes with {total:,} examples, {total / len(labels):.1f} each. A label "
-            "is for many examples; this looks like a name for each. Choose another column with --label, or group the "
-            "folders"
+            "is for many examples; this looks like a name for each. Add examples, choose another column with "
+            "--label, or group the folders"
         )
     if total < _MIN_EXAMPLES:
         raise DataError(f"{shown(path)}: {total} examples are too few to train on (minimum {_MIN_EXAMPLES}); add some")

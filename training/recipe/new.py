@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from contract.manifest import ModelName
+from training import unfinished
 from training.data.class_folders import shown
 from training.errors import RecipeError
 from training.recipe import choices, schema, toml
@@ -47,6 +48,7 @@ def recipe(name: str, seen: Look, overrides: Sequence[str] = ()) -> tuple[schema
     counts = Counter(each.label for each in seen.of("train"))
     if max(counts.values()) >= UNEVEN * min(counts.values()):
         table["loss"]["class_weights"] = "balanced"
+        table["gate"] = {"metric": "balanced-accuracy"}
     data = seen.data.model_dump(exclude_defaults=True, exclude_none=True)
     title = seen.data.title
     table = {
@@ -87,9 +89,10 @@ def write(path: Path, text: str, *, force: bool) -> None:
         RecipeError: the file exists or cannot be written.
     """
     check_output(path, force=force)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f"{unfinished.name('recipe')}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.remove(path.parent, "recipe")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
@@ -108,6 +111,8 @@ def label_names(pairs: Sequence[str]) -> dict[str, str]:
     for part in (part for pair in pairs for part in pair.split(",")):
         label, sign, name = part.partition("=")
         if not sign or not label.strip() or not name.strip():
-            raise RecipeError(f"--labels: got {part!r}; expected LABEL=NAME, like --labels 0=ham,1=spam")
+            raise RecipeError(
+                f"--labels: got {part!r}; expected LABEL=NAME, like --labels 0=ham,1=spam, or a file with the names"
+            )
         names[label.strip()] = name.strip()
     return names
