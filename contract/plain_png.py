@@ -4,6 +4,7 @@
 files, whole and damaged, and `decode` leaves every file to the general code if the private parts are missing.
 """
 
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +12,6 @@ from PIL import Image
 
 from contract.picture import PNG_SIGNATURE
 
-_HEADER = PNG_SIGNATURE + b"\0\0\0\x0dIHDR"
 _GREY = b"\x08\x00\x00\x00\x00"  # 8 bits of grey, the usual packing, filters and order
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _DATA = 41  # where the compressed pixels start
@@ -32,17 +32,23 @@ def decode(data: bytes, width: int, height: int) -> Any | None:
     Returns:
         None for any other file, and for a damaged one.
     """
-    if data[12:16] != b"IHDR" or data[24:29] != _GREY or data[37:_DATA] != b"IDAT" or not data.startswith(_HEADER):
+    if data[37:_DATA] != b"IDAT" or not data.startswith(_header(width, height)):
         return None
     stop = _DATA + int.from_bytes(data[33:37])
-    is_sized = (int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) == (width, height)
-    if not (_IS_USABLE and is_sized and data[stop + 4 :] == _END and crc32(data[12:29]) == int.from_bytes(data[29:33])):
+    if not _IS_USABLE or data[stop + 4 :] != _END:
         return None
     pixels = Core.new("L", (width, height))
     decoder = Core.zip_decoder("L", "L", 0)
     decoder.setimage(pixels, (0, 0, width, height))
     consumed, error = decoder.decode(data[_DATA:stop])  # -1, 0 once all pixels are decoded
     return pixels if consumed < 0 and not error else None
+
+
+@lru_cache
+def _header(width: int, height: int) -> bytes:
+    """The signature and the header of such a file, 33 bytes with their checksum."""
+    header = b"IHDR" + width.to_bytes(4) + height.to_bytes(4) + _GREY
+    return PNG_SIGNATURE + b"\0\0\0\x0d" + header + crc32(header).to_bytes(4)
 
 
 def raw(pixels: Any, width: int, height: int) -> bytes:

@@ -26,7 +26,7 @@ class Beginning(np.ndarray[Any, np.dtype[np.int64]]):
 
 _PIECE = 4096  # characters that are decomposed at a time
 _MOST_LETTERS = 18  # that one character is decomposed to: U+FDFA
-_STRETCH, _SLACK = 1.25, 8  # tokens of padding that cost less than another run
+_RUN_TOKENS = 32  # how many tokens of padding cost as much as another run
 
 
 def read_tokenizer(path: Path, spec: TextInput) -> Tokenizer:
@@ -120,10 +120,13 @@ def pad(texts: Sequence[Tokens]) -> Tokens:
 
 
 def group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """The positions of texts in groups of similar length, the shortest first, so that little padding is computed."""
+    """The positions of texts in groups of similar length, the shortest first.
+
+    A longer text starts another group where padding the shorter ones to its length would cost more than another run.
+    """
     group: list[int] = []
     for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and lengths[position] > _STRETCH * lengths[group[0]] + _SLACK:
+        if group and (lengths[position] - lengths[group[-1]]) * len(group) > _RUN_TOKENS:
             yield group
             group = []
         group.append(position)

@@ -54,10 +54,29 @@ class EpochBar:
         if validation_loss is not None and validation_accuracy is not None:
             self._line += f", validation loss {validation_loss:.4f}, accuracy {validation_accuracy:.2%}"
         seconds = time.perf_counter() - self._started
-        left = f", about {_duration(seconds * self._epochs_left)} left" if self._epochs_left else ""
+        left = f", about {duration(seconds * self._epochs_left)} left" if self._epochs_left else ""
         self._line += f", {seconds:.0f} s{left}"
         self._bar.set_postfix_str(self._line)
 
 
-def _duration(seconds: float) -> str:
+class StepBar:
+    """The progress of a number of steps on a terminal, with a text about the last; nothing elsewhere."""
+
+    def __init__(self, title: str, steps: int) -> None:
+        self._bar = tqdm(total=steps, desc=title, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, text: str) -> None:
+        """Show a finished step."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()
+
+
+def duration(seconds: float) -> str:
+    """A time for people, like 12 min."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 -- a minute and a half

@@ -4,7 +4,7 @@ Without a file of keys every route is open, except load and unload, which need a
 needs no key keeps its own endpoint, so its requests pass no check.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from starlette.middleware.cors import CORSMiddleware
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from service.errors import Forbidden, Unauthorized
 from service.http.keys import VARIABLE, Keys
-from service.http.route import Header, Need, OnContent, Route, Start
+from service.http.route import Header, IsGone, Need, OnContent, Route, Start
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts
 
@@ -55,9 +55,9 @@ def _guarded(route: Route, keys: Keys | None) -> Route:
         if unchecked is None:
             return None
 
-        def start(facts: RequestFacts, body: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+        def start(facts: RequestFacts, body: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             check(header.fields, route.needs, keys)  # for each request, since keys may be removed
-            return unchecked(facts, body, on_content, is_gone)
+            unchecked(facts, body, on_content, is_gone)
 
         return start
 

@@ -42,7 +42,7 @@ class Header:
         return next((value for field, value in reversed(self.fields) if field == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
     """The content of a successful response."""
 
@@ -55,14 +55,17 @@ class Content:
         return Response(self.body, headers={**self.headers}, media_type=self.media_type)
 
 
-OnContent = Callable[[Callable[[], Content]], None]
-"""Called with a function that gives the content, or raises the error of the request."""
+MakeContent = Callable[[], Content]
+"""Gives the content of a response, or raises the error of the request."""
 
-Start = Callable[[RequestFacts, bytes, OnContent, Callable[[], bool]], bool]
-"""Starts to answer a request with these facts and this body, unless it would take long to decode: then the result is
-False, and nothing was done. `OnContent` is called later. The last argument says whether the client has gone.
+OnContent = Callable[[MakeContent], None]
+IsGone = Callable[[], bool]
+"""Whether the client has closed its connection."""
 
-An error that it raises is treated like False, except `Overloaded`, which is the response.
+Start = Callable[[RequestFacts, bytes, OnContent, IsGone], None]
+"""Starts to answer a request with these facts and this body; `OnContent` is called later.
+
+If it raises `Overloaded`, that is the response; after any other error the request takes the ordinary path.
 """
 
 

@@ -39,7 +39,7 @@ SWEEP_S = 0.05
 CLIENT_CHECK_S = 0.05  # of waiting, after which a client may have given up and is checked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """The results of one request: a row (classes,) or an error for each item, and its seconds in the queue and run."""
 
@@ -48,7 +48,8 @@ class Outcome:
     infer_s: float
 
 
-OnDone = Callable[[Outcome | ConvokeError], object]
+OutcomeOrError = Outcome | ConvokeError
+OnDone = Callable[[OutcomeOrError], object]
 
 
 @dataclass(eq=False, slots=True)
@@ -67,7 +68,7 @@ class Entry:
     running: int = 0  # those of them that have no result yet
     started_at: float = 0.0
 
-    def finish(self, outcome: Outcome | ConvokeError) -> None:
+    def finish(self, outcome: OutcomeOrError) -> None:
         """Call `on_done`, unless it was called before."""
         if self.on_done is not None:
             on_done, self.on_done = self.on_done, None
@@ -463,7 +464,7 @@ def _divide(shares: list[_Share], items: int, parts: int) -> Iterator[list[_Shar
         yield part
 
 
-def _resolve(done: asyncio.Future[Outcome], outcome: Outcome | ConvokeError) -> None:
+def _resolve(done: asyncio.Future[Outcome], outcome: OutcomeOrError) -> None:
     if done.done():  # cancelled
         return
     if isinstance(outcome, ConvokeError):

@@ -20,12 +20,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
 
 from contract.errors import ConvokeError
 from service.errors import FeedbackFull, InvalidRequest, Overloaded, RequestNotFound
@@ -50,9 +52,10 @@ _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"RIFF": "w
 _TIFF = "tif"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What was kept."""
+class Kept(BaseModel):
+    """What was kept, with the answer of the model."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
     item: int
@@ -206,7 +209,7 @@ class Feedback:
         claim.rename(taken)  # fails if the claim has expired
         try:
             kept = self._keep(content["id"], content["label"], content["item"])
-            answer = {} if kept is None else asdict(kept)
+            answer = {} if kept is None else kept.model_dump()
         except ConvokeError as error:
             answer = {"error": error.code, "message": str(error)}
         if answer:
@@ -251,7 +254,7 @@ class Feedback:
 
     def _write_item(self, kept: Kept, data: bytes) -> None:
         path = self._folder / kept.file
-        line = json.dumps(asdict(kept), ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(kept.model_dump(), ensure_ascii=False).encode() + b"\n"
         size_bytes = len(data) + len(line)
         if self._size() + size_bytes > self._max_bytes:
             raise FeedbackFull(

@@ -13,7 +13,7 @@ logger = logging.getLogger("bentoml.convoke")
 
 MIN_SPEEDUP = 1.1
 """A variant is a little less accurate, and a close race may have another winner next time."""
-RACE_BATCH = 8
+RACE_BATCH = 4
 """Large enough to be like any larger batch, and small enough not to delay the start."""
 
 

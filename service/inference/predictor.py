@@ -15,7 +15,7 @@ from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
 from contract.inputs import Array, ImagePreprocessor, Items, Preprocessor
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, Outcome
+from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, OutcomeOrError
 from service.inference.decoding import Decoders
 from service.inference.repository import Repository
 from service.inference.version import Version
@@ -36,7 +36,7 @@ _NONE: Mapping[int, tuple[int, int]] = {}
 _PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """The result of a request: a row (classes,) or an error for each item, in order, and the seconds of each step."""
 
@@ -62,7 +62,8 @@ class Answer:
         return rows
 
 
-OnAnswer = Callable[[Answer | ConvokeError], None]
+AnswerOrError = Answer | Exception
+OnAnswer = Callable[[AnswerOrError], None]
 
 
 class Predictor:
@@ -78,6 +79,7 @@ class Predictor:
         self._decoders = Decoders(
             settings.decode_threads, lambda model, seconds: metrics.decode_wait_seconds.labels(model).observe(seconds)
         )
+        self._tasks: set[asyncio.Task[None]] = set()
         self.answered = 0
         """How many requests were answered."""
 
@@ -149,11 +151,10 @@ class Predictor:
 
     def start(
         self, version: Version, items: list[Item] | Array, on_done: OnAnswer, *, is_gone: Callable[[], bool]
-    ) -> bool:
-        """As `predict`, without waiting, for decoded items or one that is quickly decoded: `on_done` is called later.
+    ) -> None:
+        """As `predict`, without waiting: `on_done` is called later, with the answer or the error.
 
-        Returns:
-            False if this is not such a request, or if an item cannot be read; then nothing was done.
+        Decoded items, and one that is quickly decoded, cost no task.
 
         Raises:
             Overloaded: the queue is full.
@@ -161,19 +162,21 @@ class Predictor:
         start = time.perf_counter()
         self._batcher(version).check_capacity(len(items))
         decoded: Items
-        if _are_decoded(items):
+        if len(items) == 1 and not isinstance(items, np.ndarray):
+            item = _decode_quickly(version.preprocessor, items[0])
+            if not isinstance(item, np.ndarray):
+                self._start_task(version, items, on_done, is_gone)
+                return
+            decoded = [item]
+        elif _are_decoded(items) and 0 < len(items) <= self._settings.max_items:
             decoded = items
         else:
-            item = _decode_quickly(version.preprocessor, items[0]) if len(items) == 1 else None
-            if not isinstance(item, np.ndarray):
-                return False
-            decoded = [item]
-        if not 0 < len(decoded) <= self._settings.max_items:
-            return False
+            self._start_task(version, items, on_done, is_gone)
+            return
         truncated = _truncated(decoded) if version.manifest.input.is_text else _NONE
         decode_s = time.perf_counter() - start
 
-        def on_outcome(outcome: Outcome | ConvokeError) -> None:
+        def on_outcome(outcome: OutcomeOrError) -> None:
             if isinstance(outcome, ConvokeError):
                 on_done(outcome)
             else:
@@ -183,7 +186,23 @@ class Predictor:
                 on_done(self._count(answer))
 
         self._batcher(version).put(decoded, on_outcome, timeout_s=self._settings.request_timeout_s, is_gone=is_gone)
-        return True
+
+    def _start_task(
+        self, version: Version, items: list[Item] | Array, on_done: OnAnswer, is_gone: Callable[[], bool]
+    ) -> None:
+        """The same for any items: `predict` in a task."""
+
+        async def run() -> None:
+            answer: AnswerOrError
+            try:
+                answer = await self.predict(version, items, is_gone=is_gone)
+            except Exception as error:  # noqa: BLE001 -- `on_done` makes a response of it
+                answer = error
+            on_done(answer)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)  # the loop alone would let it be collected
+        task.add_done_callback(self._tasks.discard)
 
     async def predict_all(
         self, version: Version, item: Item, *, is_gone: Callable[[], bool] = lambda: False

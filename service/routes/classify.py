@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,9 +13,9 @@ from starlette.responses import Response
 from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
-from service.http.route import Content, Header, OnContent, Route, Start
+from service.http.route import Content, Header, IsGone, OnContent, Route, Start
 from service.inference.feedback import Feedback
-from service.inference.predictor import Answer, Item, Predictor
+from service.inference.predictor import Answer, AnswerOrError, Item, Predictor
 from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, of
@@ -54,19 +54,20 @@ def routes(predictor: Predictor, settings: Settings, feedback: Feedback | None =
         if from_query.several:
             return None
 
-        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             started = time.perf_counter()
             version = predictor.resolve(model)
             encoded, in_body = items.split(content, content_type, version.manifest.input, settings)
             options = Options.of(header.query, in_body) if in_body else from_query
+            sent = encoded if feedback is None else [*encoded]  # the predictor empties the list
             read_s = time.perf_counter() - started
 
-            def on_answer(answer: Answer | ConvokeError) -> None:
+            def on_answer(answer: AnswerOrError) -> None:
                 if feedback is not None and isinstance(answer, Answer):
-                    feedback.remember(facts.id, encoded, answer)
+                    feedback.remember(facts.id, sent, answer)
                 on_content(lambda: _content(facts, answer, options, read_s))
 
-            return predictor.start(version, encoded, on_answer, is_gone=is_gone)
+            predictor.start(version, encoded, on_answer, is_gone=is_gone)
 
         return start
 
@@ -127,7 +128,7 @@ def _option(sent: Mapping[str, str], name: str, pattern: str, expected: str) -> 
 
 def _content(
     facts: RequestFacts,
-    answer: Answer | ConvokeError,
+    answer: AnswerOrError,
     options: Options,
     read_s: float,
     boxes: Sequence[Sequence[int]] = (),
@@ -137,7 +138,7 @@ def _content(
     Raises:
         ConvokeError: the error of the request or of its only item.
     """
-    if isinstance(answer, ConvokeError):
+    if isinstance(answer, Exception):
         raise answer
     facts.model, facts.version, facts.items = answer.version.name, answer.version.number, len(answer.rows)
     _raise_if_alone(answer)

@@ -20,21 +20,6 @@ class Right(BaseModel):
     item: int | None = None
 
 
-class Kept(BaseModel):
-    """What was kept, with the answer of the model."""
-
-    id: str
-    item: int
-    model: str
-    version: str
-    label: str
-    answer: str
-    score: float
-    is_correct: bool
-    file: str
-    time: str
-
-
 class Deleted(BaseModel):
     """How many items were deleted."""
 
@@ -51,7 +36,7 @@ def routes(feedback: Feedback | None, settings: Settings) -> list[Route]:
     async def keep(request: Request) -> Response:
         kept = _switched_on(feedback)
         label, item = _parse(await body.read(request, settings), settings)
-        return JSONResponse(vars(await kept.keep(request.path_params["request_id"], label, item)))
+        return JSONResponse((await kept.keep(request.path_params["request_id"], label, item)).model_dump())
 
     async def delete(request: Request) -> Response:
         request_id = request.path_params["request_id"]

@@ -16,12 +16,22 @@ from pydantic import BaseModel, RootModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from contract.errors import ConvokeError
 from service import __version__
 from service.errors import InvalidRequest, NotReady
 from service.http import body, limited
-from service.http.route import Content, Endpoint, Header, Need, OnContent, Prepare, Route, Start, message_alone
-from service.inference.predictor import Answer, Predictor
+from service.http.route import (
+    Content,
+    Endpoint,
+    Header,
+    IsGone,
+    Need,
+    OnContent,
+    Prepare,
+    Route,
+    Start,
+    message_alone,
+)
+from service.inference.predictor import AnswerOrError, Predictor
 from service.inference.repository import Repository
 from service.inference.version import Version
 from service.routes import tensors
@@ -98,6 +108,8 @@ def _server_routes(is_ready: Callable[[], bool]) -> list[Route]:
 
 
 def _model_routes(predictor: Predictor, repository: Repository, settings: Settings) -> list[Route]:
+    reader = tensors.Reader(settings)
+
     async def names(_request: Request) -> Response:
         return JSONResponse(ModelNames(models=[version.name for version in repository.serving()]).model_dump())
 
@@ -114,8 +126,7 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         predictor.check_capacity(version)
         json_length = request.headers.get(_JSON_LENGTH)
         content = await body.read(request, settings)
-        parse = partial(tensors.parse, content, json_length, version.manifest, settings)
-        inference = await body.run(parse, len(content))
+        inference = await body.run(partial(reader.read, content, json_length, version.manifest), len(content))
         read_s = time.perf_counter() - started
         facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
         answer = await predictor.predict(version, inference.items, is_gone=body.gone(request))
@@ -126,17 +137,17 @@ def _model_routes(predictor: Predictor, repository: Repository, settings: Settin
         length = header.get(_JSON_LENGTH.lower().encode())
         json_length = None if length is None else length.decode("latin-1")
 
-        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: Callable[[], bool]) -> bool:
+        def start(facts: RequestFacts, content: bytes, on_content: OnContent, is_gone: IsGone) -> None:
             started = time.perf_counter()
             version = predictor.resolve(model, number)
-            inference = tensors.parse(content, json_length, version.manifest, settings)
+            inference = reader.read(content, json_length, version.manifest)
             read_s = time.perf_counter() - started
             facts.model, facts.version, facts.items = version.name, version.number, len(inference.items)
 
-            def on_answer(answer: Answer | ConvokeError) -> None:
+            def on_answer(answer: AnswerOrError) -> None:
                 on_content(lambda: _content(facts, inference, answer, read_s))
 
-            return predictor.start(version, inference.items, on_answer, is_gone=is_gone)
+            predictor.start(version, inference.items, on_answer, is_gone=is_gone)
 
         return start
 
@@ -159,13 +170,13 @@ def _each_version(metadata: Endpoint, ready: Endpoint, infer: Endpoint, prepare_
     ]
 
 
-def _content(facts: RequestFacts, inference: Inference, answer: Answer | ConvokeError, read_s: float) -> Content:
+def _content(facts: RequestFacts, inference: Inference, answer: AnswerOrError, read_s: float) -> Content:
     """The content of an inference response; the timings of the request are completed.
 
     Raises:
         ConvokeError: the error of the request, or of the first item that failed.
     """
-    if isinstance(answer, ConvokeError):
+    if isinstance(answer, Exception):
         raise answer
     json, binary = tensors.answer(inference, answer.version.manifest, answer.probabilities(), answer.truncated)
     facts.timings_s = {"read": read_s + answer.decode_s, "queue": answer.queue_s, "infer": answer.infer_s}

@@ -18,6 +18,7 @@ from contract.occlusion import MAX_CELLS, MAX_NGRAM_RUNS, MAX_PARTS
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
+from service.inference.feedback import Kept
 from service.routes import classify, drift, feedback, inspect, models, oip
 from service.routes.schemas import (
     Answer,
@@ -266,7 +267,7 @@ def _feedback() -> Operation:
     return Operation(
         "feedback",
         "Keep an item of an answered request with its right label",
-        {_JSON: feedback.Kept},
+        {_JSON: Kept},
         (*_READ, errors.RequestNotFound, errors.FeedbackOff, errors.FeedbackFull),
         {
             _JSON: (

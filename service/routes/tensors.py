@@ -32,12 +32,14 @@ OutputName = Literal["probabilities", "label"]
 Parameters = dict[str, Any] | None
 
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+_DATATYPES = {dtype.name: name for name, dtype in _DTYPES.items()}
 _OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 _LENGTH = struct.Struct("<I")
 _MAX_AXES = 8
 _MASK = re.compile(rb"\x00*+\x01[\x00\x01]*+")
 """An image whose values are only 0 and 1. One that is black throughout is not meant: load generators send it."""
-_MAX_REPEATED = 1024  # bytes of a description that is kept
+_MAX_REPEATED, _MAX_DESCRIPTIONS = 1024, 256  # descriptions of tensors that are kept: their bytes, and how many
+_MAX_OUTPUTS, _MAX_LABELS = 256, 4096  # descriptions of outputs, and binary labels, that are kept
 _MAX_DIGITS = 11  # of the length of the JSON
 
 
@@ -73,54 +75,106 @@ class InferenceRequest(_Part):
     parameters: Parameters = None
 
 
-@dataclass(frozen=True)
+Outputs = Sequence[tuple[OutputName, bool]]
+"""The outputs of a response, each with whether it is binary."""
+
+
+@dataclass(slots=True)
 class Inference:
     """What an inference request asks for.
 
     Args:
         items: an item for each row of the tensor.
-        outputs: the outputs of the response, each with whether it is binary.
+        outputs: those of the response.
         id: the request's own, which the response repeats.
     """
 
     items: list[Item] | Array
-    outputs: list[tuple[OutputName, bool]]
+    outputs: Outputs
     id: str | None
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What the JSON of a request says."""
+
+    tensor: InputTensor
+    outputs: Outputs
+    id: str | None
+
+
+class _NotJSONError(InvalidRequest):
+    """The part of a body that should be JSON is not."""
 
 
 def datatype(spec: InputSpec) -> str:
     """The protocol's name of the type of the graph's input."""
-    return next(name for name, dtype in _DTYPES.items() if dtype == spec.dtype)
+    return _DATATYPES[spec.dtype]
 
 
-def parse(content: bytes, json_length: str | None, manifest: Manifest, settings: Settings) -> Inference:
-    """Read the body of an inference request.
+class Reader:
+    """Reads the bodies of inference requests."""
 
-    Args:
-        content: the body.
-        json_length: the header `Inference-Header-Content-Length`: how many bytes of the body are JSON; None for all.
-        manifest: that of the model.
-        settings: the limits.
+    def __init__(self, settings: Settings) -> None:
+        """Take the limits from the settings."""
+        self._settings = settings
+        self._describe_again = lru_cache(_MAX_DESCRIPTIONS)(self._describe)
 
-    Raises:
-        InvalidRequest: the body does not have the protocol's form, or the model does not take its tensor.
-        TooLarge: more items than `max_items`.
-    """
-    request, binary = _split(content, json_length, settings)
-    tensor = request.inputs[0]
-    if tensor.parameters and "shared_memory_region" in tensor.parameters:
-        raise InvalidRequest("shared memory is not supported; send the tensor in the body")
-    values = _values(tensor, binary)
-    count = tensor.shape[0] if tensor.shape else 0
-    if len(tensor.shape) > 1 and tensor.datatype == "BYTES":  # [N, 1] and [1, N], as clients of Triton send them
-        count = prod(tensor.shape)
-        if count != max(tensor.shape):
-            raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; expected [N] for BYTES")
-    if not count:
-        raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; its first axis counts the items")
-    if count > settings.max_items:
-        raise TooLarge(f"too many items: {count} (maximum {settings.max_items})")
-    return Inference(_items(tensor, values, manifest), _outputs(request), request.id)
+    def read(self, content: bytes, json_length: str | None, manifest: Manifest) -> Inference:
+        """Read a body.
+
+        Args:
+            content: the body.
+            json_length: the header `Inference-Header-Content-Length`: how many bytes of the body are JSON; None for
+                all.
+            manifest: that of the model.
+
+        Raises:
+            InvalidRequest: the body does not have the protocol's form, or the model does not take its tensor.
+            TooLarge: more items than `max_items`.
+        """
+        length = len(content) if json_length is None else _json_bytes(content, json_length)
+        text, binary = content[:length], content[length:]
+        is_repeated = binary and length <= _MAX_REPEATED  # clients send the same description with each binary tensor
+        try:
+            described = (self._describe_again if is_repeated else self._describe)(text)
+        except _NotJSONError as error:
+            raise InvalidRequest(_explain_json(content, json_length) or str(error)) from error
+        values = _values(described.tensor, binary)
+        return Inference(_items(described.tensor, values, manifest), described.outputs, described.id)
+
+    def _describe(self, text: bytes) -> _Description:
+        """What the JSON of a request says.
+
+        Raises:
+            InvalidRequest, TooLarge: as `read`.
+        """
+        try:
+            request = InferenceRequest.model_validate(limited.loads(text, self._settings))
+        except (InvalidRequest, Unreadable) as error:  # also not UTF-8, if the length in the header is wrong
+            raise _NotJSONError(str(error)) from error
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"])) or "the request"
+            raise InvalidRequest(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+        tensor = request.inputs[0]
+        if tensor.parameters and "shared_memory_region" in tensor.parameters:
+            raise InvalidRequest("shared memory is not supported; send the tensor in the body")
+        self._check_shape(tensor)
+        return _Description(tensor, _outputs(request), request.id)
+
+    def _check_shape(self, tensor: InputTensor) -> None:
+        """Check how many items a tensor has."""
+        count = tensor.shape[0] if tensor.shape else 0
+        if len(tensor.shape) > 1 and tensor.datatype == "BYTES":  # [N, 1] and [1, N], as clients of Triton send them
+            count = prod(tensor.shape)
+            if count != max(tensor.shape):
+                raise InvalidRequest(f"input {tensor.name[:40]!r} has shape {tensor.shape}; expected [N] for BYTES")
+        if not count:
+            place = f"input {tensor.name[:40]!r} has shape {tensor.shape}"
+            raise InvalidRequest(f"{place}; its first axis counts the items")
+        if count > self._settings.max_items:
+            raise TooLarge(f"too many items: {count} (maximum {self._settings.max_items})")
 
 
 def answer(
@@ -138,70 +192,65 @@ def answer(
         truncated: as `Answer.truncated`.
     """
     probabilities = np.concatenate(rows).reshape(len(rows), -1)  # N x (C) -> (N, C)
-    outputs: list[dict[str, Any]] = []
+    outputs: list[str] = []
     tensors: list[bytes] = []
     for name, is_binary in inference.outputs:
-        output: dict[str, Any]
+        shape: tuple[int, ...] = probabilities.shape
+        values: list[Any]
         if name == "label":
-            labels = [manifest.labels[index] for index in probabilities.argmax(axis=1)]
-            output = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}
-            values: list[Any] | bytes = _pack(labels) if is_binary else labels
+            values = [manifest.labels[index] for index in probabilities.argmax(axis=1).tolist()]
+            shape, binary = (len(values),), b"".join(map(_packed, values)) if is_binary else b""
         else:
-            output = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
-            values = probabilities.astype("<f4").tobytes() if is_binary else probabilities.ravel().tolist()
-        if isinstance(values, bytes):
-            output["parameters"] = {"binary_data_size": len(values)}
-            tensors.append(values)
+            values = [] if is_binary else probabilities.ravel().tolist()
+            binary = probabilities.astype("<f4", copy=False).tobytes() if is_binary else b""
+        if is_binary:
+            outputs.append(_output(name, shape, len(binary)))
+            tensors.append(binary)
         else:
-            output["data"] = values
-        outputs.append(output)
-    response: dict[str, Any] = {
-        "model_name": manifest.model,
-        "model_version": str(manifest.version),
-        "outputs": outputs,
-    }
-    if inference.id is not None:
-        response["id"] = inference.id
+            outputs.append(f'{_output(name, shape)[:-1]},"data":{_json(values)}}}')
+    rest = "" if inference.id is None else f',"id":{_json(inference.id)}'
     if truncated:  # the protocol's parameters are no lists
         names = "truncated_items", "tokens_read", "tokens"
         columns = zip(*((place, *counts) for place, counts in truncated.items()), strict=True)
         texts = {name: ",".join(map(str, column)) for name, column in zip(names, columns, strict=True)}
-        response["parameters"] = {"truncated": True, **texts}
-    return json.dumps(response, separators=(",", ":")).encode(), tensors
+        rest += f',"parameters":{_json({"truncated": True, **texts})}'
+    return f'{_served(manifest.model, manifest.version)},"outputs":[{",".join(outputs)}]{rest}}}'.encode(), tensors
 
 
-def _split(content: bytes, json_length: str | None, settings: Settings) -> tuple[InferenceRequest, bytes]:
-    """The JSON of a body, and the bytes after it."""
-    length = len(content)
-    if json_length is not None:
-        if not (json_length.isascii() and json_length.isdigit() and len(json_length) <= _MAX_DIGITS):
-            raise InvalidRequest(f"Inference-Header-Content-Length is {json_length[:40]!r}; expected a number of bytes")
-        length = int(json_length)
-        if length > len(content):
-            raise InvalidRequest(f"Inference-Header-Content-Length is {length}, but the body has {len(content)} bytes")
-    text = content[:length]
-    repeated = length <= _MAX_REPEATED and length < len(content)  # else it holds the values
-    try:
-        return (_read_again if repeated else _read)(text, settings), content[length:]
-    except (InvalidRequest, Unreadable) as error:  # also not UTF-8, if the length in the header is wrong
-        raise InvalidRequest(_explain_json(content, json_length) or str(error)) from error
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "the request"
-        raise InvalidRequest(f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
-def _read(text: bytes, settings: Settings) -> InferenceRequest:
-    """The JSON of a request.
-
-    Raises:
-        ConvokeError, ValidationError: it is not JSON within the limits, or does not have the protocol's form.
-    """
-    return InferenceRequest.model_validate(limited.loads(text, settings))
+@lru_cache
+def _served(model: str, version: int) -> str:
+    """The start of a response."""
+    return _json({"model_name": model, "model_version": str(version)})[:-1]
 
 
-_read_again = lru_cache(256)(_read)
-"""Clients repeat the description of a binary tensor in each request: as `_read`, once for each of them."""
+@lru_cache(_MAX_OUTPUTS)
+def _output(name: OutputName, shape: tuple[int, ...], binary_bytes: int | None = None) -> str:
+    """The description of an output, without the values in JSON."""
+    output: dict[str, Any] = {"name": name, "datatype": "BYTES" if name == "label" else "FP32", "shape": shape}
+    if binary_bytes is not None:
+        output["parameters"] = {"binary_data_size": binary_bytes}
+    return _json(output)
+
+
+@lru_cache(_MAX_LABELS)
+def _packed(label: str) -> bytes:
+    """A value of a binary BYTES tensor."""
+    value = label.encode()
+    return _LENGTH.pack(len(value)) + value
+
+
+def _json_bytes(content: bytes, json_length: str) -> int:
+    """How many bytes of a body are JSON, by the header that says it."""
+    if not (json_length.isascii() and json_length.isdigit() and len(json_length) <= _MAX_DIGITS):
+        raise InvalidRequest(f"Inference-Header-Content-Length is {json_length[:40]!r}; expected a number of bytes")
+    length = int(json_length)
+    if length > len(content):
+        raise InvalidRequest(f"Inference-Header-Content-Length is {length}, but the body has {len(content)} bytes")
+    return length
 
 
 def _explain_json(content: bytes, json_length: str | None) -> str:
@@ -316,11 +365,6 @@ def _flatten(values: list[Any]) -> list[int]:
     return values
 
 
-def _pack(values: Sequence[str]) -> bytes:
-    """A binary BYTES tensor."""
-    return b"".join(_LENGTH.pack(len(value)) + value for value in (text.encode() for text in values))
-
-
 def _unpack(data: bytes, count: int) -> list[Item]:
     """The values of a binary BYTES tensor."""
     values: list[Item] = []
@@ -351,7 +395,7 @@ def _explain_length(data: bytes, start: int) -> str:
     return f"the BYTES tensor is cut off: a value is shorter than the length before it; {expected}"
 
 
-def _outputs(request: InferenceRequest) -> list[tuple[OutputName, bool]]:
+def _outputs(request: InferenceRequest) -> Outputs:
     """The requested outputs, or all if none is named, each with whether it is binary."""
     default = bool(request.parameters and _flag(request.parameters, "binary_data_output"))
     requested: dict[OutputName, bool] = {}

@@ -18,7 +18,7 @@ from contract.errors import ConvokeError
 from service.errors import Overloaded
 from service.http.asgi import INTERNAL_ERROR, Application, request_id
 from service.http.query import check_query
-from service.http.route import Content, Header, Start
+from service.http.route import Header, IsGone, MakeContent, Start
 from service.server.headers import header_fault, new_parser
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts
@@ -52,7 +52,7 @@ class Plan:
     start: Start
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """A response: its status, its fields as a part of the header, and its body."""
 
@@ -105,7 +105,7 @@ class FastPath:
         body: bytes,
         started: float,
         reply: Callable[[Reply], None],
-        is_gone: Callable[[], bool],
+        is_gone: IsGone,
     ) -> bool:
         """Start to answer a request; `reply` is called later.
 
@@ -122,19 +122,18 @@ class FastPath:
         facts = RequestFacts(plan.request_id or request_id(()), "POST", plan.fields, plan.route)
         facts.body_bytes = len(body)
 
-        def on_content(make: Callable[[], Content]) -> None:
+        def on_content(make: MakeContent) -> None:
             reply(self._reply(plan, facts, started, make))
 
         try:
-            return plan.start(facts, body, on_content, is_gone)
+            plan.start(facts, body, on_content, is_gone)
         except Overloaded as error:
-            response = self._application.refuse(plan.path, error, facts)
+            reply(self._as_reply(self._application.refuse(plan.path, error, facts), facts, started))
         except Exception:  # noqa: BLE001 -- the ordinary path meets it again, and makes it a response
             return False
-        reply(self._as_reply(response, facts, started))
         return True
 
-    def _reply(self, plan: Plan, facts: RequestFacts, started: float, make: Callable[[], Content]) -> Reply:
+    def _reply(self, plan: Plan, facts: RequestFacts, started: float, make: MakeContent) -> Reply:
         """The response to a request; whatever fails becomes a response, too."""
         try:
             content = make()

@@ -15,7 +15,7 @@ from contract import providers
 from contract.errors import ProviderError
 from service import settings
 from service.http import keys
-from service.server import files, fleet, processes
+from service.server import files, fleet
 from service.settings import Settings, SettingsError
 from service.telemetry import log, tracing
 
@@ -76,6 +76,8 @@ def announce() -> None:
     if chosen.provider == "auto" and providers.has_unused_cuda():
         logger.warning("%s; %s", providers.NO_GPU, providers.GET_GPU)
     _fit_files(chosen.max_connections)
+    from service.server import processes  # noqa: PLC0415 -- a worker needs none of it, and would start later
+
     processes.set_up()
     if chosen.workers > 1:
         fleet.make_folder()

@@ -78,8 +78,8 @@ class RequestLog:
         self._lines: list[str] = []
         self._added = 0
         self._written = 0  # changed by the writer's thread only
-        self._second = 0
-        self._timestamp = ""
+        self._second = self._millisecond = 0
+        self._date = self._timestamp = ""
         self._waiting: SimpleQueue[list[str]] = SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
 
@@ -90,12 +90,18 @@ class RequestLog:
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        now = int(time.time() * 1000)
+        if now != self._millisecond:
+            self._millisecond = now
+            self._timestamp = self._timestamp_of(*divmod(now, 1000))
         self._added += 1
-        self._lines.append(self._line(f"{self._timestamp}.{int(now % 1 * 1000):03d}Z", facts))
+        self._lines.append(self._line(self._timestamp, facts))
+
+    def _timestamp_of(self, second: int, millisecond: int) -> str:
+        if second != self._second:
+            self._second = second
+            self._date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._date}.{millisecond:03d}Z"
 
     def close(self) -> None:
         """Write the lines that are left, unless the reader takes too long."""

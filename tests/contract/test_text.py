@@ -43,9 +43,10 @@ def test_shorter_texts_are_padded_at_their_ends() -> None:
 
 
 def test_groups_have_similar_lengths() -> None:
-    """The shortest texts come first; a group spans a quarter and eight tokens, and every text is in one group."""
-    lengths = [300, 5, 12, 14, 200, 250, 15]
-    assert list(group_by_length(lengths)) == [[1, 2, 3], [6], [4, 5], [0]]
+    """The shortest texts come first, every text is in one group, and padding costs at most 32 tokens a step."""
+    lengths = [300, 5, 12, 14, 200, 240, 15, 232]
+    assert list(group_by_length(lengths)) == [[1, 2, 3, 6], [4, 7, 5], [0]]
+    assert list(group_by_length([10, 10, 10, 10, 20])) == [[0, 1, 2, 3], [4]]
     assert list(group_by_length([7])) == [[0]]
 
 

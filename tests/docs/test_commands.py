@@ -30,7 +30,7 @@ from training.data.folders import data_folder
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language in {"sh", "python"}]
 NOT_RUN = re.compile(r"not run: (?P<reason>.{20,})")
-SLOW = re.compile(r"-m training (?:new|data|train|publish|quantise|evaluate|adopt)\b")
+SLOW = re.compile(r"-m training (?:new|data|train|lr|sweep|publish|quantise|evaluate|adopt)\b")
 
 DATA = data_folder().resolve()
 PYTHON = f"""#!/bin/sh
@@ -42,6 +42,8 @@ case "$3 $4" in
     set -- "$@" --no-download ;;
   "train --resume"*) ;;
   "train "*) set -- "$@" --threads 1 --set epochs=1 --set data.validation=100 --set data.refit=false --force ;;
+  "sweep "*) set -- "$@" --threads 1 --set epochs=1 --set data.validation=100 --set data.refit=false ;;
+  "lr "*) set -- "$@" --threads 1 --set data.validation=100 ;;
   "publish "* | "quantise "*) set -- "$@" --force ;;
 esac
 exec {sys.executable} "$@"

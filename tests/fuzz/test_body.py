@@ -19,7 +19,7 @@ from starlette.types import Message
 from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMediaType
 from contract.spec import ImageInput, InputSpec, TextInput
 from service.errors import InvalidRequest
-from service.http import items
+from service.http import items, multipart
 from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, attach
@@ -46,6 +46,20 @@ PARTS = (
     b"\r\n\r\n", b"\r\n", b"--", b"Content-Type: text/plain\r\n", b"good film", b"\x89PNG\r\n\x1a\n", b": \r\n", b"\0",
 )  # fmt: skip
 FORMS = st.lists(st.sampled_from(PARTS) | st.binary(max_size=6), max_size=12).map(b"".join)
+
+
+HEADS = st.lists(
+    st.sampled_from(
+        [
+            b'Content-Disposition: form-data; name="f"; filename="x"', b"content-disposition:form-data;name=text",
+            b"Content-Type: text/plain; charset=latin-1", b"Content-Transfer-Encoding: base64", b"X: ", b": y",
+            b"no colon", b"Content-Type: multipart/mixed; boundary=c", b"--b: c", b"\xc3\xa4: \xc3\xa4",
+        ]
+    ),
+    max_size=3,
+).map(b"\r\n".join)  # fmt: skip
+PIECES = (b"\r\n", b"--b", b"--", b"b", b"\r\n--b", b"\r\n--bb", b"\r\n\r\n", b"\n--b\n", b"good")
+CONTENTS = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=4).map(b"".join)
 
 
 def read(chunks: Sequence[bytes], spec: InputSpec, content_type: str, **headers: str) -> list[Item]:
@@ -86,6 +100,29 @@ def test_any_multipart_body_is_read_or_refused(content: bytes, spec: InputSpec, 
     """With boundaries, headers and ends in any order."""
     check(content, spec, content_type)
     check(content, spec, "multipart/form-data; boundary=b")
+
+
+@given(
+    st.lists(st.tuples(HEADS, CONTENTS), max_size=4),
+    st.sampled_from([b"--b--\r\n", b"--b--", b"--b", b"", b"--b--\r\nepilogue\r\n--b\r\n\r\nx\r\n--b--"]),
+    st.sampled_from([b"\r\n", b"", b" \r\n"]),
+)
+def test_plain_multipart_bodies_have_the_parts_that_the_library_finds(
+    parts: list[tuple[bytes, bytes]], end: bytes, line_end: bytes
+) -> None:
+    """Or neither reads them."""
+    body = b"".join(
+        b"--b" + line_end + head + (b"\r\n" if head else b"") + b"\r\n" + content + b"\r\n" for head, content in parts
+    )
+
+    content = body + end
+    try:
+        plain = multipart.split_plain(content, b"b", SETTINGS)
+    except REFUSALS:
+        with pytest.raises(REFUSALS):
+            multipart.split_any(content, b"b", SETTINGS)
+    else:
+        assert plain is None or plain == multipart.split_any(content, b"b", SETTINGS)
 
 
 @given(

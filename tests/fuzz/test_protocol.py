@@ -22,6 +22,7 @@ from tests.fuzz.strategies import json_values, mutations_of, numbers
 from tests.serving import ROOT
 
 SETTINGS = Settings(max_items=8)
+READER = tensors.Reader(SETTINGS)
 REFUSALS = (InvalidRequest, TooLarge, Unreadable, UnsupportedMediaType)
 BINARY = {"binary_data_size": 4}
 DIGITS = contract.read(ROOT / "models/digits/1")
@@ -52,7 +53,7 @@ def check(content: bytes, header_length: str | None, manifests: list[Manifest]) 
     """The property: an allowed number of items; or a client error."""
     for manifest in manifests:
         with contextlib.suppress(*REFUSALS):
-            parsed = tensors.parse(content, header_length, manifest, SETTINGS)
+            parsed = READER.read(content, header_length, manifest)
             assert 1 <= len(parsed.items) <= SETTINGS.max_items
             assert parsed.outputs
 
@@ -97,7 +98,7 @@ def test_binary_strings_are_read_unchanged(parts: list[bytes]) -> None:
     """Any byte strings in a binary BYTES tensor."""
     content = request(packed(parts), len(parts), len(packed(parts)))
     length = str(len(content) - len(packed(parts)))
-    assert tensors.parse(content, length, DIGITS, SETTINGS).items == parts
+    assert READER.read(content, length, DIGITS).items == parts
 
 
 @given(
@@ -114,7 +115,7 @@ def test_a_wrong_length_is_always_refused(parts: list[bytes], error: int, field:
     if "truncated" in errors:
         content = content[: -abs(error)]
     with pytest.raises((InvalidRequest, TooLarge)):
-        tensors.parse(content, str(length), DIGITS, SETTINGS)
+        READER.read(content, str(length), DIGITS)
 
 
 @given(st.integers(1, 5), st.booleans(), st.booleans())

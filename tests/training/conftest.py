@@ -1,5 +1,6 @@
 """Shared by the tests of training: small recipes and synthetic images."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.data.dataset import Split
+from training.data.dataset import Dataset, Split
 from training.data.folders import data_folder
 from training.recipe.schema import Recipe, parse
 
@@ -77,3 +78,34 @@ def mnist_folder() -> Path:
     if not any((raw / f"train-images-idx3-ubyte{ending}").exists() for ending in ("", ".gz")):
         pytest.skip(f"no MNIST in {raw}: set CONVOKE_DATA to the data folder")
     return folder
+
+
+@pytest.fixture
+def recipe_file(table_with: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
+    """A recipe on the disk. The values of JSON are those of TOML."""
+    table = table_with()
+    del table["name"]
+    lines = []
+    for key, value in table.items():
+        pairs = value.items() if isinstance(value, dict) else [("", value)]
+        lines += [f"{key}.{sub} = {_toml(each)}".replace(". =", " =") for sub, each in pairs]
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+@pytest.fixture
+def use_stripes(stripes: Callable[..., Split], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recipe is trained on generated images of stripes."""
+    data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
+    monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
+    monkeypatch.setattr("training.data.schema.check", lambda *_: None)
+    monkeypatch.setattr("training.data.folders.check_present", lambda *_: None)

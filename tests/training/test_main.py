@@ -1,11 +1,9 @@
 """The command line: its arguments, its exit status and its errors."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from contract.manifest import read as read_manifest
 from training.__main__ import main
-from training.data.dataset import Dataset, Split
 from training.runs import run
 
 ROOT = Path(__file__).parents[2]
@@ -23,34 +20,12 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture
-def recipe_file(table_with: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
-    """A recipe on the disk. The values of JSON are those of TOML."""
-    table = table_with()
-    del table["name"]
-    lines = []
-    for key, value in table.items():
-        pairs = value.items() if isinstance(value, dict) else [("", value)]
-        lines += [f"{key}.{sub} = {toml(each)}".replace(". =", " =") for sub, each in pairs]
-    path = tmp_path / "mine.toml"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
-
-
 def test_help_names_the_commands() -> None:
     """`python -m training --help` exits with 0 and shows each command and how to use it."""
     done = python("-m", "training", "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("data", "shapes", "train", "publish", "quantise", "compare", "inspect", "evaluate"):
+    for command in ("data", "shapes", "train", "lr", "publish", "quantise", "compare", "inspect", "evaluate"):
         assert re.search(rf"^    {command} +\w", done.stdout, re.MULTILINE)
     assert "CONVOKE_DATA" in done.stdout
 
@@ -126,15 +101,6 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr("training.recipe.shapes.table", interrupted)
     assert main(["shapes", "lenet"]) == 130
     assert "stopped" in capsys.readouterr().err
-
-
-@pytest.fixture
-def use_stripes(stripes: Callable[..., Split], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every recipe is trained on generated images of stripes."""
-    data = Dataset(stripes(60), stripes(30, seed=1), {"stripes": stripes(30, seed=2)}, "sha256:stripes")
-    monkeypatch.setattr("training.runs.run.load", lambda _recipe: data)
-    monkeypatch.setattr("training.data.schema.check", lambda *_: None)
-    monkeypatch.setattr("training.data.folders.check_present", lambda *_: None)
 
 
 @pytest.mark.usefixtures("use_stripes")

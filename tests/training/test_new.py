@@ -1,5 +1,8 @@
 """From the user's own data to a served version: `new`, `train`, `publish`, and a request over HTTP."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -105,6 +108,24 @@ def test_a_recipe_is_never_replaced_unasked(workplace: Path, capsys: pytest.Capt
     assert "spam-filter" in capsys.readouterr().err
 
 
+def test_looking_needs_no_torch(workplace: Path) -> None:
+    """`new` is quick, since it does not import torch, whose import takes longer than reading a thousand photos."""
+    for kind in SHAPES:
+        (workplace / "photos" / kind).mkdir(parents=True)
+        for seed in range(5):
+            drawn(kind, seed).save(workplace / "photos" / kind / f"{seed}.png")
+    (workplace / "t.csv").write_text(
+        "".join(f"{label},{sentence(label, seed)}\n" for seed in range(10) for label in WORDS)
+    )
+    program = (
+        "import sys; from training.__main__ import main\n"
+        "assert main(['new', 'shapes', 'photos', '--check']) == main(['new', 'spam', 't.csv', '--check']) == 0\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": root})
+
+
 def test_the_written_toml_is_the_table() -> None:
     """Whatever the labels, what is written is read again as the same."""
     table = {
@@ -122,3 +143,14 @@ def test_label_names_are_pairs() -> None:
     assert new.label_names(["0=ham,1=spam", "2 = other"]) == {"0": "ham", "1": "spam", "2": "other"}
     with pytest.raises(RecipeError, match="LABEL=NAME"):
         new.label_names(["ham"])
+
+
+def test_uneven_classes_are_weighted_and_compared_alike(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 60 texts and 12, the recipe weights the classes, and versions are compared by the mean recall of both."""
+    lines = [f"{label},{sentence(label, seed)}" for label, n in (("ham", 60), ("spam", 12)) for seed in range(n)]
+    (workplace / "spam.csv").write_text("label,text\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    assert main(["new", "spam", "spam.csv", "--text", "text", "--label", "label"]) == 0
+    assert "5.0 times" in capsys.readouterr().out
+    recipe = schema.load("recipes/spam.toml")
+    assert recipe.loss.class_weights == "balanced"
+    assert recipe.gate.metric == "balanced-accuracy"

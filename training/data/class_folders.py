@@ -8,10 +8,12 @@ hold nothing but one other folder are passed through. Files that systems and peo
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract.picture import has_signature
+from training.data import file_names, masks, not_read
 from training.data.examples import SPLITS, Example, Found, LeftOut, SplitName, listed
 from training.errors import DataError
 
@@ -21,7 +23,6 @@ FOREIGN = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", 
 """Images in formats that the service does not read: left out with what to do."""
 TEXTS = frozenset({".txt", ".text"})
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"})
-ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz"})
 
 _JUNK = re.compile(
     r"\..*|thumbs\.db|desktop\.ini|__macosx|lost\+found|__pycache__|(readme|licen[cs]e|copying|citation)([._-].*)?",
@@ -89,13 +90,24 @@ def scan(root: Path) -> Found:
     """
     walk = _walk(root)
     images = [path for path in walk.files if _is_image(path)]
+    aside = masks.find(images, root)
+    images = [path for path in images if path not in aside]
     texts = [path for path in walk.files if path.suffix.lower() in TEXTS]
+    boxes = next((path for path in texts if path.parent.name == "labels" or path.parent.parent.name == "labels"), None)
+    if boxes and images and any("images" in path.relative_to(root).parts for path in images):
+        raise DataError(
+            f"{shown(root)}: {shown(boxes)} has boxes for an image, as YOLO reads them; a classifier needs one label "
+            "for each image: cut the boxes out, or put the images into a subfolder for each class"
+        )
     is_text = len(texts) > len(images)
     chosen = texts if is_text else images
     if not chosen:
         raise _nothing(root, walk)
     found = Found("text" if is_text else "image", left_out=walk.left_out)
-    others = Counter(path.suffix.lower() or shown(path.name) for path in sorted(set(walk.files) - set(chosen)))
+    if aside:
+        found.notes.append(f"{len(aside):,} images are masks of others, like {shown(min(aside))}, and are left out")
+    rest = sorted(set(walk.files) - set(chosen) - aside)
+    others = Counter(path.suffix.lower() or shown(path.name) for path in rest)
     if others:
         names = listed([f"{name} ({count:,})" for name, count in others.most_common()])
         found.notes.append(f"files that are not {found.kind}s, not read: {names}")
@@ -125,7 +137,7 @@ def _is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in IMAGES or suffix in FOREIGN:
         return True
-    if suffix in TEXTS | TABLES | ARCHIVES:
+    if suffix in TEXTS | TABLES or not_read.advice(path):
         return False
     try:
         with path.open("rb") as file:
@@ -140,7 +152,7 @@ def _label(root: Path, files: list[Path], found: Found) -> None:
     wrappers = _unwrap(parts)
     if wrappers:
         found.notes.append(f"the classes are in {'/'.join(wrappers)}/")
-    has_splits = any(split_of(each[0]) == "train" and len(each) > 2 for each in parts.values())  # noqa: PLR2004
+    parts, has_splits = _with_splits(parts)
     is_unsorted = not has_splits and all(split_of(each[0]) for each in parts.values() if len(each) > 1)
     unlabelled: Counter[str] = Counter()
     unsplit: Counter[str] = Counter()
@@ -158,7 +170,11 @@ def _label(root: Path, files: list[Path], found: Found) -> None:
         _unwrap(members)
         for path, rest in members.items():
             found.examples.append(Example(path, _name(rest[0], path), shown(path), split))
+    classes = {each.label for each in found.examples if each.label.lower() not in masks.IMAGES}
+    if found.kind == "image" and sum(not split_of(name) for name in classes) < 2:  # noqa: PLR2004 -- labels
+        _label_by_names(files, root, found, unlabelled)
     found.examples.sort(key=lambda example: example.source)
+    found.notes += _inner_folders(by_split)
     found.notes += [
         f"{count:,} files in {shown(name)} are in no class folder, so they have no label and are left out"
         for name, count in unlabelled.items()
@@ -168,9 +184,65 @@ def _label(root: Path, files: list[Path], found: Found) -> None:
         for name, count in unsplit.items()
     ]
     if not found.examples:
-        raise DataError(
-            f"{shown(root)}: {len(files):,} {found.kind}s, but none of them in a class folder. Put the {found.kind}s "
-            "of each class into a subfolder of its name, or add a CSV with a column of file names and one of labels"
+        raise _no_class(root, files, found.kind)
+
+
+def _no_class(root: Path, files: list[Path], kind: str) -> DataError:
+    """The error for files in no folder of a class."""
+    start = f"{shown(root)}: {len(files):,} {kind}s, but none of them in a class folder. "
+    if kind == "text" and len(files) > 1:
+        return DataError(
+            f"{start}If each line of a file is an example, make a table of all, with a line like `label<TAB>text` for "
+            "each; else put the texts of each class into a subfolder of its name"
+        )
+    return DataError(
+        f"{start}Put the {kind}s of each class into a subfolder of its name, or add a CSV with a column of file names "
+        "and one of labels"
+    )
+
+
+def _with_splits(parts: dict[Path, tuple[str, ...]]) -> tuple[dict[Path, tuple[str, ...]], bool]:
+    """The folders of each file with the split before the class, and whether the data have splits."""
+    if any(split_of(each[0]) == "train" and len(each) > 2 for each in parts.values()):  # noqa: PLR2004
+        return parts, True
+    inside = [split_of(each[-2]) for each in parts.values() if len(each) > 2]  # noqa: PLR2004 -- class/train/file
+    if len(inside) == len(parts) and "train" in inside and all(inside):
+        return {path: (each[-2], *each[:-2], each[-1]) for path, each in parts.items()}, True
+    return parts, False
+
+
+def _label_by_names(files: list[Path], root: Path, found: Found, unlabelled: Counter[str]) -> None:
+    """Take the labels from the names of the files, like `cat.123.jpg`, if these have labels."""
+    labels = file_names.labels(files)
+    if not labels:
+        return
+    found.examples.clear()
+    unlabelled.clear()
+    found.notes.append(f"the names of the files have the labels, like {shown(min(labels).name)}")
+    for path in files:
+        folder = path.relative_to(root).parts[0]
+        if path in labels:
+            split = split_of(folder) if folder != path.name else ""
+            found.examples.append(Example(path, _name(labels[path], path), shown(path), split))
+        else:
+            unlabelled["" if folder == path.name else f"{folder}/"] += 1
+    if not any(example.split == "train" for example in found.examples):
+        found.examples = [replace(example, split="") for example in found.examples]
+
+
+def _inner_folders(by_split: dict[SplitName, dict[Path, tuple[str, ...]]]) -> Iterator[str]:
+    """A sentence about folders within the classes, whose names are not labels."""
+    inner: dict[str, set[str]] = {}
+    for members in by_split.values():
+        for rest in members.values():
+            if len(rest) > 2:  # noqa: PLR2004 -- a class, a folder and a file
+                inner.setdefault(rest[0], set()).add(rest[1])
+    names = {name for each in inner.values() for name in each}
+    if len(names) > 1:
+        shown_names = listed(sorted(map(shown, names)))
+        yield (
+            f"folders within the classes are not labels: {shown_names}; if they are the classes, move them side by "
+            "side into one folder"
         )
 
 
@@ -213,5 +285,5 @@ def _nothing(root: Path, walk: _Walk) -> DataError:
         return DataError(f"{shown(root)}: the folder {what}; expected images in a subfolder for each class")
     suffixes = Counter(path.suffix.lower() or shown(path.name) for path in walk.files)
     names = listed([f"{name} ({count:,})" for name, count in suffixes.most_common()])
-    advice = "unpack the archive first" if set(suffixes) & ARCHIVES else f"expected {', '.join(sorted(IMAGES))}"
+    advice = next(filter(None, map(not_read.advice, walk.files)), f"expected {', '.join(sorted(IMAGES))}")
     return DataError(f"{shown(root)}: no images or texts among its files: {names}; {advice}")

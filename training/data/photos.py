@@ -7,54 +7,32 @@ content. torchvision reads Oxford-IIIT Pet (Parkhi et al., 2012), in its binary 
 `contract.inputs` decodes every photo, in training as in serving. A file that cannot be decoded is reported and skipped.
 """
 
-import errno
 import hashlib
-import json
-import math
-import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torchvision.datasets import OxfordIIITPet
-from tqdm import tqdm
 
-from contract import processors
 from contract.errors import ConvokeError
 from contract.inputs import image_to_pixels
-from contract.manifest import PREPROCESSING_VERSION, sha256
+from contract.manifest import sha256
 from contract.spec import ImageInput
+from training.data import decoded
+from training.data.class_folders import IMAGES
 from training.data.dataset import Dataset, Split, check_complete, check_held_out, lowest, parts
-from training.data.folders import cache_folder, data_folder, missing
+from training.data.decoded import Photo, parallel
+from training.data.folders import data_folder, missing
 from training.data.schema import SPECIES, Data, Image
 from training.errors import DataError
 from training.progress import say
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 LABELS = SPECIES
 _TEST_SHARE = 10
 """One in ten photos is held out as the test split of a layout that has none."""
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-"""Of the formats in `contract.picture.FORMATS`, in lower case."""
 _USUAL_OTHERS = {".db", ".ini"}  # Thumbs.db is in Microsoft's archive
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A file, the number of its label in `LABELS`, and the SHA-256 of its bytes."""
-
-    path: Path
-    label: int
-    digest: str = ""
 
 
 class Files(NamedTuple):
@@ -200,29 +178,12 @@ def oxford_pets() -> Files:
 
 
 def decode(photos: Sequence[Photo], spec: ImageInput, name: str, report: Callable[[str], object] = say) -> Split:
-    """The pixels of photos as the service decodes them, uint8 (N, height, width, 3); cached.
-
-    Args:
-        photos: those of one split. Files that cannot be decoded are skipped.
-        spec: size and mode.
-        name: the split in progress and error messages.
-        report: called with a line for each file that is skipped.
+    """A split of photos, uint8 (N, height, width, 3), as `decoded.decode` gives them.
 
     Raises:
         DataError: no photo can be decoded, or the cache cannot be written or read.
     """
-    if not photos:
-        raise DataError(f"the {name} split has no photos")
-    store = cache_folder() / f"photos-{_key(photos, spec)}.npy"
-    index = store.with_suffix(".json")
-    if not index.exists():
-        _fill(photos, spec, store, index, name, report)
-    try:
-        skipped = set(json.loads(index.read_text(encoding="utf-8")))
-        pixels = np.load(store, mmap_mode="c", allow_pickle=False)  # copy on write, since torch needs writable memory
-    except (OSError, ValueError) as error:
-        raise DataError(f"{store}: cannot read the decoded photos: {error}. Remove {index} to decode again.") from error
-    kept = [photo for photo in photos if photo.digest not in skipped]
+    pixels, kept = decoded.decode(photos, spec, name, report)
     labels = torch.tensor([photo.label for photo in kept])
     return Split(torch.from_numpy(pixels), labels, tuple(str(photo.path) for photo in kept))
 
@@ -240,76 +201,6 @@ def faults(photos: Sequence[Photo], spec: ImageInput) -> list[str]:
     return [line for line in parallel(fault, photos, "checking") if line]
 
 
-def _fill(
-    photos: Sequence[Photo],
-    spec: ImageInput,
-    store: Path,
-    index: Path,
-    name: str,
-    report: Callable[[str], object],
-) -> None:
-    """Decode into a temporary file, then move it to its place: an interrupted run leaves no incomplete cache."""
-    partial = store.with_name(f".{os.getpid()}-{store.name}")
-    compact = partial.with_suffix(".compact.npy")
-    shape = (len(photos), spec.height, spec.width, spec.channels)
-    reasons: list[str] = []
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(store.parent, math.prod(shape))
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-
-        def decode_row(row: int) -> str:
-            try:
-                pixels[row] = image_to_pixels(photos[row].path.read_bytes(), spec)
-            except (ConvokeError, OSError) as error:
-                reasons.append(f"{photos[row].path}: {error}")
-                report(f"skipped {reasons[-1]}")
-                return photos[row].digest
-            return ""
-
-        skipped = {digest for digest in parallel(decode_row, range(len(photos)), f"decoding {name} photos") if digest}
-        if len(skipped) == len({photo.digest for photo in photos}):
-            raise DataError(f"none of the {len(photos)} {name} photos can be decoded; for example {min(reasons)}")
-        if skipped:
-            np.save(compact, pixels[np.array([photo.digest not in skipped for photo in photos])])
-            compact.replace(partial)
-        else:
-            pixels.flush()
-        partial.replace(store)
-        partial.write_text(json.dumps(sorted(skipped)), encoding="utf-8")
-        partial.replace(index)
-    except OSError as error:
-        raise DataError(
-            f"{store}: cannot write the decoded photos: {error}. Set CONVOKE_CACHE to a folder with "
-            f"{math.prod(shape) / 1e9:.1f} GB of free space."
-        ) from error
-    finally:
-        with suppress(OSError):  # the folder may not exist
-            partial.unlink(missing_ok=True)
-            compact.unlink(missing_ok=True)
-
-
-def _check_space(folder: Path, size_bytes: int) -> None:
-    """Raise an OSError now: a disk that fills up under a memory-mapped file kills the process."""
-    if size_bytes > shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def parallel(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
-    """`work` on each of `items`, in their order, on all processors."""
-    with ThreadPoolExecutor(processors.count()) as pool:
-        quiet = not sys.stderr.isatty()
-        return list(tqdm(pool.map(work, items), title, len(items), unit="img", disable=quiet, leave=False))
-
-
-def _key(photos: Sequence[Photo], spec: ImageInput) -> str:
-    """Identifies a cache by all that its pixels depend on: content of the files, input and preprocessing."""
-    digest = hashlib.sha256(f"{PREPROCESSING_VERSION} {spec.model_dump_json()}".encode())
-    for photo in photos:
-        digest.update(photo.digest.encode())
-    return digest.hexdigest()[:32]
-
-
 def _by_folder(root: Path, names: Sequence[str]) -> list[Photo]:
     return [Photo(path, label) for label, name in enumerate(names) for path in _images_in(root / name)]
 
@@ -317,7 +208,7 @@ def _by_folder(root: Path, names: Sequence[str]) -> list[Photo]:
 def _images_in(folder: Path) -> list[Path]:
     """The files with the suffix of an image format that the service reads; others are reported."""
     files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in IMAGES]
     others = sorted({path.suffix or path.name for path in set(files) - set(images)} - _USUAL_OTHERS)
     if others:
         say(f"{folder}: {len(files) - len(images)} files are not read, since they are not images: {', '.join(others)}")

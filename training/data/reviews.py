@@ -176,7 +176,7 @@ def _dataset(train: list[Review], tests: dict[Source, list[Review]], data: Data,
 
 def _encode(reviews: list[Review], tokenizer: str, spec: TextInput) -> tuple[Split, Tensor]:
     """The texts that have a word, and which of `reviews` they are, bool (N)."""
-    tokens, counts = vocabulary.encode([review.text for review in reviews], tokenizer, spec)
+    tokens, counts = map(torch.from_numpy, vocabulary.encode([review.text for review in reviews], tokenizer, spec))
     kept = counts > 0
     if not kept.all():
         empty = next(review for review, has_word in zip(reviews, kept.tolist(), strict=True) if not has_word)

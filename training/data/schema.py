@@ -126,7 +126,7 @@ class Data(Section):
     USES: ClassVar[dict[str, frozenset[str]]] = {
         **dict.fromkeys(("path", "test", "split_seed", "label_names", "max_unreadable"), OWN),
         **dict.fromkeys(
-            ("text", "image", "images", "label", "split", "group", "encoding", "delimiter", "header"),
+            ("text", "image", "images", "label", "one_hot", "split", "group", "encoding", "delimiter", "header"),
             frozenset({"table"}),
         ),
     }
@@ -153,6 +153,8 @@ class Data(Section):
     """The folder of the images; the default is the folder of the table."""
     label: str | None = None
     """The column of the labels."""
+    one_hot: list[str] = Field(default=[])
+    """Instead of `label`: columns of 0 and 1, one for each label, whose names are the labels."""
     split: str | None = None
     """The column that says of which split a row is: train, validation or test."""
     group: str | None = None
@@ -172,7 +174,7 @@ class Data(Section):
     """Longer side in pixels at which training photos are stored; above the input's it leaves detail for crops."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cross-validation: the number of folds. For each, a network is trained on the others and tested on it. The folds
-    are of the training examples; a published test split is not used."""
+    are of the training examples; the test split is not used."""
     repeat: dict[Literal["imdb", "mr", "sst2"], Count] = Field(default={})
     """How often each training text of a source of `reviews` is seen in an epoch; the default is once."""
 
@@ -198,15 +200,27 @@ class Data(Section):
             if self.validation == "given":
                 raise ValueError(f"validation: {self.name!r} has no validation split of its own; set a number or share")
             return self
-        needed = ["path", "test", *(["label"] if self.name == "table" else [])]
+        needed = ["path", "test", *(["label"] if self.name == "table" and not self.one_hot else [])]
         missing = [key for key in needed if getattr(self, key) is None]
         if missing:
             raise ValueError(f"{missing[0]}: is required with name = {self.name!r}")
         if self.name == "table" and (self.text is None) == (self.image is None):
             raise ValueError("text: expected either the column of the texts, text, or that of image paths, image")
+        if self.label is not None and self.one_hot:
+            raise ValueError("one_hot: has no effect with the column of the labels, label; remove one of them")
         if self.images and not self.image:
             raise ValueError("images: has no effect without the column of image paths, image")
+        self._check_given()
         return self
+
+    def _check_given(self) -> None:
+        """Refuse keys that have no effect on, or cannot be done with, splits that the data have."""
+        if self.validation == "given" and self.folds:
+            raise ValueError(
+                "validation: 'given' is not possible with folds, which have other splits; set a share like 0.1"
+            )
+        if self.validation == self.test == "given" and self.split_seed:
+            raise ValueError("split_seed: has no effect, since the test and the validation split are given")
 
     @model_validator(mode="after")
     def _repeat_needs_several_sources(self) -> "Data":

@@ -9,8 +9,10 @@ have nothing to correlate and are compared by their bytes alone.
 
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 SIDE = 16
 _CORRELATION = 0.99
@@ -21,41 +23,39 @@ _FLAT = 2.0  # the standard deviation of a thumbnail with nothing on it
 _BLOCK = 1024
 
 
-def pairs(thumbnails: Tensor, labels: Sequence[str] = ()) -> list[tuple[int, int]]:
+def pairs(thumbnails: npt.NDArray[np.uint8], labels: Sequence[str] = ()) -> list[tuple[int, int]]:
     """The near-duplicates among thumbnails, uint8 (N, 16, 16, C), as pairs of their numbers, the lower first.
 
     Thumbnails are sorted by brightness, and only those of nearly the same brightness are compared. `labels` (N) are
     those of the images.
     """
-    flat = thumbnails.reshape(len(thumbnails), -1).float()  # (N, 256 * C)
-    means = flat.mean(dim=1)
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)  # (N, 256 * C)
+    means = flat.mean(axis=1)
     unit, has_content = _unit(flat)
-    own, is_own = _unit(flat - flat.mean(dim=0)) if len(flat) >= _MANY else (unit, has_content)
-    order = means.argsort(stable=True)
+    own, is_own = _unit(flat - flat.mean(axis=0)) if len(flat) >= _MANY else (unit, has_content)
+    order = means.argsort(kind="stable")
     order = order[(has_content & is_own)[order]]
     means, unit, own = means[order], unit[order], own[order]
     found: list[tuple[int, int]] = []
     for start in range(0, len(order), _BLOCK):
         rows = slice(start, start + _BLOCK)
         highest = means[rows][-1] + _MEAN_GAP
-        end = int(torch.searchsorted(means, highest, right=True))
+        end = int(np.searchsorted(means, highest, side="right"))
         alike = unit[rows] @ unit[start:end].T >= _CORRELATION  # (block, later)
         alike &= own[rows] @ own[start:end].T >= (_OWN_CORRELATION if len(flat) >= _MANY else _CORRELATION)
-        alike &= (means[rows].unsqueeze(1) - means[start:end]).abs() <= _MEAN_GAP
-        found += [
-            (int(order[start + one]), int(order[start + other])) for one, other in alike.triu(1).nonzero().tolist()
-        ]
+        alike &= np.abs(means[rows][:, None] - means[start:end]) <= _MEAN_GAP
+        found += [(int(order[start + one]), int(order[start + other])) for one, other in np.argwhere(np.triu(alike, 1))]
     return _beyond_labels(flat, labels, sorted((min(pair), max(pair)) for pair in found))
 
 
-def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
+def _unit(values: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Rows (N, D) without their means, scaled to a length of 1, and whether they have anything but their mean (N)."""
-    centred = values - values.mean(dim=1, keepdim=True)
-    norms = centred.norm(dim=1)
-    return centred / norms.clamp(min=1e-6).unsqueeze(1), norms / values.shape[1] ** 0.5 > _FLAT
+    centred = values - values.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1)
+    return centred / np.maximum(norms, 1e-6)[:, None], norms / values.shape[1] ** 0.5 > _FLAT
 
 
-def _beyond_labels(flat: Tensor, labels: Sequence[str], found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _beyond_labels(flat: Floats, labels: Sequence[str], found: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The pairs that are alike beyond what the images of a label share: thumbnails (N, D)."""
     by_label: dict[str, list[tuple[int, int]]] = {}
     for pair in found:
@@ -66,11 +66,11 @@ def _beyond_labels(flat: Tensor, labels: Sequence[str], found: list[tuple[int, i
         if len(members) < _MANY:
             kept += each
             continue
-        mean = flat[members].mean(dim=0)
+        mean = flat[members].mean(axis=0)
         for start in range(0, len(each), _BLOCK):
-            one, other = torch.tensor(each[start : start + _BLOCK]).T  # (block)
+            one, other = np.array(each[start : start + _BLOCK]).T  # (block)
             (first, has_first), (second, has_second) = _unit(flat[one] - mean), _unit(flat[other] - mean)
-            alike = ((first * second).sum(dim=1) >= _OWN_CORRELATION) & has_first & has_second
+            alike = ((first * second).sum(axis=1) >= _OWN_CORRELATION) & has_first & has_second
             kept += [pair for pair, is_alike in zip(each[start:], alike.tolist(), strict=False) if is_alike]
     return kept
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from training.data import encoding as encodings
-from training.data.class_folders import ARCHIVES, TABLES, shown
+from training.data import json_table, not_read
+from training.data.class_folders import TABLES, shown
 from training.data.examples import listed
 from training.errors import DataError
 
@@ -27,9 +28,10 @@ Cell = str | bytes | None
 _DELIMITERS = ",", "\t", ";", "|"
 _NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
 _SAMPLE = 1000  # rows from which delimiter and header are detected
+_MARK = "__label__"
+_MAX_FIRST = 20  # labels before the texts
 _LONG = 100  # characters that no name of a column has
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
-_SHEETS = {".xlsx", ".xls", ".ods"}
 
 
 @dataclass
@@ -66,8 +68,8 @@ def read(path: Path, encoding: str | None = None, delimiter: str | None = None, 
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = next((each for each in reversed(suffixes) if each != ".gz"), "")
-    if suffix in _SHEETS:
-        raise DataError(f"{shown(path)}: a spreadsheet; save the sheet as CSV (UTF-8)")
+    if advice := not_read.advice(path):
+        raise DataError(f"{shown(path)}: {advice}")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -80,12 +82,14 @@ def read(path: Path, encoding: str | None = None, delimiter: str | None = None, 
     if not data.strip(b"\0 \t\r\n"):
         raise DataError(f"{shown(path)}: the table is empty ({len(data):,} bytes)")
     if data.startswith(b"PAR1") or suffix == ".parquet":
+        _check_unused(path, "Parquet", encoding=encoding, delimiter=delimiter, header=header)
         table = _parquet(path, data)
-    elif data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) or suffix in ARCHIVES:
+    elif data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise DataError(f"{shown(path)}: an archive or a spreadsheet; expected a table: {', '.join(sorted(TABLES))}")
     else:
         text, name, notes = _decode(path, data, encoding)
         if suffix in {".jsonl", ".ndjson", ".json"} or (delimiter is None and text.lstrip()[:2] in {'{"', "[{"}):
+            _check_unused(path, "JSON", delimiter=delimiter, header=header)
             table = _json(path, text, name)
         else:
             table = _delimited(path, text, name, delimiter or ("\t" if suffix == ".tsv" else None), header=header)
@@ -93,6 +97,17 @@ def read(path: Path, encoding: str | None = None, delimiter: str | None = None, 
     if not table.rows:
         raise DataError(f"{shown(path)}: the table has a header ({listed(table.names)}), but no rows")
     return table
+
+
+def _check_unused(path: Path, form: str, **given: str | bool | None) -> None:
+    """Refuse what was stated about a file and has no meaning in its format.
+
+    Raises:
+        DataError: the message names the first of `given` that is not None.
+    """
+    unused = next((key for key, value in given.items() if value is not None), None)
+    if unused is not None:
+        raise DataError(f"{shown(path)}: {unused}: has no effect on {form}; leave it out")
 
 
 def _decode(path: Path, data: bytes, encoding: str | None) -> tuple[str, str, list[str]]:
@@ -141,6 +156,8 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
     first, _, rest = text.partition("\n")
     if re.fullmatch(r"sep=.\r?", first):  # written by Excel
         delimiter, text = delimiter or first[4], rest
+    if marked := _marked(path, text, encoding):
+        return marked
     best = max(
         (_quoted_or_not(text, each) for each in ([delimiter] if delimiter else _DELIMITERS)),
         key=lambda each: each.score,
@@ -148,6 +165,10 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
     rows = best.rows
     has_header = _has_header(rows) if header is None else header
     names = _unique([cell.strip() for cell in rows[0]]) if has_header else []
+    is_single = path.suffix.lower() == ".txt" or all(len(row) == 1 for row in rows)
+    if is_single and (labelled := _label_first(text)) is not None:
+        form = f"{encoding}, a label and a space before each text"
+        return Table(path, ["label", "text"], labelled, form, [], list(range(1, len(labelled) + 1)))
     width = len(names) if has_header else Counter(map(len, rows[:_SAMPLE])).most_common(1)[0][0]
     names = names or [f"column {place}" for place in range(1, width + 1)]
     body = rows[1:] if has_header else rows
@@ -166,6 +187,32 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
         [cell if cell.strip() else None for cell in (row + [""] * width)[:width]] for _, row in kept
     ]
     return Table(path, names, cells, form, notes, [number for number, _ in kept])
+
+
+def _marked(path: Path, text: str, encoding: str) -> Table | None:
+    """A table in the form of fastText, `__label__spam You win`; None if it is in another."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not all(line.startswith(_MARK) for line in lines):
+        return None
+    pairs = [line.removeprefix(_MARK).partition(" ") for line in lines]
+    several = [number for number, (_, _, rest) in enumerate(pairs, 1) if rest.lstrip().startswith(_MARK)]
+    if several:
+        raise DataError(
+            f"{shown(path)}: {len(several):,} lines have several labels, the first is line {several[0]:,}; a "
+            "classifier names one: keep one label on each line"
+        )
+    rows: list[list[Cell]] = [[label or None, rest.strip() or None] for label, _, rest in pairs]
+    return Table(path, ["label", "text"], rows, f"{encoding}, in fastText's form", [], list(range(1, len(rows) + 1)))
+
+
+def _label_first(text: str) -> list[list[Cell]] | None:
+    """Rows of `LABEL text` in one column, as in `1 a warm, funny film`; None for all others."""
+    pairs = [line.strip().partition(" ") for line in text.split("\n") if line.strip()]
+    counts = Counter(label for label, _, _ in pairs)
+    is_label = 1 < len(counts) <= _MAX_FIRST and min(counts.values()) >= 3  # noqa: PLR2004 -- of each label
+    if not is_label or not all(rest.strip() for _, _, rest in pairs):
+        return None
+    return [[label, rest.strip()] for label, _, rest in pairs]
 
 
 @dataclass
@@ -237,37 +284,11 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _json(path: Path, text: str, encoding: str) -> Table:
-    """Lines of JSON, or one array of objects."""
-    if text.lstrip().startswith("["):
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{shown(path)}: not valid JSON: {error}") from error
-        return _records(path, list(enumerate(content, 1)), f"{encoding}, a JSON array")
-    records: list[tuple[int, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                records.append((number, json.loads(line)))
-            except ValueError as error:
-                raise DataError(
-                    f"{shown(path)}: line {number:,} is not JSON: {error}; expected one object a line, like "
-                    '{"text": "...", "label": "..."}'
-                ) from error
-    return _records(path, records, f"{encoding}, JSON Lines")
-
-
-def _records(path: Path, records: Sequence[tuple[int, Any]], form: str) -> Table:
-    names: dict[str, None] = {}
-    for number, record in records:
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{shown(path)}: item {number:,} is a JSON {type(record).__name__}; expected an object like "
-                '{"text": "...", "label": "..."}'
-            )
-        names |= dict.fromkeys(record)
+    """Lines of JSON, an array or an object."""
+    records, form = json_table.records(path, text)
+    names = list(dict.fromkeys(name for _, record in records for name in record))
     rows = [[_cell(record.get(name)) for name in names] for _, record in records]
-    return Table(path, list(names), rows, form, numbers=[number for number, _ in records])
+    return Table(path, names, rows, f"{encoding}, {form}", numbers=[number for number, _ in records])
 
 
 def _parquet(path: Path, data: bytes) -> Table:

@@ -7,11 +7,11 @@ vocabulary. As in Kim (2014), contractions are split: `It doesn't work.<br />` a
 rest separates words.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from contract.normalise import normalise
 from contract.spec import TextInput
@@ -65,7 +65,9 @@ def build(texts: Iterable[str], spec: Text) -> str:
     return _tokenizer(vocabulary, spec.unit).to_str(pretty=True)
 
 
-def encode(texts: list[str], tokenizer_json: str, spec: TextInput) -> tuple[Tensor, Tensor]:
+def encode(
+    texts: list[str], tokenizer_json: str, spec: TextInput
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """The ids of the first `spec.length` tokens of each text, and how many tokens it has.
 
     The ids are those of `contract.text.text_to_tokens`, which serving uses.
@@ -74,17 +76,30 @@ def encode(texts: list[str], tokenizer_json: str, spec: TextInput) -> tuple[Tens
         The ids, padded with 0 to the longest, int32 (N, L). The numbers of tokens, int64 (N): above L for a text that
         is cut, 0 for one without a word.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    rows: list[Tensor] = []
+    rows: list[list[int]] = []
     counts: list[int] = []
+    for ids in _ids(texts, tokenizer_json, normalisation=spec.normalisation):
+        rows.append(ids[: spec.length])
+        counts.append(len(ids))
+    tokens = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    return tokens, np.array(counts, np.int64)
+
+
+def lengths(texts: list[str], tokenizer_json: str, spec: TextInput) -> npt.NDArray[np.int64]:
+    """How many tokens each text has, int64 (N)."""
+    return np.array([len(ids) for ids in _ids(texts, tokenizer_json, normalisation=spec.normalisation)], np.int64)
+
+
+def _ids(texts: list[str], tokenizer_json: str, *, normalisation: int) -> Iterator[list[int]]:
+    """The ids of all tokens of each text."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
-        if spec.normalisation:
+        if normalisation:
             batch = list(map(normalise, batch))
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            rows.append(torch.tensor(encoding.ids[: spec.length], dtype=torch.int32))
-            counts.append(len(encoding.ids))
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(counts)  # N x (L) -> (N, longest L)
+        yield from (each.ids for each in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 
 
 def _tokenizer(vocabulary: dict[str, int], unit: str) -> Tokenizer:

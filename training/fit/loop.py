@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from training.data.dataset import Split
 from training.errors import RecipeError, RunError
+from training.evaluation import classes
 from training.evaluation import metrics as evaluate
 from training.fit.batch import Loader, batches, loader_for, resolution
 from training.fit.optimise import class_weights, learning_rate, loss_of, reductions
@@ -65,8 +66,7 @@ def fit(
     machine = machine or Machine()
     world = machine.world
     batch_size = len(train) if recipe.batch_size == "full" else min(recipe.batch_size, len(train))
-    if batch_size < world.size:
-        raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {world.size} processes")
+    _check_batches(recipe, len(train), batch_size, world)
     if isinstance(recipe.layers[-1], NGrams) and not path.exists() and world.leads:
         say("counting words and n-grams")
     state = world.in_turn(lambda: initial_state(recipe, machine.device, None if path.exists() else train))
@@ -76,7 +76,7 @@ def fit(
     watch(state.history)
     while not state.finished(recipe):
         number = len(state.history) + 1
-        with _memory_checked(number, batch_size):
+        with memory_checked(number, batch_size):
             epoch = trainer.epoch(number)
         state.add(epoch, recipe)
         if world.leads:
@@ -84,6 +84,33 @@ def fit(
         world.wait()
         watch(state.history)
     return state.result().cpu()
+
+
+def _check_batches(recipe: Recipe, examples: int, batch_size: int, world: World) -> None:
+    """Refuse batches that cannot be accumulated or shared, and say what has no effect on so few examples.
+
+    Raises:
+        RecipeError: the message names the key.
+    """
+    count = math.ceil(examples / batch_size)
+    if batch_size < world.size:
+        raise RecipeError(f"{recipe.name}: batch_size: {batch_size} is less than the {world.size} processes")
+    if recipe.accumulate > count:
+        raise RecipeError(
+            f"{recipe.name}: accumulate: {recipe.accumulate} is more than the {count} batches of an epoch of "
+            f"{examples:,} examples; set it to {count} or less, or a smaller batch_size"
+        )
+    if not world.leads:
+        return
+    if recipe.batch_size != "full" and recipe.batch_size > examples:
+        say(f"batch_size: {recipe.batch_size} is more than the {examples:,} training examples: an epoch is one step")
+    steps = math.ceil(count / recipe.accumulate) * recipe.epochs
+    if recipe.schedule.warmup and recipe.schedule.warmup * steps < 1:
+        say(f"schedule.warmup: {recipe.schedule.warmup:g} of {steps} steps is less than one: it has no effect")
+    last = 1 - 1 / steps
+    late = [milestone for milestone in recipe.schedule.milestones if milestone > last]
+    if recipe.schedule.name == "step" and late:
+        say(f"schedule.milestones: {late[0]:g} is after the last step, which begins at {last:.3g}: it has no effect")
 
 
 class Trainer:
@@ -125,20 +152,22 @@ class Trainer:
             sums, rate = self._steps(number, side, bar)
             seconds = time.perf_counter() - started
             # The leading process decides for all when to stop: on GPUs the others may round differently.
-            figures = self._machine.world.broadcast(self._validate())
-            self._check_finite(number, figures[0])
-            bar.finish(*figures)
+            loss, accuracy, figures = self._machine.world.broadcast(self._validate())
+            self._check_finite(number, loss)
+            bar.finish(loss, accuracy)
         mean = sums.mean(self._machine.world)
         return Epoch(
             number,
             mean.loss,
             mean.accuracy,
-            *figures,
+            loss,
+            accuracy,
             len(self._train) / seconds,
             seconds,
             rate,
             side,
             cross_entropy=mean.cross_entropy,
+            validation_figures=figures,
         )
 
     def _steps(self, number: int, side: int, bar: EpochBar) -> tuple["Sums", float]:
@@ -146,9 +175,7 @@ class Trainer:
         recipe, train, sums, rate = self._recipe, self._train, Sums(), 0.0
         torch.manual_seed(recipe.seed * 1_000_003 + number)  # an epoch draws the same wherever a run starts
         loader = loader_for(recipe, train, side, self._machine)
-        self._network.train()
-        if recipe.initialise.freeze:
-            pretrained.body(self._state.network).eval()  # as it will be served: without dropout, batch norm fixed
+        self.train_mode()
         reduced, balanced = self._reductions(), recipe.data.sampling == "balanced"
         steps = math.ceil(math.ceil(len(train) / self._batch_size) / recipe.accumulate)
         for index, group in enumerate(grouped(batches(train, self._batch_size, balanced=balanced), recipe.accumulate)):
@@ -166,6 +193,12 @@ class Trainer:
             self._state.average.update_parameters(self._state.network)
         return sums, rate
 
+    def train_mode(self) -> None:
+        """Switch the network to training; a frozen body computes as it will be served."""
+        self._network.train()
+        if self._recipe.initialise.freeze:
+            pretrained.body(self._state.network).eval()  # without dropout, batch norm fixed
+
     def step(self, loader: Loader, group: list[Tensor], rate: float, place: tuple[int, int], sums: "Sums") -> None:
         """Load, augment, forward, loss, backward, step and average, for the batches (N) of a `group` of examples.
 
@@ -178,9 +211,9 @@ class Trainer:
         optimiser.zero_grad()
         total = sum(map(len, group))
         for part, chosen in enumerate(group):
-            # Scaled images float32 (n, C, H, W), or token ids int32 (N, L); labels int64 (n).
+            # Images float32 (n, C, H, W) from 0 to 255, or token ids int32 (N, L); labels int64 (n).
             inputs, labels = loader.load(chosen)
-            # float32 (n, C, side, side), or token ids int64 (n, at most L).
+            # Scaled images float32 (n, C, side, side), or token ids int64 (n, at most L).
             inputs = loader.augment(inputs, len(chosen))
             with world.own_draws(recipe.seed, *place, part), autocast(self._machine.device, recipe.precision):
                 logits = self._network(inputs)  # (n, classes)
@@ -214,14 +247,16 @@ class Trainer:
         losses = [epoch.validation_loss for epoch in self._state.history]
         return reductions(losses, self._recipe.schedule.patience)
 
-    def _validate(self) -> tuple[float | None, float | None]:
-        """Loss and accuracy of the published network on the validation split, if any."""
+    def _validate(self) -> tuple[float | None, float | None, dict[str, Any] | None]:
+        """Loss, accuracy and other figures of the published network on the validation split, if any."""
         split = self._validation
         if split is None or not self._machine.world.leads:
-            return None, None
+            return None, None, None
         logits = evaluate.logits(self._state.published, normalise(self._recipe), split, device=self._machine.device)
         accuracy = float((logits.argmax(dim=1) == split.labels).float().mean())
-        return F.cross_entropy(logits, split.labels).item(), accuracy
+        scores = torch.softmax(logits.double(), dim=1).numpy()
+        figures = classes.figures(scores, split.labels.numpy(), self._recipe.labels)
+        return F.cross_entropy(logits, split.labels).item(), accuracy, figures
 
     def _check_finite(self, number: int, validation_loss: float | None) -> None:
         """Refuse weights that the epoch's last step made infinite, before they reach the checkpoint.
@@ -283,7 +318,7 @@ def grouped(parts: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _memory_checked(number: int, batch_size: int) -> Iterator[None]:
+def memory_checked(number: int, batch_size: int) -> Iterator[None]:
     """Turn a failed allocation, on the processor or on the GPU, into a RunError."""
     try:
         yield

@@ -25,8 +25,8 @@ from training.recipe.schema import Recipe
 
 Parts = tuple[Tensor, ...] | list[Tensor]
 
-_MAY_CHANGE = frozenset({"name", "description", "epochs", "data.path", "data.images"})
-"""What a run may change before it is resumed: more epochs, and where the same data are."""
+_MAY_CHANGE = frozenset({"name", "description", "epochs", "data.path", "data.images", "gate.metric", "gate.label"})
+"""What a run may change before it is resumed: more epochs, where the same data are, and how it will be judged."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Epoch:
     """Side of the training images in pixels; 0 for texts."""
     cross_entropy: float | None = None
     """Of the training examples, without label smoothing and weights: what `validation_loss` is on the others."""
+    validation_figures: dict[str, Any] | None = None
+    """Those of `evaluation.classes.figures`."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from training.data.schema import Text
 from training.network.calibrated import Calibration
 from training.network.initialise import initialise
 from training.network.ngrams import NGramTable
+from training.recipe.arithmetic import Shape, Texts
 from training.recipe.layers import (
     Conv,
     Dense,
@@ -29,7 +30,7 @@ from training.recipe.layers import (
     Windows,
 )
 from training.recipe.schema import Recipe
-from training.recipe.shapes import Shape, Texts, trace
+from training.recipe.shapes import trace
 from training.section import Activation
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -310,7 +311,11 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        return images.to(torch.float32) * self.get_buffer("scale") + self.get_buffer("shift")
+        return self.scaled(images.to(torch.float32))
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Images float32 (N, C, H, W) from 0 to 255 -> scaled."""
+        return images * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 class Ids(nn.Module):

@@ -63,6 +63,15 @@ class Conv(Normed):
             raise ValueError(f"padding = 'same' needs stride = 1, got stride = {self.stride}: set padding as a number")
         return self
 
+    @model_validator(mode="after")
+    def _dilation_parts_weights(self) -> Self:
+        kernels, dilations = (value if isinstance(value, list) else [value] for value in (self.kernel, self.dilation))
+        if max(dilations) > 1 and max(kernels) == 1:
+            raise ValueError(
+                f"dilation = {self.dilation} has no effect with kernel = {self.kernel}: a filter of one weight"
+            )
+        return self
+
 
 class Pool(Section):
     """Max or average pooling over windows of `size`, or over the feature map if `size` is "global".

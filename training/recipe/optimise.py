@@ -156,7 +156,7 @@ class Schedule(Section):
     warmup: Fraction | None = None
     """The default is 0.3 for `one-cycle` and 0 for the others."""
     milestones: list[Fraction] = Field(default=[0.5, 0.75])
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     decay: Positive = 9.0
     patience: Count = 3
 

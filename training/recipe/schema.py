@@ -17,6 +17,7 @@ from contract.manifest import Labels, ModelName
 from training.data.schema import INPUTS, Data, Image, Input, Text
 from training.errors import RecipeError
 from training.recipe.faults import Faults
+from training.recipe.gate import Gate
 from training.recipe.layers import LAYERS, Layer
 from training.recipe.optimise import OPTIMISERS, Loss, Optimiser, Schedule
 from training.recipe.overrides import apply
@@ -109,15 +110,17 @@ TEXT_AUGMENTATIONS = ("word_dropout", "span")
 
 
 def _is_file_name(name: str) -> str:
-    if not name or len(name) > MAX_NAME or name.startswith(".") or any(each in "/\\" or each < " " for each in name):
+    is_long = len(name) > MAX_NAME or len(name.encode(errors="replace")) > MAX_NAME_BYTES
+    if not name or is_long or name.startswith(".") or any(each in "/\\" or each < " " for each in name):
         raise ValueError(
-            f"invalid value {name[:MAX_NAME]!r}: must be a file name of up to {MAX_NAME} characters, without / or \\ "
-            "and without a dot at its start, since runs are saved in a folder of this name"
+            f"invalid value {name[:MAX_NAME]!r}: must be a file name of up to {MAX_NAME} characters and "
+            f"{MAX_NAME_BYTES} bytes, without / or \\ and without a dot at its start, since runs are saved in a folder "
+            "of this name"
         )
     return name
 
 
-MAX_NAME = 100
+MAX_NAME, MAX_NAME_BYTES = 100, 255
 RecipeName = Annotated[str, AfterValidator(_is_file_name)]
 
 
@@ -158,6 +161,7 @@ class Recipe(Section):
     optimiser: Optimiser
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "Recipe":
@@ -174,8 +178,21 @@ class Recipe(Section):
             raise ValueError("data.folds: not allowed with data.refit = true, since cross-validation publishes nothing")
         if self.schedule.name == "plateau" and self.data.refit:
             raise ValueError("schedule.name: 'plateau' needs a validation split, which data.refit = true trains on")
+        if self.schedule.name == "plateau" and self.schedule.patience > self.epochs - 2:
+            raise ValueError(
+                f"schedule.patience: {self.schedule.patience} has no effect in {self.epochs} epochs; it needs "
+                f"{self.schedule.patience + 2}: a best one, as many without a better one, and one with a lower rate"
+            )
         if self.accumulate > 1 and self.batch_size == "full":
             raise ValueError("accumulate: has no effect with batch_size = 'full', which has one batch in an epoch")
+        if self.data.folds and self.gate != Gate():
+            raise ValueError(
+                "gate.metric: has no effect with data.folds, since a cross-validation publishes nothing; unset it with "
+                "--set gate="
+            )
+        fault = self.gate.fault(self.labels)
+        if fault:
+            raise ValueError(fault)
         weights = self.loss.class_weights
         if weights == "balanced" and self.data.sampling == "balanced":
             raise ValueError(
@@ -190,6 +207,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _keys_fit_the_input(self) -> "Recipe":
         spec, is_text = self.input, isinstance(self.input, Text)
+        if is_text and self.data.max_unreadable != Data.model_fields["max_unreadable"].default:
+            raise ValueError("data.max_unreadable: is for images, but input.kind = 'text'")
         for key, field in Augment.model_fields.items():
             if (key in TEXT_AUGMENTATIONS) != is_text and getattr(self.augment, key) != field.default:
                 kind = "images" if is_text else "texts"
@@ -216,6 +235,8 @@ class Recipe(Section):
             )
         if self.resolutions and spec.height != spec.width:
             raise ValueError(f"resolutions: need a square input, got height = {spec.height} and width = {spec.width}")
+        if self.resolutions and set(self.resolutions) == {spec.height}:
+            raise ValueError(f"resolutions: {self.resolutions} has no effect, since the input has {spec.height} pixels")
         if self.resolutions and max(self.resolutions) > (stored or longest):
             raise ValueError(
                 f"resolutions: {max(self.resolutions)} is more than the {stored or longest} pixels at which training "

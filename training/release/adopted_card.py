@@ -8,7 +8,7 @@ from contract.manifest import Manifest
 from training.release.card import metrics_table
 
 if TYPE_CHECKING:
-    from training.release.adopt import Decided
+    from training.release.decided import Decided
 
 _UNKNOWN = """\
 The file does not say what the network was trained on, by whom and under which terms, nor how good it is on other inputs

@@ -41,6 +41,9 @@ def add(command: argparse.ArgumentParser) -> None:
     texts.add_argument("--inputs", type=names, metavar="IDS[,MASK[,TYPES]]", help="the names of the graph's inputs")
     texts.add_argument("--length", type=positive, help="the most tokens that the graph reads")
     texts.add_argument("--pad-id", type=int, help="the id of padding")
+    texts.add_argument(
+        "--padding", choices=["left", "right"], help="the side of the padding (Keras's pad_sequences: left)"
+    )
     scores = command.add_argument_group("scores")
     scores.add_argument("--output", metavar="NAME", help="the output with the scores")
     scores.add_argument("--softmax", choices=["yes", "no"], help="whether the scores still need a softmax (or sigmoid)")

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
+import numpy as np
+import numpy.typing as npt
+
 from contract.manifest import Manifest, Metrics, Variant
 from training.data import uses
 from training.evaluation import classes
 from training.evaluation import metrics as evaluate
+from training.evaluation.measures import describe, overall
 from training.recipe.schema import Recipe
 from training.recipe.shapes import table
 from training.runs.result import Result
@@ -16,6 +20,7 @@ _HEADER = """\
 | --- | --- | --- | --- | --- |"""
 
 _MAX_CLASSES = 30
+_MAX_COLUMNS = 12  # labels of a confusion matrix that fits on a page
 
 _VARIANTS = {
     "int8": "convolutions and the values between them have 8 bits, in ranges taken from training examples",
@@ -132,17 +137,46 @@ def _speeds(name: str, speeds: Mapping[int, list[float]], machine: str) -> str:
 def class_tables(measured: Mapping[str, tuple[evaluate.Probabilities, classes.Truth]], labels: Sequence[str]) -> str:
     """The section of a card with the figures of each class, for probabilities (N, classes) and labels (N) of splits.
 
-    Of many classes, those with the lowest F1 are shown.
+    Of many classes, those with the lowest F1 and the most frequent confusions are shown.
     """
     parts = ["## Classes"]
     for name, (probabilities, truth) in measured.items():
-        header, *rows = classes.rows(probabilities, truth, [_cell(label) for label in labels])
+        cells = [_cell(label) for label in labels]
+        header, *rows = classes.rows(probabilities, truth, cells)
         shown = rows if len(rows) <= _MAX_CLASSES else sorted(rows, key=lambda row: _share(row[-1]))[:_MAX_CLASSES]
-        figures = ", ".join(f"{key} {value:.4f}" for key, value in classes.summary(probabilities, truth).items())
+        figures = [["over all labels", "value", "95 % interval"]]
+        for measure in overall(labels, truth):
+            title, value, interval = describe(measure, probabilities, truth)
+            figures.append([_cell(title), value, interval.removeprefix("95 % interval ")])
         less = f" The {len(shown)} classes of {len(rows):,} with the lowest F1:" if len(shown) < len(rows) else ""
-        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *shown)]
-        parts += [_fill(f"Test split {name}: {figures}.{less}"), "\n".join(lines)]
+        parts += [f"Test split {name}:", _table(figures), *([less.strip()] if less else []), _table([header, *shown])]
+        note = classes.note(truth, cells)
+        parts += [_fill(note)] if note else []
+        parts += _confusions(classes.confusion(probabilities, truth), cells)
     return "\n\n".join(parts) + "\n\n"
+
+
+def _confusions(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> list[str]:
+    """The confusion matrix (classes, classes), or its largest errors where it is too wide for a page."""
+    if len(labels) <= _MAX_COLUMNS:
+        rows = [["label \\ prediction", *labels]]
+        rows += [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, counts.tolist(), strict=True)]
+        return ["Examples of each label, by prediction:", _table(rows)]
+    wrong = counts * (1 - np.eye(len(labels), dtype=np.int64))
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_COLUMNS]
+    rows = [["label", "prediction", "examples"]]
+    rows += [
+        [labels[place // len(labels)], labels[place % len(labels)], f"{n:,}"]
+        for place in largest.tolist()
+        if (n := int(wrong.flat[place]))
+    ]
+    return ["The most frequent confusions:", _table(rows)] if len(rows) > 1 else ["No example is misclassified."]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its header."""
+    header, *others = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *others))
 
 
 def baseline_text(metrics: Mapping[str, Metrics], majority: Mapping[str, float], linear: Mapping[str, float]) -> str:

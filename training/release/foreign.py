@@ -5,6 +5,7 @@ Operators that the service does not run are refused by name, with what to do.
 """
 
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,11 +14,24 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, compose, helper, inliner, version_converter
 
 from contract import graph as screen
 from training.errors import PublishError
 
+_EXPORT = "export the part of the model from decoded pixels or token ids to scores"
+_ADVICE = {
+    **dict.fromkeys(
+        ("Resize", "Upsample"),
+        "the service resizes images itself: export the part behind it, which takes images of the size that it gives",
+    ),
+    **dict.fromkeys(
+        ("Loop", "Scan", "If"),
+        "export the model without loops and conditions, such as with torch.onnx.export(model, example, dynamo=True) "
+        "or tf2onnx with LSTM and GRU layers that it knows (unroll=False, default activations)",
+    ),
+}
 PREFIX = "adopted/"
 """Before each name of the foreign graph, so that the names around it are free."""
 OPSET = 13
@@ -136,6 +150,7 @@ def prepare(foreign: Foreign, output: str) -> onnx.ModelProto:
     if model.functions:
         model = inliner.inline_local_functions(model)
     _keep(model, output)
+    model = _without_conditions(model)
     _check_operators(foreign.path, model)
     model = _raised(foreign.path, model)
     for field in ("training_info", "functions", "metadata_props", "doc_string"):
@@ -267,6 +282,22 @@ def _captured(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _captured(each)
 
 
+def _without_conditions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without those nodes `If` whose condition does not depend on the input, as exporters leave behind."""
+    if not any(node.op_type == "If" for node in model.graph.node):
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.optimized_model_filepath = f"{folder}/model.onnx"
+        settings.log_severity_level = 4
+        try:
+            ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+            return onnx.load(settings.optimized_model_filepath)
+        except Exception:  # noqa: BLE001 -- ONNX Runtime's own exceptions share no base class
+            return model  # its operators are refused by name
+
+
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     """Refuse operators that the service does not run."""
     for node in model.graph.node:
@@ -285,8 +316,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             )
         if node.op_type not in screen.DOMAINS[node.domain]:
             raise PublishError(
-                f"{path}: has the operator {name}, which the service does not run; export the part of the model from "
-                "decoded pixels or token ids to scores, without resizing, loops and conditions"
+                f"{path}: has the operator {name}, which the service does not run; {_ADVICE.get(node.op_type, _EXPORT)}"
             )
 
 

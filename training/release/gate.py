@@ -1,10 +1,10 @@
 """Decides whether a new model may be published: not if it is worse on the same test examples than one before it.
 
-Both models classify the same examples, and only those count where one is right and the other wrong (McNemar, 1947). The
-new model is worse if so many losses among them have a probability below 5 % for two models that are equally good.
+`[gate]` of the recipe names the figure that counts; without it, that is the accuracy. Both models classify the same
+examples. The new model is worse if a loss as large as its own has a probability below 5 % for two models that are
+equally good. Versions are measured again with the new model's metric, whatever they were published with.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from contract import processors
 from contract.errors import ConvokeError
@@ -24,45 +23,57 @@ from training.data.dataset import Split
 from training.data.schema import OWN, Data
 from training.errors import PublishError, TrainingError
 from training.evaluation import metrics as evaluate
+from training.evaluation.classes import Truth
+from training.evaluation.measures import Estimate, Measure
+from training.evaluation.metrics import Probabilities
+from training.recipe.gate import Gate
 from training.release.version import numbers, open_version
-
-Correct = npt.NDArray[np.bool_]
-"""For each example of a test split, whether a model classifies it correctly: bool (N)."""
 
 SIGNIFICANCE = 0.05
 
 
+class Answers(NamedTuple):
+    """What a model answers to the examples of a split, and what is right."""
+
+    probabilities: Probabilities
+    """float32 (N, classes)."""
+    truth: Truth
+    """int64 (N)."""
+
+
+def answers_of(probabilities: Probabilities, split: Split) -> Answers:
+    """The probabilities (N, classes) for a split, with its labels."""
+    return Answers(probabilities, split.labels.numpy())
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """A new model and the version in service, compared on one test split."""
+    """A new model and a version before it, compared on one test split."""
 
     test: str
     version: int
-    accuracy: float
-    accuracy_in_service: float
+    gate: Gate
+    ours: Estimate
+    theirs: Estimate
     gained: int
     """Examples that only the new model classifies correctly."""
     lost: int
-    """Examples that only the version in service classifies correctly."""
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's exact test, one-sided: the probability of `lost` or more losses if both models are equally good."""
-        disputed = self.gained + self.lost
-        ways, of_k = 0, math.comb(disputed, self.lost)
-        for k in range(self.lost, disputed + 1):
-            ways += of_k
-            of_k = of_k * (disputed - k) // (k + 1)
-        return ways / (1 << disputed)
+    """Examples that only the version classifies correctly."""
+    p_value: float
+    """The probability of such a loss, or a larger one, if both models are equally good."""
 
     @property
     def is_worse(self) -> bool:
         return self.p_value < SIGNIFICANCE
 
     def __str__(self) -> str:
+        ours, theirs = (
+            f"{self.gate.show(each.value)} ({self.gate.show_interval(each.low, each.high)})"
+            for each in (self.ours, self.theirs)
+        )
         return (
-            f"{self.test}: accuracy {self.accuracy:.2%}, version {self.version} has {self.accuracy_in_service:.2%} "
-            f"({self.gained:,} examples gained, {self.lost:,} lost, p = {self.p_value:.2g})"
+            f"{self.test}: {self.gate.title} {ours}, version {self.version} has {theirs}; {self.gained:,} examples "
+            f"gained, {self.lost:,} lost, p = {self.p_value:.2g}"
         )
 
 
@@ -77,58 +88,93 @@ class Judgement(NamedTuple):
 
 
 def pass_gate(
-    correct: dict[str, Correct],
-    manifest: Manifest,
-    home: Path,
-    *,
-    force: bool,
-    baselines: Mapping[str, float] | None = None,
+    answers: Mapping[str, Answers], manifest: Manifest, home: Path, *, force: bool, is_new: bool = False
 ) -> str:
     """Compare a new model with the versions before it, and describe the comparison for the model card.
 
     Args:
-        correct: for each test split, which examples the new model classifies correctly.
+        answers: the new model's, on each test split.
         manifest: the new model's.
         home: the folder of the model's versions.
         force: accept a model that is worse or cannot be compared, too.
-        baselines: for each test split, the accuracy of always naming its largest class, which must be surpassed.
+        is_new: whether the model must also be better than one that does not look at its input.
 
     Raises:
         PublishError: the new model is worse than a version, not better than the baseline, or cannot be compared,
             without `force`.
         DataError: the test splits of a version cannot be read.
     """
-    judgement = compare(correct, manifest, home)
+    measure = _measure(manifest)
+    absent = [
+        f"the test split {name} has no example for {measure.gate.title}; change gate.metric or gate.label"
+        for name, each in answers.items()
+        if not measure.is_defined(each.truth)
+    ]
+    judgement = Judgement([], absent, "Not compared.") if absent else compare(answers, manifest, home)
+    sentence = judgement.sentence
+    if not judgement.comparisons and not absent:
+        sentence = f"{sentence} {_own(answers, measure)}"
     faults = [
-        *_below(correct, baselines or {}),
+        *(_below(answers, measure, manifest.labels) if is_new and not absent else ()),
         *judgement.obstacles,
         *(f"the model is significantly worse: {each}" for each in judgement.comparisons if each.is_worse),
     ]
     if faults and not force:
         raise PublishError(f"{'; '.join(faults)}. Nothing was published; --force publishes it nevertheless")
     if faults:
-        return f"Published with --force, although {'; '.join(faults)}. {judgement.sentence}"
-    return judgement.sentence
+        return f"Published with --force, although {'; '.join(faults)}. {sentence}"
+    return sentence
 
 
-def _below(correct: dict[str, Correct], baselines: Mapping[str, float]) -> Iterator[str]:
-    for name, baseline in baselines.items():
-        accuracy = float(correct[name].mean())
-        if accuracy <= baseline:
+def _own(answers: Mapping[str, Answers], measure: Measure) -> str:
+    """What the gate holds on, and what the new model has."""
+    gate = measure.gate
+    estimates = {name: measure.estimate(measure.outcome(p), truth) for name, (p, truth) in answers.items()}
+    values = [
+        f"{gate.show(value)} on {name} ({gate.show_interval(*ends)})" for name, (value, *ends) in estimates.items()
+    ]
+    return f"The gate of its recipe holds on the {gate.title}: {', '.join(values)}."
+
+
+def _measure(manifest: Manifest) -> Measure:
+    """The metric in the recipe of a version; the accuracy if it has none, as an adopted one."""
+    return Measure(Gate.model_validate(manifest.recipe.get("gate") or {}), manifest.labels)
+
+
+def _below(answers: Mapping[str, Answers], measure: Measure, labels: list[str]) -> Iterator[str]:
+    """Where the model is not better than one that does not look at its input."""
+    if measure.gate.metric == "recall":  # which is highest for a model that always names the label
+        measure = Measure(Gate(metric="balanced-accuracy"), labels)
+    for name, (probabilities, truth) in answers.items():
+        value = measure.value(measure.outcome(probabilities), truth)
+        how, baseline = measure.baseline(truth)
+        if value <= baseline:
             yield (
-                f"the accuracy on {name}, {accuracy:.2%}, is not above that of always naming the largest class, "
-                f"{baseline:.2%}"
+                f"the {measure.gate.title} on {name}, {measure.gate.show(value)}, is not above that of {how}, "
+                f"{measure.gate.show(baseline)}{_hint(measure, probabilities, truth, labels)}"
             )
 
 
-def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> Judgement:
+def _hint(measure: Measure, probabilities: Probabilities, truth: Truth, labels: list[str]) -> str:
+    """What to do where an accuracy is that of the largest class, but small ones are classified, too."""
+    balanced = Measure(Gate(metric="balanced-accuracy"), labels)
+    value = balanced.value(balanced.outcome(probabilities), truth)
+    if measure.gate.metric != "accuracy" or value <= balanced.baseline(truth)[1]:
+        return ""
+    return (
+        f" (its balanced accuracy is {value:.2%}; if small classes are as important as others, train with "
+        "--set gate.metric=balanced-accuracy)"
+    )
+
+
+def compare(answers: Mapping[str, Answers], manifest: Manifest, home: Path) -> Judgement:
     """Compare a new model with the highest version in `home` that the service can load, and with the best one.
 
-    Labels are compared by name. The best version is that with the highest recorded accuracy among those with the same
-    labels and test splits.
+    Labels are compared by name. The best version is that with the highest value of the metric among those with the
+    same labels and test splits: of accuracies the recorded ones count, and other metrics are measured.
 
     Args:
-        correct: for each test split, which examples the new model classifies correctly.
+        answers: the new model's, on each test split.
         manifest: the new model's.
         home: the folder of the model's versions.
 
@@ -143,24 +189,25 @@ def compare(correct: dict[str, Correct], manifest: Manifest, home: Path) -> Judg
     obstacle = _obstacle(manifest, other)
     if obstacle:
         return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
+    measure = _measure(manifest)
+    rivals = [("in service", other, version_answers(session, other, folder, manifest))]
+    best = _best(versions, manifest, measure, *rivals[0][1:])
+    if best is not None:
+        rivals.append(("the best one", *best))
     comparisons, obstacles, sentences = [], [], []
-    for rank, version in (("in service", serving), ("the best one", _best(versions, manifest, _accuracy(other)))):
-        if version is None:
-            continue
-        folder, other, session = version
-        others = correct_answers(session, other, folder, _own_data(manifest))
-        shorter = [name for name, ours in correct.items() if len(others[name]) != len(ours)]
+    for rank, version, others in rivals:
+        shorter = [name for name, ours in answers.items() if len(others[name].truth) != len(ours.truth)]
         if shorter:
             name = shorter[0]
             obstacles.append(
-                f"the test split {name} has {len(correct[name]):,} examples, but {len(others[name]):,} for version "
-                f"{other.version}, {rank}"
+                f"the test split {name} has {len(answers[name].truth):,} examples, but {len(others[name].truth):,} for "
+                f"version {version.version}, {rank}"
             )
-            sentences.append(f"Not compared with version {other.version}, {rank}: {obstacles[-1]}.")
+            sentences.append(f"Not compared with version {version.version}, {rank}: {obstacles[-1]}.")
             continue
-        found = [_compare(name, other.version, ours, others[name]) for name, ours in correct.items()]
+        found = [_compare(name, version.version, measure, ours, others[name]) for name, ours in answers.items()]
         comparisons += found
-        sentences.append(f"Compared with version {other.version}, {rank}. {'; '.join(map(str, found))}.")
+        sentences.append(f"Compared with version {version.version}, {rank}. {'; '.join(map(str, found))}.")
     return Judgement(comparisons, obstacles, " ".join(sentences))
 
 
@@ -182,19 +229,44 @@ def _open(folder: Path, manifest: Manifest) -> Session | None:
 
 
 def _best(
-    versions: list[tuple[Path, Manifest]], manifest: Manifest, at_least: float
-) -> tuple[Path, Manifest, Session] | None:
-    """The version of the highest recorded accuracy above `at_least` that can be compared and loaded, if any."""
-    better = [
+    versions: list[tuple[Path, Manifest]],
+    manifest: Manifest,
+    measure: Measure,
+    serving: Manifest,
+    answers: Mapping[str, Answers],
+) -> tuple[Manifest, dict[str, Answers]] | None:
+    """The version that is best by the measure, with its answers, if it is better than the one in service."""
+    others = [
         (folder, other)
         for folder, other in versions
-        if _accuracy(other) > at_least and _obstacle(manifest, other) is None
+        if other.version != serving.version and _obstacle(manifest, other) is None
     ]
-    for folder, other in sorted(better, key=lambda version: -_accuracy(version[1])):
+    if measure.gate.metric == "accuracy":
+        better = [version for version in others if _accuracy(version[1]) > _accuracy(serving)]
+        for folder, other in sorted(better, key=lambda version: -_accuracy(version[1])):
+            session = _open(folder, other)
+            if session is not None:
+                return other, version_answers(session, other, folder, manifest)
+        return None
+    best, highest = None, _mean_value(measure, answers)
+    for folder, other in others:
         session = _open(folder, other)
-        if session is not None:
-            return folder, other, session
-    return None
+        if session is None:
+            continue
+        theirs = version_answers(session, other, folder, manifest)
+        value = _mean_value(measure, theirs)
+        if value > highest:
+            best, highest = (other, theirs), value
+    return best
+
+
+def _mean_value(measure: Measure, answers: Mapping[str, Answers]) -> float:
+    """The mean of the metric over the test splits, by their numbers of examples."""
+    total = sum(len(each.truth) for each in answers.values())
+    values = (
+        measure.value(measure.outcome(each.probabilities), each.truth) * len(each.truth) for each in answers.values()
+    )
+    return sum(values) / total
 
 
 def _accuracy(manifest: Manifest) -> float:
@@ -230,14 +302,20 @@ def _obstacle(manifest: Manifest, other: Manifest) -> str | None:
     return None
 
 
-def correct_answers(session: Session, manifest: Manifest, folder: Path, data: Data | None = None) -> dict[str, Correct]:
-    """Which examples of its test splits, or of those of other `data`, a published model classifies correctly.
+def version_answers(session: Session, version: Manifest, folder: Path, manifest: Manifest) -> dict[str, Answers]:
+    """The answers of a version to the test splits of a new model's `manifest`, with labels in its order.
 
     Raises:
         DataError, TrainingError: as `tests_of`.
     """
-    tests = tests_of(manifest, folder) if data is None else _splits(manifest, folder, data)
-    return {name: is_correct(evaluate.probabilities(session, split), split) for name, split in tests.items()}
+    data = _own_data(manifest)
+    tests = tests_of(version, folder) if data is None else _splits(version, folder, data)
+    places = [version.labels.index(label) for label in manifest.labels]
+    renumbered = np.argsort(places)
+    return {
+        name: Answers(evaluate.probabilities(session, split)[:, places], renumbered[split.labels.numpy()])
+        for name, split in tests.items()
+    }
 
 
 def tests_of(manifest: Manifest, folder: Path) -> dict[str, Split]:
@@ -267,18 +345,17 @@ def _own_data(manifest: Manifest) -> Data | None:
     return Data.model_validate(table) if isinstance(table, dict) and table.get("name") in OWN else None
 
 
-def is_correct(probabilities: evaluate.Probabilities, split: Split) -> Correct:
-    """Which examples of a split the probabilities (N, classes) classify correctly: bool (N)."""
-    correct: Correct = probabilities.argmax(axis=1) == split.labels.numpy()
-    return correct
-
-
-def _compare(test: str, version: int, ours: Correct, others: Correct) -> Comparison:
+def _compare(test: str, version: int, measure: Measure, ours: Answers, others: Answers) -> Comparison:
+    truth = ours.truth
+    outcome, other = (measure.outcome(each.probabilities) for each in (ours, others))
+    is_ours, is_theirs = (each.probabilities.argmax(axis=1) == truth for each in (ours, others))
     return Comparison(
         test,
         version,
-        float(ours.mean()),
-        float(others.mean()),
-        gained=int((ours & ~others).sum()),
-        lost=int((others & ~ours).sum()),
+        measure.gate,
+        measure.estimate(outcome, truth),
+        measure.estimate(other, truth),
+        gained=int((is_ours & ~is_theirs).sum()),
+        lost=int((is_theirs & ~is_ours).sum()),
+        p_value=measure.p_value(outcome, other, truth),
     )

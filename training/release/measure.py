@@ -11,12 +11,14 @@ from training.data.dataset import Split
 from training.errors import PublishError
 from training.evaluation import classes
 from training.evaluation import metrics as evaluate
+from training.evaluation.measures import describe, overall
 from training.intervals import percent, wilson
 from training.release.gate import tests_of
 from training.release.version import open_version
 from training.table import columns
 
 _MAX_MISTAKES = 10
+_MAX_WIDTH = 110  # of a confusion matrix
 
 
 def measure(folder: Path) -> Iterator[str]:
@@ -42,7 +44,7 @@ def measure(folder: Path) -> Iterator[str]:
             yield f"\ntest split {name}, {session.precision}, n = {len(split):,}"
             if cut:
                 yield f"  {cut}"
-            yield from (f"  {line}" for line in _figures(session, manifest, split))
+            yield from (f"  {line}".rstrip() for line in _figures(session, manifest, split))
 
 
 def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str]:
@@ -72,8 +74,22 @@ def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str
 
 def _classes(probabilities: evaluate.Probabilities, split: Split, labels: Sequence[str]) -> Iterator[str]:
     truth = split.labels.numpy()
-    for name, figure in classes.summary(probabilities, truth).items():
-        yield f"{name:<28}{figure:.4f}"
+    for measure in overall(labels, truth):
+        title, value, interval = describe(measure, probabilities, truth)
+        yield f"{title:<27} {value}, {interval}"
     yield ""
     yield from columns(classes.rows(probabilities, truth, labels), left={0})
+    if note := classes.note(truth, labels):
+        yield note
     yield ""
+    yield from _confusions(classes.confusion(probabilities, truth).tolist(), labels)
+
+
+def _confusions(counts: list[list[int]], labels: Sequence[str]) -> Iterator[str]:
+    """The confusion matrix, where it fits into a line."""
+    rows = [["label \\ prediction", *labels]]
+    rows += [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, counts, strict=True)]
+    lines = columns(rows, left={0})
+    if max(map(len, lines)) <= _MAX_WIDTH:
+        yield from lines
+        yield ""

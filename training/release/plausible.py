@@ -44,6 +44,8 @@ class Options:
     tokenizer: Path | None = None
     length: int | None = None
     pad_id: int | None = None
+    padding: Literal["left", "right"] | None = None
+    """The side of the padding of texts."""
     labels: list[str] | None = None
 
 

@@ -25,7 +25,7 @@ from training.recipe.schema import Recipe
 from training.recipe.shapes import trace
 from training.release import reference
 from training.release.card import baseline_text, card, class_tables
-from training.release.gate import is_correct, pass_gate
+from training.release.gate import answers_of, pass_gate
 from training.release.looks import record
 from training.release.version import building, place, provenance
 from training.runs import run
@@ -72,17 +72,16 @@ def publish(folder: Path, models: Path, *, force: bool = False) -> Path:
         draft = _draft(recipe, result, data.tests, partial, home)
         session = Session(partial / GRAPH, draft, provider="cpu", threads=processors.count())
         probabilities = {name: check_parity(served, session, split) for name, split in data.tests.items()}
-        correct = {name: is_correct(probabilities[name], split) for name, split in data.tests.items()}
+        answers = {name: answers_of(probabilities[name], split) for name, split in data.tests.items()}
         looks = record(home, draft)
-        baselines = {name: evaluate.baseline(split.labels) for name, split in data.tests.items()}
-        verdict = pass_gate(correct, draft, home, force=force, baselines=baselines)
+        verdict = pass_gate(answers, draft, home, force=force, is_new=True)
         _write_reference(partial, draft, session, data, probabilities)
         inputs = batches.random(spec, _GOLDEN)
         np.savez_compressed(partial / GOLDEN, inputs=inputs, probabilities=session.run(inputs))
         metrics = {name: evaluate.metrics(probabilities[name], split.labels) for name, split in data.tests.items()}
         manifest = draft.model_copy(update={"test_metrics": metrics})
-        truths = {name: split.labels.numpy() for name, split in data.tests.items()}
-        by_class = class_tables({name: (probabilities[name], truth) for name, truth in truths.items()}, recipe.labels)
+        by_class = class_tables(answers, recipe.labels)
+        baselines = {name: evaluate.baseline(split.labels) for name, split in data.tests.items()}
         compared = baseline_text(metrics, baselines, _linear(data))
         return place(partial, home, manifest, card(manifest, recipe, result, verdict, looks, by_class, compared))
 

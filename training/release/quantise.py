@@ -29,7 +29,7 @@ from training.errors import PublishError, RecipeError
 from training.evaluation import metrics as evaluate
 from training.recipe.schema import parse
 from training.release.card import variant_section
-from training.release.gate import is_correct, pass_gate, tests_of
+from training.release.gate import answers_of, pass_gate, tests_of
 from training.release.version import building, open_version, place, provenance
 
 Bits = Literal["int8", "float16"]
@@ -166,7 +166,7 @@ def _measure(draft: Manifest, precision: Bits, partial: Path, home: Path, *, for
     plain, variant = _sessions(partial, draft, precision)
     tests = tests_of(draft, partial)
     exact = {name: evaluate.probabilities(plain, split) for name, split in tests.items()}
-    verdict = pass_gate({name: is_correct(exact[name], tests[name]) for name in tests}, draft, home, force=force)
+    verdict = pass_gate({name: answers_of(exact[name], tests[name]) for name in tests}, draft, home, force=force)
     exact_metrics = {name: evaluate.metrics(exact[name], split.labels) for name, split in tests.items()}
     metrics = {
         name: evaluate.metrics(evaluate.probabilities(variant, split), split.labels) for name, split in tests.items()

@@ -16,7 +16,8 @@ import torch
 from contract.errors import ConvokeError
 from contract.inputs import Preprocessor
 from contract.manifest import Metrics
-from training.data import class_folders, own, table_file
+from training.data import class_folders, table_file
+from training.data.compare import text_of
 from training.errors import PublishError
 from training.evaluation import calibration
 from training.evaluation import metrics as evaluate
@@ -88,7 +89,7 @@ def labelled(path: Path, *, is_text: bool) -> list[tuple[bytes | str, str, str]]
             f"--examples {path}: has {found.kind}s, but the model takes {'texts' if is_text else 'images'}"
         )
     return [
-        (own.text_of(each) if is_text else Path(each.content).read_bytes(), each.label, each.source)
+        (text_of(each) if is_text else Path(each.content).read_bytes(), each.label, each.source)
         for each in found.examples
     ]
 

@@ -17,7 +17,10 @@ from typing import Any
 from contract.errors import ConvokeError
 from contract.manifest import CARD, MANIFEST, Manifest, sha256, verify
 from contract.manifest import read as read_manifest
+from training import unfinished
 from training.errors import PublishError
+
+_PUBLISHING = "publishing"
 
 
 def open_version(folder: Path) -> Manifest:
@@ -41,14 +44,15 @@ def numbers(home: Path) -> list[int]:
 
 @contextmanager
 def building(home: Path) -> Iterator[Path]:
-    """A hidden folder for the next version of the model in `home`; it is removed at the end.
+    """A hidden folder for the next version of the model in `home`; removed at the end, or by the next publication.
 
     Raises:
         PublishError: a file cannot be written.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".publishing-", dir=home))
+        unfinished.remove(home, _PUBLISHING)
+        partial = Path(tempfile.mkdtemp(prefix=unfinished.name(_PUBLISHING), dir=home))
         try:
             yield partial
         finally:

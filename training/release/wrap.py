@@ -70,6 +70,8 @@ class Ids:
     length: int | None = None
     """The length to which all texts are padded; None for that of the longest in a batch."""
     batch: int | None = None
+    left: bool = False
+    """Whether padding stands before the tokens, as Keras's pad_sequences puts it."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,13 @@ def _feed_ids(nodes: _Nodes, ids: Ids) -> None:
         pads = nodes.add("Concat", nodes.integers(0, 0, 0), missing, axis=0)
         tokens = nodes.add("Pad", tokens, pads)
         tokens = nodes.add("Reshape", tokens, nodes.integers(ids.batch or -1, ids.length))
+    if ids.left:  # each row is turned by its number of tokens, which brings the padding to its front
+        length = nodes.add("Slice", nodes.add("Shape", tokens), nodes.integers(1), nodes.integers(2), nodes.integers(0))
+        zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
+        places = nodes.add("Range", zero, nodes.add("Squeeze", length), one)  # (L)
+        present = _cast(nodes, nodes.add("Not", nodes.add("Equal", tokens, zero)), TensorProto.INT64)
+        counts = nodes.add("ReduceSum", present, nodes.integers(1), keepdims=1)  # (N, 1)
+        tokens = nodes.add("GatherElements", tokens, nodes.add("Mod", nodes.add("Add", places, counts), length), axis=1)
     is_token = nodes.add("Not", nodes.add("Equal", tokens, nodes.constant(0, np.int64)))
     own = nodes.add("Sub", tokens, nodes.constant(ids.shift, np.int64)) if ids.shift else tokens
     if ids.shift or ids.pad_id:
@@ -283,6 +292,7 @@ def describe(inputs: Pixels | Ids, scores: Scores) -> dict[str, Any]:
             "pad_id": inputs.pad_id,
             "length": inputs.length,
             "batch": inputs.batch,
+            "padding": "left" if inputs.left else "right",
         },
         "output": output,
     }

@@ -10,9 +10,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from training.errors import RecipeError, RunError
 from training.intervals import percent, wilson
 from training.recipe import shapes
+from training.recipe.gate import Gate
 from training.recipe.schema import parse
 from training.runs import record
 from training.runs.record import Record
@@ -25,29 +28,41 @@ _MIN_VALUE: Final = (
     28  # characters of a long value in a line; runs that do not fit side by side get a table of their own
 )
 _DIFFER: Final = "recipes differ in"
+_BALANCED: Final = Gate(metric="balanced-accuracy")
+_HEADERS: Final = {_BALANCED.title: "balanced"}
 
 
 def table(runs: Sequence[Path], width: int = 120) -> str:
-    """The keys in which recipes differ, then a row for each run: the most accurate first, unfinished ones last.
+    """The keys in which recipes differ, then a row for each run: the best first, unfinished ones last.
 
-    Accuracy, NLL and ECE are those on the validation split after calibration. A run that is not finished, marked by
-    `*`, has the accuracy of its last epoch. A cross-validation has the mean over the folds +- their sample standard
-    deviation (over n - 1). Lines have at most `width` characters, from 100 on.
+    The best are those of the highest accuracy, or of the metric that the gates of all their recipes name. Accuracy,
+    NLL and ECE are those on the validation split after calibration. A run that is not finished, marked by `*`, has the
+    accuracy of its last epoch. A cross-validation has the mean over the folds +- their sample standard deviation (over
+    n - 1). Lines have at most `width` characters, from 100 on.
 
     Raises:
         RunError: a path is not a run's folder, or a file in it is damaged.
     """
-    records = sorted((record.read(run) for run in runs), key=_rank)
+    records = [record.read(run) for run in runs]
+    gates = {gate_of(run) for run in records}
+    gate = next(iter(gates)) if len(gates) == 1 else Gate()
+    records.sort(key=lambda run: _rank(run, gate))
+    others = [each for each in dict.fromkeys((_BALANCED, gate)) if each != Gate()]
+    shown = [each for each in others if any(value_of(run, each) is not None for run in records)]
     header = ["", "run", "recipe", "seed", "epochs", "parameters", "accuracy", "95 %", "n"]
-    header += ["NLL", "ECE", "s"]
-    rows = [header, *([str(number), *_row(run)] for number, run in enumerate(records, start=1))]
+    header += [_HEADERS.get(each.title, each.title) for each in shown] + ["NLL", "ECE", "s"]
+    rows = [header, *([str(number), *_row(run, shown)] for number, run in enumerate(records, start=1))]
     lines = columns(rows, left={1, 2})
     excess = max(map(len, lines)) - width
     if excess > 0:
         size = max(max(len(row[1]) for row in rows) - excess, _MIN_PATH)
         lines = columns([[row[0], _shorten(row[1], size), *row[2:]] for row in rows], left={1, 2})
     lines.append("accuracy with its 95 % interval (in %), NLL (in nats) and ECE are of n examples of the validation")
-    lines.append("split, after calibration")
+    lines.append("split, after calibration" + (f"; the best {gate.title} first" if gate != Gate() else ""))
+    if _BALANCED in shown:
+        lines.append("balanced: the mean recall of the labels, rare ones as important as others")
+    if len(gates) > 1:
+        lines.append("the recipes' gates hold on different metrics, so the runs are in the order of accuracy")
     if any(run.result and run.result.get("folds") for run in records):
         lines.append("+- cross-validation: mean and standard deviation over the test examples of each fold")
     if any(run.result is None for run in records):
@@ -56,10 +71,24 @@ def table(runs: Sequence[Path], width: int = 120) -> str:
     return "\n".join([*different, *([""] if different else []), *lines])
 
 
-def _rank(run: Record) -> tuple[int, float]:
-    """Finished runs first, the most accurate of them at the top; runs without an epoch at the end."""
-    accuracy = _mean_accuracy(run)
-    return (0 if run.result is not None else 1 if run.last else 2), -(accuracy or 0.0)
+def gate_of(run: Record) -> Gate:
+    """What the gate of a run's recipe holds on."""
+    try:
+        return Gate.model_validate(run.recipe.get("gate") or {})
+    except ValidationError:
+        return Gate()  # a recipe of another version
+
+
+def value_of(run: Record, gate: Gate) -> float | None:
+    """The metric of a gate on the validation split; None if it was not measured."""
+    figures = (run.result or run.last or {}).get("validation_figures")
+    return gate.of(_mean_accuracy(run), figures)
+
+
+def _rank(run: Record, gate: Gate) -> tuple[int, float]:
+    """Finished runs first, the best of them at the top; runs without an epoch at the end."""
+    value = value_of(run, gate)
+    return (0 if run.result is not None else 1 if run.last else 2), -(value or 0.0)
 
 
 def _mean_accuracy(run: Record) -> float | None:
@@ -101,7 +130,7 @@ def _is_tables(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(item, dict) for item in value))
 
 
-def _row(run: Record) -> list[str]:
+def _row(run: Record, gates: Sequence[Gate]) -> list[str]:
     return [
         str(run.folder),
         run.recipe["name"],
@@ -110,6 +139,7 @@ def _row(run: Record) -> list[str]:
         _parameters(run),
         _accuracy(run),
         *_interval(run),
+        *(_NONE if (value := value_of(run, gate)) is None else gate.show(value) for gate in gates),
         _metric(run, "nll"),
         _metric(run, "ece"),
         f"{run.seconds:,.0f}",

@@ -24,6 +24,8 @@ _SCALARS = {
     "validation_loss": "loss/validation",
     "accuracy": "accuracy/train",
     "validation_accuracy": "accuracy/validation",
+    "balanced_accuracy": "accuracy/validation_balanced",
+    "macro_f1": "macro_f1/validation",
     "learning_rate": "learning_rate",
     "images_per_s": "images_per_s",
     "resolution": "resolution_px",
@@ -128,10 +130,15 @@ def _summary_writer(folder: Path, purge_step: int | None) -> _Writer:
 
 
 def _add_points(writer: _Writer, epoch: Mapping[str, Any]) -> None:
-    for key, tag in _SCALARS.items():
-        if epoch.get(key) is not None:
-            writer.add_scalar(tag, float(epoch[key]), int(epoch["epoch"]))
+    for tag, value in scalars(epoch).items():
+        writer.add_scalar(tag, value, int(epoch["epoch"]))
     writer.flush()
+
+
+def scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
+    """The curves of an epoch that trackers show, each with its value."""
+    values = {**(epoch.get("validation_figures") or {}), **epoch}
+    return {tag: float(values[key]) for key, tag in _SCALARS.items() if values.get(key) is not None}
 
 
 @cache

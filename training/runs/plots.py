@@ -21,7 +21,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from training.errors import RunError
 from training.evaluation.metrics import expected_calibration_error
+from training.runs import lettering
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
@@ -39,18 +41,37 @@ _GAPS: Final = (
     "overconfident: accuracy is below the mean confidence",
     "underconfident: accuracy is above the mean confidence",
 )
+_TICK_LETTERS, _TICK_LINES = 28, 4  # of a label beside the confusion matrix
 _ANNOTATED: Final = 20  # classes up to which a number fits into a cell of the confusion matrix
 _LOG_RATIO: Final = 20  # of the largest loss to the smallest, above which the axis is logarithmic
 _CHANNELS: Final = 8  # shown of each filter over an input that is not an image
 _FILTERS: Final = 12  # shown of such a layer
 _MAX_BARS: Final = 30
+_LETTERS_PER_INCH: Final = 12  # of a caption
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file."""
+    lettering.choose_fonts(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a label in a script that the font lacks shows boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # of a letter that is not seen, such as a joiner
         figure.savefig(path, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file in one step.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save(figure, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def learning_curves(history: History, published: int | None = None, caption: str = "") -> Figure:
@@ -98,7 +119,8 @@ def learning_curves(history: History, published: int | None = None, caption: str
 def _caption(figure: Figure, caption: str) -> None:
     """What a figure shows, small at its top: recipe, data, split, number of examples, epoch."""
     if caption:
-        figure.suptitle(plain(caption), fontsize=9, color=_MARK)
+        letters = round(figure.get_figwidth() * _LETTERS_PER_INCH)
+        figure.suptitle(lettering.caption(caption, letters), fontsize=9, color=_MARK)
 
 
 def _curve(axes: Axes, history: History, key: str, name: str, colour: str) -> None:
@@ -164,7 +186,7 @@ def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str]
     right, n = int(np.trace(counts)), int(totals.sum())
     axes.set_title(
         f"{right:,} of {n:,} correct ({right / max(n, 1):.2%})"
-        + (f"\n{plain(textwrap.fill(caption, 60))}" if caption else ""),
+        + (f"\n{lettering.caption(caption, 60)}" if caption else ""),
         fontsize=10,
     )
     if not small:
@@ -175,11 +197,12 @@ def confusion_matrix(probabilities: Floats, labels: Labels, names: Sequence[str]
 def _name_cells(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64]) -> None:
     """Labels beside rows and columns, with the number of examples in each row, and white lines between the cells."""
     small = len(names) > _ANNOTATED
-    ticks = [plain(textwrap.fill(name, 28)) for name in names]
+    shown = map(lettering.drawable, lettering.short(names, (1 if small else _TICK_LINES) * (_TICK_LETTERS - 5)))
+    ticks = [textwrap.fill(name, _TICK_LETTERS) for name in shown]
     rows = [f"{tick}  (n = {n:,})" for tick, n in zip(ticks, totals.tolist(), strict=True)]
     axes.set_xticks(range(len(names)), ticks, fontsize=8 if small else 10)
     axes.set_yticks(range(len(names)), rows, fontsize=8 if small else 10)
-    if max(map(len, names)) > (2 if small else 9):  # characters in the width of a cell
+    if max(map(len, ticks)) > (2 if small else 9):  # characters in the width of a cell
         for tick in axes.get_xticklabels():
             tick.set(rotation=45, ha="right", va="top", rotation_mode="anchor")
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
@@ -280,41 +303,48 @@ def _histogram(axes: Axes, confidence: Floats, accuracy: float) -> None:
     axes.legend(loc="upper left")
 
 
-def filters(weights: Floats, caption: str = "") -> Figure:
-    """The filters (O, I, kh, kw) of a layer as tiles, row by row: in colour where I is 3, else in grey.
+def filters(weights: Floats, caption: str = "", *, over_images: bool = True) -> Figure:
+    """The filters (O, I, kh, kw) of a layer as tiles, row by row: in colour over images with I = 3, else in grey.
 
-    All have one scale, that of the largest magnitude in the layer, which the colour bar shows; a weight of 0 is
-    mid-grey. Where I is neither 1 nor 3, a row is a filter and its tiles are the first eight input channels; of many
-    filters, the first are shown.
+    All have one scale, that of the largest magnitude among those shown, which the colour bar shows; a weight of 0 is
+    mid-grey. Of filters over images or a single channel, each tile is one. Of others, a row is a filter and its tiles
+    are the first eight input channels; of many filters, the first are shown.
     """
     count, channels, height, width = np.shape(weights)
-    is_image = channels in {1, 3}
-    shown = np.asarray(weights)[: None if is_image else _FILTERS]
-    tiles = filter_tiles(shown)
-    columns = math.ceil(math.sqrt(count * 1.6)) if is_image else min(channels, _CHANNELS)
+    is_tile = channels == 1 or (over_images and channels == 3)  # noqa: PLR2004 -- red, green and blue
+    shown = np.asarray(weights)[: None if is_tile else _FILTERS]
+    tiles = filter_tiles(shown, in_colour=is_tile)
+    columns = min(math.ceil(math.sqrt(count * 1.6)), count) if is_tile else min(channels, _CHANNELS)
     image = _mosaic(tiles, columns)
-    inches = min(max(columns * 0.75, 4.5), 12)
+    inches = min(max(columns * 0.75, 3), 12)
     tall = min(inches * image.shape[0] / image.shape[1], 14)
     figure = Figure(figsize=(inches + 0.9, tall + 1.1), layout="constrained")
     axes = figure.subplots()
     axes.imshow(image, interpolation="nearest", vmin=0, vmax=1)
     axes.set_axis_off()
     parts = [f"the first {len(shown)} filters"] if len(shown) < count else []
-    parts += [f"the first {columns} channels"] if channels > max(columns, 3) else []
+    parts += [f"the first {columns} channels"] if channels > columns and not is_tile else []
     note = f" ({', '.join(parts)})" if parts else ""
-    axes.set_title(f"{count} filters of {height} x {width} x {channels}{note}\n0 is mid-grey", fontsize=10)
+    rows = "" if is_tile else ", a row is a filter, a column an input channel"
+    plural = "" if count == 1 else "s"
+    axes.set_title(f"{count} filter{plural} of {height} x {width} x {channels}{note}\n0 is mid-grey{rows}", fontsize=10)
     largest = float(np.abs(shown).max()) or 1.0
     scale = ScalarMappable(Normalize(-largest, largest), "gray")
-    figure.colorbar(scale, ax=axes, label="weight (of each channel)" if channels == 3 else "weight", shrink=0.8)  # noqa: PLR2004
+    figure.colorbar(
+        scale, ax=axes, label="weight (of each channel)" if is_tile and channels > 1 else "weight", shrink=0.8
+    )
     _caption(figure, caption)
     return figure
 
 
-def filter_tiles(weights: Floats) -> Floats:
-    """Filters as tiles in [0, 1], scaled by the largest magnitude of all: (O, I, kh, kw) -> (tiles, kh, kw, 3)."""
+def filter_tiles(weights: Floats, *, in_colour: bool = True) -> Floats:
+    """Filters as tiles in [0, 1], scaled by the largest magnitude of all: (O, I, kh, kw) -> (tiles, kh, kw, 3).
+
+    With `in_colour`, three channels are red, green and blue.
+    """
     filters = np.asarray(weights, np.float64)
     scaled = 0.5 + 0.5 * filters / (np.abs(filters).max() or 1)
-    if scaled.shape[1] == 3:  # noqa: PLR2004 -- red, green and blue
+    if in_colour and scaled.shape[1] == 3:  # noqa: PLR2004 -- red, green and blue
         return scaled.transpose(0, 2, 3, 1)  # (O, 3, kh, kw) -> (O, kh, kw, 3)
     grey = scaled[:, :_CHANNELS].reshape(-1, *scaled.shape[2:])  # (O, I, kh, kw) -> (O*I, kh, kw)
     return np.repeat(grey[..., None], 3, axis=-1)
@@ -337,7 +367,9 @@ def classes(figures: Sequence[tuple[str, int, float | None, float | None]], capt
         for place, each in zip(places, ordered, strict=True):
             text = "-" if each[column] is None else f"{each[column]:.1%}"
             axes.text(float(each[column] or 0.0) + 0.005, place + offset, text, va="center", fontsize=7)
-    axes.set_yticks(places, [plain(f"{textwrap.shorten(each[0], 28)}  (n = {each[1]:,})") for each in ordered])
+    names = lettering.short([name for name, *_ in ordered], 40)
+    ticks = [f"{lettering.drawable(name)}  (n = {each[1]:,})" for name, each in zip(names, ordered, strict=True)]
+    axes.set_yticks(places, ticks)
     axes.set_ylim(len(ordered) - 0.45, -0.55)
     axes.set_xlim(0, 1.08)
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
@@ -361,8 +393,3 @@ def _mosaic(tiles: Floats, columns: int) -> Floats:
     image = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), LINE)
     image[:-1, :-1] = grid.reshape(rows * (height + 1), columns * (width + 1), 3)
     return image
-
-
-def plain(text: str) -> str:
-    """A text whose dollar signs matplotlib shows, instead of typesetting mathematics between them."""
-    return text.replace("$", r"\$")

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 from statistics import stdev
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.manifest import Metrics
 from training.errors import RunError
 from training.network.calibrated import Calibration
+from training.recipe.gate import Gate
 from training.runs.record import temperature_text
 
 
@@ -72,6 +73,8 @@ class Result(Saved):
     """The share of the most frequent label of the validation split: the accuracy of always naming it."""
     linear: float | None = None
     """For texts, the validation accuracy of logistic regression over TF-IDF."""
+    validation_figures: dict[str, Any] | None = None
+    """Those of `evaluation.classes.figures`; None for a cross-validation."""
     tokenizer: str | None = None
     """For texts, the SHA-256 of the tokenizer.json that gave the token ids."""
 
@@ -92,6 +95,10 @@ class Result(Saved):
         return text
 
     def __str__(self) -> str:
+        return self.summary(Gate())
+
+    def summary(self, gate: Gate) -> str:
+        """The result for the terminal, with the figure that a gate holds on."""
         metrics = self.validation
         if self.folds:
             deviation = stdev(fold.accuracy for fold in self.folds)
@@ -101,6 +108,10 @@ class Result(Saved):
                 f"calibration error {metrics.ece:.4f}"
             )
         baseline = "" if self.baseline is None else f", always naming the largest class has {self.baseline:.2%}"
+        for each in dict.fromkeys((Gate(metric="balanced-accuracy"), gate)):
+            value = each.of(None, self.validation_figures)
+            if value is not None:
+                baseline += f", {each.title} {each.show(value)}"
         if self.linear is not None:
             baseline += f", logistic regression over TF-IDF {self.linear:.2%}"
             if self.linear > metrics.accuracy:

@@ -31,6 +31,7 @@ from training.data.dataset import Dataset, Split
 from training.data.schema import Image
 from training.errors import RecipeError, RunError
 from training.evaluation import calibration as calibrate
+from training.evaluation import classes
 from training.evaluation import metrics as evaluate
 from training.evaluation.linear import LinearBaseline
 from training.fit import loop as fit
@@ -194,6 +195,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
     logits = evaluate.logits(network, normalise(recipe), data.validation)
     calibration = calibrate.fit(logits, data.validation.labels, data.validation.lengths)
     validation = _metrics(calibration, logits, data.validation)
+    probabilities = calibration.probabilities(logits.double(), data.validation.lengths).numpy()
     if machine.world.leads:
         history = state.history(folder / FIT)
         published = state.best_epoch(history) if recipe.early_stopping else len(history)
@@ -210,6 +212,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
         baseline=evaluate.baseline(data.validation.labels),
         linear=linear,
         validation=validation,
+        validation_figures=classes.figures(probabilities, data.validation.labels.numpy(), recipe.labels),
         seconds=sum(state.seconds(folder / name) for name in CHECKPOINTS),
         fingerprint=data.fingerprint,
         tokenizer=data.tokenizer_sha256,

@@ -129,6 +129,23 @@ def test_a_plain_request_takes_the_fast_path(dial: Dial, starts: list[bool]) -> 
 
 
 @pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"not an image", 415),
+        (PNG[:100], 422),
+        (encode(mnist_like(3).resize((300, 300))), 200),  # decoded in a thread
+        (b'{"images": []}', 400),
+    ],
+)
+def test_slow_and_bad_items_take_the_fast_path_too(dial: Dial, starts: list[bool], body: bytes, status: int) -> None:
+    """An item that is not quickly decoded, or cannot be."""
+    connection = dial()
+    connection.sendall(request(body))
+    assert read_response(connection)[0] == status
+    assert starts == [not body.startswith(b"{")]  # an error in the form of the body is the ordinary path's
+
+
+@pytest.mark.parametrize(
     ("data", "status"),
     [
         (request(version="1.0"), 200),
@@ -141,7 +158,6 @@ def test_a_plain_request_takes_the_fast_path(dial: Dial, starts: list[bool]) -> 
         (request(path="/classify/digits?other=1"), 400),
         (request(path="/nothing"), 404),
         (request(path="/classify/\xc3\xa9"), 400),
-        (request(b"not an image"), 415),
         (request(b""), 400),
         (request(PNG, "Content-Length: 3"), 400),
         (b"POST /classify/digits HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nX: 1\n\nabc: d\r\n\r\nabc", 400),

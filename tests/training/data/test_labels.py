@@ -234,10 +234,11 @@ def test_a_version_with_another_order_predicts_by_name(
     assert manifest.test_metrics["cats-vs-dogs"] == Metrics(
         **{**manifest.test_metrics["cats-vs-dogs"].model_dump(), "accuracy": 1.0}
     )
-    answers = gate.correct_answers(session, manifest, folder)
+    answers = gate.version_answers(session, manifest, folder, manifest)
     turned = manifest.model_copy(update={"labels": manifest.labels[::-1]})
-    (comparison,), _, _ = gate.compare(answers, turned, folder.parent)
-    assert (comparison.gained, comparison.lost, comparison.accuracy) == (0, 0, 1.0)
+    ours = {name: gate.Answers(each.probabilities[:, ::-1], 1 - each.truth) for name, each in answers.items()}
+    (comparison,), _, _ = gate.compare(ours, turned, folder.parent)
+    assert (comparison.gained, comparison.lost, comparison.ours.value) == (0, 0, 1.0)
 
 
 def run_of(recipe: Recipe, place: Path) -> Path:

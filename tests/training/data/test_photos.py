@@ -19,8 +19,8 @@ from tests.training.data import layouts
 from tests.training.data.layouts import write
 from training.data import photos
 from training.data.dataset import Dataset, Split
+from training.data.decoded import Photo
 from training.data.folders import cache_folder, data_folder
-from training.data.photos import Photo
 from training.data.schema import Data
 from training.data.schema import Image as ImageTable
 from training.errors import DataError
@@ -250,7 +250,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(content)
         return image_to_pixels(content, spec)
 
-    monkeypatch.setattr("training.data.photos.image_to_pixels", recorded)
+    monkeypatch.setattr("training.data.decoded.image_to_pixels", recorded)
     return seen
 
 
@@ -280,7 +280,7 @@ def test_a_change_of_pixels_is_decoded_again(
     photos.decode(few[::-1], FRAME, "some")
     assert len(decoded) == 3 * 4 + 2 + 4
     decoded.clear()
-    monkeypatch.setattr("training.data.photos.PREPROCESSING_VERSION", 2)
+    monkeypatch.setattr("training.data.decoded.PREPROCESSING_VERSION", 2)
     photos.decode(few, FRAME, "some")
     assert len(decoded) == 4
 
@@ -309,7 +309,7 @@ def test_an_interruption_while_decoding_leaves_no_incomplete_cache(
         return image_to_pixels(content, spec)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.data.photos.image_to_pixels", interrupted)
+        patch.setattr("training.data.decoded.image_to_pixels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             photos.decode(few, FRAME, "some")
     assert cached_files() == []
@@ -326,7 +326,7 @@ def test_a_failure_after_decoding_leaves_no_incomplete_cache(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"training.data.photos.{name}", full)
+        patch.setattr(f"training.data.decoded.{name}", full)
         with pytest.raises(DataError, match=r"No space left on device.*CONVOKE_CACHE"):
             photos.decode(few, FRAME, "some")
     assert [path for path in cached_files() if path.endswith(".json") or path.startswith(".")] == []
@@ -337,11 +337,11 @@ def test_a_disk_without_space_is_refused_before_decoding(
     few: list[Photo], decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four photos of 6 x 9 x 3 bytes need 648: a memory-mapped file on a full disk would kill the process."""
-    monkeypatch.setattr("training.data.photos.shutil.disk_usage", lambda _place: SimpleNamespace(free=647))
+    monkeypatch.setattr("training.data.decoded.shutil.disk_usage", lambda _place: SimpleNamespace(free=647))
     with pytest.raises(DataError, match=r"No space left on device.*CONVOKE_CACHE"):
         photos.decode(few, FRAME, "some")
     assert decoded == []
-    monkeypatch.setattr("training.data.photos.shutil.disk_usage", lambda _place: SimpleNamespace(free=648))
+    monkeypatch.setattr("training.data.decoded.shutil.disk_usage", lambda _place: SimpleNamespace(free=648))
     assert len(photos.decode(few, FRAME, "some")) == 3
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from tests.training.data.test_own import SPEC, fill, image, looked, said, table, write
 from training.data import catalogue, columns, similar, table_file
@@ -126,5 +125,5 @@ def test_images_that_share_a_scene_are_not_near_duplicates() -> None:
     scenes = [120 + 80 * np.sin(x / 3) * np.cos(y / 4), 120 + 80 * np.cos(x / 5 + y / 3)]
     images = np.stack([scenes[n % 2] + random.normal(0, 5, (16, 16)) for n in range(80)] + [np.zeros((16, 16))])
     images[80] = images[3] + random.normal(0, 0.3, (16, 16))
-    thumbnails = torch.from_numpy(images.round().clip(0, 255).astype(np.uint8))[..., None].expand(-1, -1, -1, 3)
+    thumbnails = np.repeat(images.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=3)
     assert similar.pairs(thumbnails, [*("ab"[n % 2] for n in range(80)), "b"]) == [(3, 80)]

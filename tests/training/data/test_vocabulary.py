@@ -4,7 +4,6 @@ import json
 import random
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -115,7 +114,7 @@ def test_texts_are_truncated_and_padded() -> None:
     built = vocabulary.build(TEXTS, SPEC)
     ids = words(built)
     encoded, counts = vocabulary.encode(["a zeppelin", "film " * 20], built, SPEC.served())
-    assert (encoded.dtype, encoded.shape) == (torch.int32, (2, SPEC.length))
+    assert (encoded.dtype.name, encoded.shape) == ("int32", (2, SPEC.length))
     assert encoded[0].tolist() == [ids["a"], 1, *[0] * (SPEC.length - 2)]
     assert encoded[1].tolist() == [ids["film"]] * SPEC.length
     assert counts.tolist() == [2, 20]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from training.evaluation import classes
 
@@ -12,9 +13,9 @@ PAIRS = np.stack([1 - SCORES, SCORES], axis=1)
 
 def test_figures_of_two_classes_are_those_counted_by_hand() -> None:
     """Of 6 and 4 examples, 4 and 3 are right, and 5 are named as the second."""
-    figures = classes.summary(PAIRS, TRUTH)
-    assert figures["balanced accuracy"] == pytest.approx((4 / 6 + 3 / 4) / 2)
-    assert figures["macro F1"] == pytest.approx((2 * 4 / (6 + 5) + 2 * 3 / (4 + 5)) / 2)
+    figures = classes.figures(PAIRS, TRUTH, ["ham", "spam"])
+    assert figures["balanced_accuracy"] == pytest.approx((4 / 6 + 3 / 4) / 2)
+    assert figures["macro_f1"] == pytest.approx((2 * 4 / (6 + 5) + 2 * 3 / (4 + 5)) / 2)
     assert classes.rows(PAIRS, TRUTH, ["ham", "spam"]) == [
         ["label", "n", "precision", "recall", "F1"],
         ["ham", "6", "80.00%", "66.67%", "72.73%"],
@@ -43,5 +44,30 @@ def test_absent_classes_have_no_figures() -> None:
     """A label without an example and never named is not counted; one class alone has no area under a curve."""
     probabilities = np.eye(3, dtype=np.float32)[[0, 0, 1]]
     assert classes.rows(probabilities, np.array([0, 0, 1]), ["a", "b", "c"])[3] == ["c", "0", "-", "-", "-"]
-    assert classes.summary(probabilities, np.array([0, 0, 1])) == {"balanced accuracy": 1.0, "macro F1": 1.0}
-    assert "ROC AUC" not in classes.summary(PAIRS[:6], TRUTH[:6])
+    figures = classes.figures(probabilities, np.array([0, 0, 1]), ["a", "b", "c"])
+    assert (figures["balanced_accuracy"], figures["macro_f1"]) == (1.0, 1.0)
+    assert figures["classes"]["c"] == {"n": 0, "precision": None, "recall": None, "f1": None}
+    assert "roc_auc" not in classes.figures(PAIRS[:6], TRUTH[:6], ["a", "b"])
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c", "d", "e"]])
+def test_figures_are_those_of_scikit_learn(labels: list[str]) -> None:
+    """On uneven classes with noise and equal scores, each figure is that of scikit-learn."""
+    generator = np.random.default_rng(1)
+    n = len(labels)
+    truth = generator.choice(n, 400, p=np.arange(1, n + 1) / np.arange(1, n + 1).sum())
+    scores = np.round(generator.random((400, n)) + 0.5 * np.eye(n)[truth], 1) + 0.01
+    probabilities = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    predictions = probabilities.argmax(axis=1)
+    actual = classes.figures(probabilities, truth, labels)
+    assert actual["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, predictions))
+    assert actual["macro_f1"] == pytest.approx(metrics.f1_score(truth, predictions, average="macro"))
+    expected = np.array(metrics.precision_recall_fscore_support(truth, predictions)).T
+    each = [[actual["classes"][label][key] for key in ("precision", "recall", "f1", "n")] for label in labels]
+    np.testing.assert_allclose(each, expected)
+    np.testing.assert_array_equal(classes.confusion(probabilities, truth), metrics.confusion_matrix(truth, predictions))
+    if n == 2:
+        assert actual["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth, probabilities[:, 1]))
+        for place, label in enumerate(labels):
+            expected_precision = metrics.average_precision_score(truth == place, probabilities[:, place])
+            assert actual["classes"][label]["average_precision"] == pytest.approx(expected_precision)

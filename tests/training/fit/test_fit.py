@@ -129,16 +129,30 @@ def test_a_training_learns(
     assert not network.training
 
 
-@pytest.mark.parametrize("stop", [1, 9, 21, 27])
+PLATEAU: dict[str, Any] = {
+    "epochs": 6,
+    "accumulate": 3,
+    "clip_gradient": 1.0,
+    "early_stopping": 4,
+    "schedule": {"name": "plateau", "patience": 1, "factor": 0.5},
+    "optimiser": {"name": "rmsprop", "learning_rate": 0.1, "momentum": 0.5},
+}
+
+
+@pytest.mark.parametrize(("stop", "changes"), [(1, {}), (9, {}), (21, {}), (27, {}), (36, PLATEAU), (45, PLATEAU)])
 def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     stop: int,
+    changes: dict[str, Any],
     recipe_with: Callable[..., Recipe],
     stripes: Callable[..., Split],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped in any of 4 epochs of 7 steps and resumed: the same weights, averages, moments and history."""
-    recipe, train, validation = recipe_with(**EVERYTHING), stripes(200), stripes(30, seed=1)
+    """Stopped in any of 4 or 6 epochs of 7 batches and resumed: the same weights, averages, moments and history.
+
+    So does a run with accumulated batches, the best epoch kept, and a learning rate that its history has lowered.
+    """
+    recipe, train, validation = recipe_with(**(EVERYTHING | changes)), stripes(200), stripes(30, seed=1)
     uninterrupted = fit(recipe, train, validation, tmp_path / "whole.pt")
     calls, original = 0, augment.augment
 
@@ -152,12 +166,14 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     monkeypatch.setattr("training.fit.augment.augment", stopping)
     with pytest.raises(Stop):
         fit(recipe, train, validation, tmp_path / "stopped.pt")
-    before = history(tmp_path / "stopped.pt") if stop > 7 else []
-    assert len(before) == (stop - 1) // 7
+    before = history(tmp_path / "stopped.pt") if stop > 8 else []
+    assert len(before) == (stop - 1) // 8  # 7 batches, and the examples whose outputs are checked after an epoch
     torch.manual_seed(999)  # a new process starts with another state of the generator
     continued = fit(recipe, train, validation, tmp_path / "stopped.pt")
     assert_equal(dict(continued.state_dict()), dict(uninterrupted.state_dict()))
     assert_equal(checkpoint.load(tmp_path / "stopped.pt"), checkpoint.load(tmp_path / "whole.pt"))
+    rates = [epoch["learning_rate"] for epoch in history(tmp_path / "whole.pt")]
+    assert not changes or rates[-1] < rates[0], "the learning rate has been lowered"
 
 
 def test_a_finished_training_is_not_repeated(

@@ -15,6 +15,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from training import __main__ as cli
+from training.commands import train
 from training.errors import DataError, LostProcess, RunError
 from training.fit import parallel
 from training.fit.launch import launch, message
@@ -191,12 +192,12 @@ def test_the_message_names_the_lost_process_and_what_to_do(tmp_path: Path, monke
     (tmp_path / "fit.pt").touch()
     with (
         pytest.raises(LostProcess, match=r"^processes 1, 3 of 4 .* --resume ") as raised,
-        connected(lambda: cli.advice_after_loss([tmp_path])),
+        connected(lambda: train.advice_after_loss([tmp_path])),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:41666")
     assert raised.value.ranks == [1, 3]
     assert str(tmp_path) in str(raised.value)
-    assert "start the training again" in cli.advice_after_loss([])
+    assert "start the training again" in train.advice_after_loss([])
     monkeypatch.setattr(dist, "get_rank", lambda: 2)
     del store
     assert parallel.find_lost() == [0]

@@ -11,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 
 from training.data.dataset import Split
+from training.errors import RecipeError
 from training.fit import state
 from training.fit.batch import ImageLoader
-from training.fit.loop import fit
+from training.fit.loop import Sums, Trainer, fit
 from training.fit.parallel import Machine, World
 from training.network.build import build, normalise
 from training.recipe.schema import Recipe
@@ -41,7 +42,7 @@ def moved(start: nn.Module, network: nn.Module) -> list[Tensor]:
     return [((before - after) / SGD["learning_rate"]).detach() for before, after in pairs]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(10, 3), (12, 5), (7, 5)])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(10, 3), (12, 3), (7, 5)])
 def test_accumulated_batches_make_the_step_of_one_large_batch(
     batch_size: int,
     accumulate: int,
@@ -56,6 +57,25 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
     network = fit(recipe, split, None, tmp_path / "fit.pt")
     for step, slope in zip(moved(start, network), gradient(start, recipe, split), strict=True):
         np.testing.assert_allclose(step, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_what_has_no_effect_on_few_examples_is_refused_or_said(
+    recipe_with: Callable[..., Recipe],
+    stripes: Callable[..., Split],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More batches to accumulate than there are; a batch larger than the data; parts of a schedule without a step."""
+    few = {"layers": LINEAR, "epochs": 2, "optimiser": SGD}
+    with pytest.raises(RecipeError, match=r"accumulate: 4 .* 3 batches .* 30 examples"):
+        fit(recipe_with(**few, batch_size=12, accumulate=4), stripes(30), None, tmp_path / "refused.pt")
+    step = {"name": "step", "milestones": [0.5, 0.75], "warmup": 0.2}
+    few_said = ["batch_size: 31", "schedule.warmup: 0.2 of 2 steps", "schedule.milestones: 0.75"]
+    for examples, said in ((30, few_said), (31 * 4, [])):
+        fit(recipe_with(**few, batch_size=31, schedule=step), stripes(examples), None, tmp_path / f"{examples}.pt")
+        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("epoch ")]
+        assert len(lines) == len(said)
+        assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
 
 
 def test_a_long_gradient_is_scaled_to_the_bound(
@@ -154,6 +174,35 @@ def test_frozen_layers_do_not_change(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("7.")}
     assert modes == {False}
+
+
+def test_accumulated_batches_have_different_dropout(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch of a step drops other units, in each process; the same step draws the same again."""
+    masks: list[Tensor] = []
+
+    class Seen(nn.Dropout):
+        def forward(self, values: Tensor) -> Tensor:
+            masks.append(super().forward(torch.ones_like(values)) == 0)
+            return values
+
+    layers = [{"flatten": True}, {"dropout": 0.5}, {"dense": 3, "activation": "none"}]
+    recipe, split = recipe_with(layers=layers, accumulate=2, batch_size=8), stripes(32)
+    monkeypatch.setattr("training.fit.state.build", lambda _: nn.Sequential(nn.Flatten(), Seen(0.5), nn.Linear(54, 3)))
+    for world in (World(), World(0, 2), World(1, 2)):
+        masks.clear()
+        trainer = Trainer(recipe, state.initial_state(recipe, torch.device("cpu"), split), split, None, 8, Machine())
+        monkeypatch.setattr(trainer, "_machine", Machine(world=world))
+        loader = ImageLoader(recipe, split, 6, Machine(world=world))
+        group = list(torch.arange(16).split(8))  # type: ignore[no-untyped-call]
+        for number in (1, 1, 2):
+            torch.manual_seed(number)
+            trainer.step(loader, group, 0.1, (1, number), Sums())
+        first, second, again, _, other, _ = masks
+        assert not torch.equal(first, second)
+        assert not torch.equal(first, other)
+        assert torch.equal(first, again)
 
 
 def test_processes_draw_different_dropout_and_the_same_batches() -> None:

@@ -65,6 +65,14 @@ IMAGES: dict[str, Any] = {
     "augment": {"crop": 0.6, "flip": True, "rotate_deg": 10, "brightness": 0.1, "tint": 0.1},
     "schedule": {"name": "one-cycle"},
 }
+STOPPED: dict[str, Any] = {
+    **IMAGES,
+    "epochs": 30,
+    "accumulate": 2,
+    "average_decay": 0.5,
+    "early_stopping": 2,
+    "schedule": {"name": "plateau", "patience": 1},
+}
 TEXTS: dict[str, Any] = {
     "labels": ["down", "up"],
     "input": {"kind": "text", "length": 12, "vocabulary": 30},
@@ -111,7 +119,8 @@ def test_more_processes_end_in_the_weights_of_one(
 ) -> None:
     """Images and texts with uneven last batches, averages, batch norm and augmentation end as in one process, to 1e-5.
 
-    So do layers in blocks, whose batch norms and max-norm layers are nested.
+    So do layers in blocks, whose batch norms and max-norm layers are nested, and a training with accumulated batches
+    that stops early: all processes end after the same epoch.
 
     50 images in batches of 16 leave a last batch of 2, fewer than 3 processes; 45 texts in batches of 8 leave one of 5.
     Every process ends with the same network, and only the leading process writes a checkpoint, which any number of
@@ -120,6 +129,7 @@ def test_more_processes_end_in_the_weights_of_one(
     cases = {
         "images": (recipe_with(**IMAGES), stripes(50), stripes(21, seed=1)),
         "blocks": (recipe_with(**IMAGES), stripes(50), stripes(21, seed=1)),
+        "stopped": (recipe_with(**STOPPED), stripes(50), stripes(21, seed=1)),
         "texts": (recipe_with(**TEXTS), sentences(45), sentences(20, seed=1)),
     }
     single = {}
@@ -139,6 +149,7 @@ def test_more_processes_end_in_the_weights_of_one(
         ours, theirs = history(tmp_path / f"{name}.pt"), history(tmp_path / f"{like}-single.pt")
         for key in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "epoch"):
             assert [epoch[key] for epoch in ours] == pytest.approx([epoch[key] for epoch in theirs], abs=1e-5)
+    assert len(history(tmp_path / "stopped.pt")) < STOPPED["epochs"]
     expected = {f"{name}{end}" for name in (*cases, "resumed") for end in (".json", ".pt", "-data.pt")}
     expected |= {f"{name}-rank{rank}.pt" for name in (*cases, "resumed") for rank in range(count)}
     assert {path.name for path in tmp_path.iterdir()} == expected | {f"{name}-single.pt" for name in cases} | {

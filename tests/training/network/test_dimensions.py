@@ -18,9 +18,10 @@ from contract.manifest import GRAPH
 from training.errors import RecipeError
 from training.network.build import Served, build, layer_modules, normalise
 from training.network.calibrated import Calibration
+from training.recipe.arithmetic import layer_shape
 from training.recipe.layers import Conv, Dense, Pool
 from training.recipe.schema import Recipe
-from training.recipe.shapes import layer_shape, table, trace
+from training.recipe.shapes import table, trace
 from training.release.publish import export
 
 FLAT: list[dict[str, Any]] = [{"flatten": True}, {"dense": 3, "activation": "none"}]

@@ -25,9 +25,9 @@ from training.network.build import (
     normalise,
 )
 from training.network.calibrated import Calibration
+from training.recipe.arithmetic import Texts
 from training.recipe.layers import Conv, Dense, Dropout, LocalResponseNorm, Pool, Windows
 from training.recipe.schema import Recipe
-from training.recipe.shapes import Texts
 
 TEXT: dict[str, Any] = {"kind": "text", "length": 9, "vocabulary": 30}
 WORDS: list[dict[str, Any]] = [

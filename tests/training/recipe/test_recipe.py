@@ -21,6 +21,8 @@ OUT: dict[str, Any] = {"dense": 3, "activation": "none"}
 TEXT: dict[str, Any] = {"kind": "text", "length": 12, "vocabulary": 50}
 WORDS: list[dict[str, Any]] = [{"embedding": 4}, {"windows": [2, 3], "filters": 5}, OUT]
 WEIGHTS: dict[str, Any] = {"name": "pretrained", "url": "https://example.org/w.pth", "sha256": "0123abcd"}
+OWN: dict[str, Any] = {"name": "folder", "path": "images"}
+SQUARE: dict[str, Any] = {"height": 6, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
 OPTIMISERS = "allowed: sgd, adagrad, rmsprop, adadelta, adam, adamw, nadam"
 
 
@@ -198,6 +200,24 @@ def test_the_package_has_recipes() -> None:
             ["weight_decay_on", "weight_decay above 0"],
         ),
         ({"schedule": {"name": "step", "milestones": []}}, "schedule", ["milestones", "'constant'"]),
+        ({"schedule": {"name": "step", "factor": 1.0}}, "schedule.factor", ["1.0"]),
+        ({"schedule": {"name": "plateau", "patience": 2}}, "schedule.patience", ["no effect in 3 epochs", "needs 4"]),
+        (
+            {"layers": [{"conv": 4, "kernel": 1, "dilation": 2}, FLAT, OUT]},
+            "layers[1] (conv)",
+            ["dilation", "no effect"],
+        ),
+        (
+            {"input": TEXT, "layers": WORDS, "data": {**OWN, "test": 9, "validation": 9, "max_unreadable": 0.5}},
+            "data.max_unreadable",
+            ["images", "'text'"],
+        ),
+        (
+            {"data": {**OWN, "test": "given", "validation": "given", "split_seed": 1}},
+            "data",
+            ["split_seed", "no effect"],
+        ),
+        ({"data": {**OWN, "test": 0.2, "validation": "given", "folds": 3}}, "data", ["validation", "folds", "0.1"]),
         ({"accumulate": 2, "batch_size": "full"}, "accumulate", ["no effect", "'full'"]),
         (
             {
@@ -222,6 +242,7 @@ def test_the_package_has_recipes() -> None:
         ({"data": {"name": "mr", "validation": 100, "refit": True, "folds": 10}}, "data.folds", ["data.refit"]),
         ({"data": {"name": "mr", "validation": 100, "folds": 1}}, "data.folds", ["1"]),
         ({"resolutions": []}, "resolutions", ["[]"]),
+        ({"resolutions": [6, 6], "input": SQUARE}, "resolutions", ["[6, 6]", "no effect"]),
         ({"resolutions": [6, 0]}, "resolutions[2]", ["0"]),
         ({"resolutions": [6]}, "resolutions", ["6", "9"]),
         ({"resolutions": [6], "input": TEXT, "layers": WORDS}, "resolutions", ["'text'"]),
@@ -244,8 +265,7 @@ def test_keys_that_agree_are_accepted(table_with: Callable[..., dict[str, Any]])
     assert parse(table_with(data={**held_out, "folds": 10})).data.folds == 10
     assert parse(table_with(initialise={**WEIGHTS, "freeze": True})).initialise.freeze
     assert parse(table_with(input=TEXT, layers=WORDS)).input.kind == "text"
-    square = {"height": 6, "width": 6, "mode": "L", "framing": "squash", "mean": [0.4], "std": [0.3]}
-    assert parse(table_with(input=square, resolutions=[4, 6])).resolutions == [4, 6]
+    assert parse(table_with(input=SQUARE, resolutions=[4, 6])).resolutions == [4, 6]
     pool = {"pool": "average", "size": "global"}
     assert parse(table_with(layers=[pool, FLAT, OUT])).layers[0] == Pool(pool="average", size="global")
 
@@ -358,7 +378,7 @@ def test_an_override_below_a_value_is_refused() -> None:
         load("lenet", ["layers.1=3"])
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/evil", "a\\b", ".hidden", "", "a" * 101, "a\nb"])
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a\\b", ".hidden", "", "a" * 101, "猫" * 100, "a\nb"])
 def test_a_name_cannot_leave_the_folder_of_runs(name: str, table_with: Callable[..., dict[str, Any]]) -> None:
     """The name becomes a folder's, so it has no separator, no dot at its start and an end."""
     with pytest.raises(RecipeError, match=r"name: .*must be a file name"):

@@ -18,9 +18,10 @@ from training.errors import RecipeError
 from training.network.build import Served, build, layer_modules, normalise
 from training.network.calibrated import Calibration
 from training.network.ngrams import NGramTable
+from training.recipe.arithmetic import LayerShape, layer_shape
 from training.recipe.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, Pool
 from training.recipe.schema import Recipe, load, names
-from training.recipe.shapes import LayerShape, layer_shape, table, trace
+from training.recipe.shapes import table, trace
 
 TEXTBOOK = [
     {"conv": 10, "kernel": 5},
@@ -357,7 +358,7 @@ def test_a_resolution_that_a_layer_does_not_fit_is_refused(
     layers: list[dict[str, Any]], message: str, recipe_with: Callable[..., Recipe]
 ) -> None:
     """Layers that fit the input of 8 x 8, but not images of 4 x 4, are an error before any training."""
-    assert trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8]))
+    assert trace(recipe_with(input=SQUARE, layers=layers))
     with pytest.raises(RecipeError, match=f"^small: {message}[^\n]*$"):
         trace(recipe_with(input=SQUARE, layers=layers, resolutions=[8, 4]))
 
@@ -369,6 +370,14 @@ def test_resolutions_over_a_global_pool_change_no_parameter(recipe_with: Callabl
     assert trace(progressive) == trace(plain)
     network = build(progressive).eval()
     assert all(network(torch.zeros(2, 1, side, side)).shape == (2, 3) for side in (4, 6, 11, 8))
+
+
+def test_an_activation_that_no_layer_takes_is_refused(recipe_with: Callable[..., Recipe]) -> None:
+    """If every layer names its own; one layer without its own is enough to use it."""
+    named: list[dict[str, Any]] = [FLAT, {"dense": 4, "activation": "elu"}, {"dense": 3, "activation": "none"}]
+    with pytest.raises(RecipeError, match="activation: 'tanh' has no effect"):
+        trace(recipe_with(layers=named, activation="tanh"))
+    trace(recipe_with(layers=[FLAT, {"dense": 4}, named[-1]], activation="tanh"))
 
 
 def test_softmax_as_the_default_activation_is_refused_at_the_first_hidden_layer(

@@ -327,6 +327,86 @@ def test_a_text_model_is_adopted_with_its_tokenizer(tmp_path: Path) -> None:
     assert (inspected["prediction"], inspected["input"]["tokens"]) == ("up", ["first", "good"])
 
 
+LAST = """
+    <ir_version: 8, opset_import: ["" : 17]> g (int64[N, 6] ids) => (float[N, 2] logits)
+    <float[8, 1] weights = {0, 0, 0, 0.1, 3, 2, -2, -3}, float[1, 2] signs = {-1, 1},
+     float[6, 1] places = {0, 0, 0, 0.1, 0.3, 1}> {
+        gathered = Gather (weights, ids)  weighted = Mul (gathered, places)
+        total = ReduceSum <keepdims = 0> (weighted, along)  logits = MatMul (total, signs)
+    }
+"""
+
+
+@pytest.mark.parametrize("said_by", ["option", "tokenizer", "examples", "nothing"])
+def test_padding_on_the_left_is_told_apart(said_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network that weighs the last places most, as Keras's with pad_sequences, needs padding before the text."""
+    model = parser.parse_model(LAST)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "along"))
+    onnx.save(model, tmp_path / "moods.onnx")
+    content = json.loads(reviews.tokenizer().to_str())
+    content["model"]["vocab"] = {
+        "[PAD]": 0,
+        "[UNK]": 1,
+        "the": 2,
+        "film": 3,
+        "good": 4,
+        "fine": 5,
+        "bad": 6,
+        "awful": 7,
+    }
+    if said_by == "tokenizer":
+        content["padding"] = {
+            "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    rows = [
+        "text,label",
+        "bad good,up",
+        "good bad,down",
+        "awful fine,up",
+        "fine awful,down",
+        "bad fine,up",
+        "fine bad,down",
+    ]
+    (tmp_path / "moods.csv").write_text("\n".join(rows), encoding="utf-8")
+    more: dict[str, list[str | Path]] = {
+        "option": ["--padding", "left"],
+        "examples": ["--examples", tmp_path / "moods.csv", "--force"],
+    }
+    arguments = ("--tokenizer", tmp_path / "tokenizer.json", "--labels", "down,up", "--models", tmp_path / "models")
+    assert adopt(tmp_path / "moods.onnx", *arguments, *more.get(said_by, [])) == 0
+    is_left = said_by != "nothing"
+    assert contract.read(tmp_path / "models/moods/1").recipe["input"]["padding"] == ("left" if is_left else "right")
+    assert is_left or "--padding left" in capsys.readouterr().out
+    texts = ["bad good", "good bad", "the awful fine", "fine"]
+    found = client(models=tmp_path / "models")("POST", "/classify/moods", json={"texts": texts}).json()["predictions"]
+    if is_left:
+        assert [each["label"] for each in found] == ["up", "down", "up", "up"]
+        assert found[3]["score"] > 0.95
+
+
+def test_a_condition_that_never_changes_is_removed(tmp_path: Path) -> None:
+    """Exporters leave `If` behind where the condition follows from the shape."""
+    model = by_hand(
+        "float[N, 3, 12, 20] x",
+        "m = ReduceMean <keepdims = 0> (x, last) h = MatMul (m, w) i = If (yes) <then_branch = t () => (float[N, 4] a)"
+        " { a = Add (h, b) }, else_branch = e () => (float[N, 4] c) { c = Sub (h, b) }> s = Identity (i)",
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    onnx.save(model, tmp_path / "net.onnx")
+    arguments = ("--labels", ",".join(LABELS), "--models", tmp_path / "models", "--scale", "0..1")
+    assert adopt(tmp_path / "net.onnx", *arguments) == 0
+    assert answers(tmp_path / "models", "net") == RIGHT
+
+
+def with_operator(name: str) -> onnx.ModelProto:
+    """A graph with an operator that the service does not run."""
+    model = by_hand("float[N, 3, 12, 20] x", "y = Identity (x) m = ReduceMean <keepdims = 0> (y, last)" + DENSE)
+    model.graph.node[0].op_type = name
+    return model
+
+
 def broken_labels() -> onnx.ModelProto:
     """A graph that gives nothing but the number of a label."""
     return by_hand("float[N, 3, 12, 20] x", "f = Flatten (x) s = ArgMax <axis = 1, keepdims = 0> (f)", "int64[N] s")
@@ -363,6 +443,8 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, list[str]]] = {
     "maps": (lambda: by_scikit_learn(zipmap=True), "zipmap", []),
     "labels alone": (broken_labels, "no output of scores", []),
     "a custom operator": (with_custom, "com.microsoft.ReduceMean", ["--scale", "1"]),
+    "resizing": (lambda: with_operator("Resize"), "the service resizes images itself", ["--scale", "1"]),
+    "a loop": (lambda: with_operator("Loop"), "without loops and conditions", ["--scale", "1"]),
     "strings": (of_strings, "strings", []),
     "a video": (lambda: by_hand("float[N, 3, 9, 12, 20] x", "s = Flatten (x)"), "5 axes", []),
     "two inputs": (lambda: by_hand("float[N, 3] x, float[N, 3] y", "s = Add (x, y)"), "2: x (float [?, 3])", []),

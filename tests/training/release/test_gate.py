@@ -14,8 +14,10 @@ from contract.session import Session
 from contract.spec import ImageInput
 from training.data.dataset import Split
 from training.errors import PublishError, TrainingError
+from training.evaluation.measures import mcnemar
+from training.intervals import wilson
 from training.release import gate, looks
-from training.release.gate import Comparison, compare
+from training.release.gate import compare
 
 GRAPH_TEXT = """
     <ir_version: 10, opset_import: ["" : 21]>
@@ -69,13 +71,14 @@ def publish(home: Path, number: int, edge: float, labels: tuple[str, str] = ("da
     return manifest
 
 
-def correct(edge: float) -> dict[str, gate.Correct]:
-    """Which images a model with this edge classifies correctly."""
-    return {"levels": ((edge <= LEVELS) == (LEVELS >= TRUTH)).numpy()}
-
-
-def comparison(gained: int, lost: int) -> Comparison:
-    return Comparison("levels", 1, 0.5, 0.5, gained, lost)
+def answers(edge: float, images: int = 200) -> dict[str, gate.Answers]:
+    """What a model with this edge answers to the first images."""
+    light = (edge <= LEVELS[:images]).numpy()
+    return {
+        "levels": gate.Answers(
+            np.eye(2, dtype=np.float32)[light.astype(int)], (LEVELS >= TRUTH)[:images].long().numpy()
+        )
+    }
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (0, 1), (1, 0), (3, 4), (2, 8), (8, 2), (5, 5)])
@@ -83,14 +86,14 @@ def test_the_p_value_is_that_of_fair_coins(gained: int, lost: int) -> None:
     """The share of throws with `lost` or more tails among all throws of as many coins as examples in dispute."""
     throws = [sum(throw) for throw in product((0, 1), repeat=gained + lost)]
     expected = sum(tails >= lost for tails in throws) / len(throws)
-    assert comparison(gained, lost).p_value == pytest.approx(expected, abs=1e-15)
+    assert mcnemar(gained, lost) == pytest.approx(expected, abs=1e-15)
 
 
 def test_the_p_value_of_thousands_of_examples_is_exact() -> None:
     """With 10,000 examples in dispute it neither overflows nor becomes 0 too early; n losses of n have 2^-n."""
-    assert comparison(5000, 5000).p_value == pytest.approx(0.503989, abs=1e-6)  # 1/2 + half of C(10000, 5000) / 2^10000
-    assert comparison(0, 1000).p_value == 2.0**-1000
-    assert comparison(0, 10_000).is_worse
+    assert mcnemar(5000, 5000) == pytest.approx(0.503989, abs=1e-6)  # 1/2 + half of C(10000, 5000) / 2^10000
+    assert mcnemar(0, 1000) == 2.0**-1000
+    assert mcnemar(0, 10_000) < gate.SIGNIFICANCE
 
 
 @pytest.mark.parametrize(
@@ -109,16 +112,24 @@ def test_a_model_is_worse_if_a_coin_loses_as_often_in_less_than_5_percent_of_cas
     gained: int, lost: int, *, worse: bool
 ) -> None:
     """Equal models and small differences pass: 4 losses of 4 have p = 1/16, 5 of 5 have 1/32."""
-    assert comparison(gained, lost).is_worse is worse
+    assert (mcnemar(gained, lost) < gate.SIGNIFICANCE) is worse
 
 
 def test_examples_in_dispute_are_those_that_only_one_model_classifies_correctly(tmp_path: Path) -> None:
     """Edges at 90 and 115 are wrong on 10 and 15 different images: the new model gains 10 and loses 15."""
     manifest = publish(tmp_path, 1, edge=89.5)
-    (comparison,), _, verdict = compare(correct(115), manifest, tmp_path)
-    assert comparison == Comparison("levels", 1, accuracy=185 / 200, accuracy_in_service=190 / 200, gained=10, lost=15)
+    (comparison,), _, verdict = compare(answers(115), manifest, tmp_path)
+    assert comparison.ours == (185 / 200, *wilson(185 / 200, 200))
+    assert comparison.theirs == (190 / 200, *wilson(190 / 200, 200))
+    assert (comparison.gained, comparison.lost, comparison.p_value) == (10, 15, mcnemar(10, 15))
     assert str(comparison) in verdict
-    for fact in ("92.50%", "version 1 has 95.00%", "10 examples gained", "15 lost", "p = 0.21"):
+    for fact in (
+        "92.50%",
+        "version 1 has 95.00% (95 % interval 91.0-97.3 %)",
+        "10 examples gained",
+        "15 lost",
+        "p = 0.21",
+    ):
         assert fact in verdict
 
 
@@ -130,7 +141,7 @@ def test_the_highest_version_that_can_be_loaded_is_in_service(tmp_path: Path) ->
     (tmp_path / "notes").mkdir()
 
     def in_service() -> tuple[int, int]:
-        (comparison,), _, _ = compare(correct(TRUTH), manifest, tmp_path)
+        (comparison,), _, _ = compare(answers(TRUTH), manifest, tmp_path)
         return comparison.version, comparison.gained
 
     assert in_service() == (10, 10)
@@ -148,7 +159,7 @@ def test_a_graph_that_cannot_be_loaded_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "2" / GRAPH).write_bytes(b"garbage")
     files = {**second.files, GRAPH: sha256(tmp_path / "2" / GRAPH)}
     second.model_copy(update={"files": files}).write(tmp_path / "2")
-    (comparison,), _, _ = compare(correct(TRUTH), second, tmp_path)
+    (comparison,), _, _ = compare(answers(TRUTH), second, tmp_path)
     assert comparison.version == 1
 
 
@@ -157,8 +168,8 @@ def test_a_model_with_other_labels_needs_force(tmp_path: Path) -> None:
     publish(tmp_path, 1, TRUTH - 0.5, labels=("night", "light"))
     ours = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
     with pytest.raises(PublishError, match=r"labels .* version 1 \(only in the new model: dark; .*: night\).*--force"):
-        gate.pass_gate(correct(150), ours, tmp_path, force=False)
-    verdict = gate.pass_gate(correct(150), ours, tmp_path, force=True)
+        gate.pass_gate(answers(150), ours, tmp_path, force=False)
+    verdict = gate.pass_gate(answers(150), ours, tmp_path, force=True)
     assert verdict.startswith("Published with --force, although the labels are not those of version 1")
 
 
@@ -166,7 +177,9 @@ def test_labels_in_another_order_are_compared_by_name(tmp_path: Path) -> None:
     """Equal sets of labels are one task, whatever their order."""
     manifest = publish(tmp_path, 1, TRUTH - 0.5)
     turned = manifest.model_copy(update={"labels": manifest.labels[::-1]})
-    (comparison,), obstacles, _ = compare(correct(TRUTH), turned, tmp_path)
+    (probabilities, truth) = answers(TRUTH)["levels"]
+    ours = {"levels": gate.Answers(probabilities[:, ::-1], 1 - truth)}
+    (comparison,), obstacles, _ = compare(ours, turned, tmp_path)
     assert not obstacles
     assert (comparison.gained, comparison.lost) == (0, 0)
 
@@ -176,8 +189,8 @@ def test_other_test_splits_need_force(tmp_path: Path) -> None:
     manifest = publish(tmp_path, 1, TRUTH - 0.5)
     renamed = manifest.model_copy(update={"test_metrics": {"others": manifest.test_metrics["levels"]}})
     for other, name, draft in (
-        (correct(150)["levels"], "others", renamed),
-        (correct(150)["levels"][:-1], "levels", manifest),
+        (answers(150)["levels"], "others", renamed),
+        (answers(150, 199)["levels"], "levels", manifest),
     ):
         with pytest.raises(PublishError, match=r"(test split.*version 1|version 1.*test split).*--force"):
             gate.pass_gate({name: other}, draft, tmp_path, force=False)
@@ -191,11 +204,11 @@ def test_the_best_version_is_compared_too(tmp_path: Path) -> None:
     for manifest, accuracy in ((first, 1.0), (second, 0.8)):
         metrics = {"levels": Metrics(n=200, accuracy=accuracy, nll=0, ece=0)}
         manifest.model_copy(update={"test_metrics": metrics}).write(tmp_path / str(manifest.version))
-    comparisons, _, verdict = compare(correct(140), second, tmp_path)
+    comparisons, _, verdict = compare(answers(140), second, tmp_path)
     assert [(each.version, each.is_worse) for each in comparisons] == [(2, False), (1, True)]
     assert "version 1, the best one" in verdict
     with pytest.raises(PublishError, match=r"worse: levels: .* version 1 has 100\.00%"):
-        gate.pass_gate(correct(140), second, tmp_path, force=False)
+        gate.pass_gate(answers(140), second, tmp_path, force=False)
 
 
 def test_a_best_version_that_cannot_be_compared_needs_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +220,11 @@ def test_a_best_version_that_cannot_be_compared_needs_force(tmp_path: Path, monk
     lengths = {1: 199, 2: 200}
     monkeypatch.setattr(
         gate,
-        "correct_answers",
-        lambda _session, manifest, *_: {"levels": correct(140)["levels"][: lengths[manifest.version]]},
+        "version_answers",
+        lambda _session, manifest, *_: answers(140, lengths[manifest.version]),
     )
     with pytest.raises(PublishError, match="200 examples, but 199 for version 1, the best one"):
-        gate.pass_gate(correct(140), second, tmp_path, force=False)
+        gate.pass_gate(answers(140), second, tmp_path, force=False)
 
 
 @pytest.mark.parametrize(
@@ -229,25 +242,25 @@ def test_another_draw_of_the_test_split_needs_force(change: dict[str, object], r
     manifest = publish(tmp_path, 1, TRUTH - 0.5).model_copy(update={"recipe": {"data": data}})
     manifest.write(tmp_path / "1")
     draft = manifest.model_copy(update={"recipe": {"data": {**data, **change}}})
-    obstacles = compare(correct(TRUTH), draft, tmp_path).obstacles
+    obstacles = compare(answers(TRUTH), draft, tmp_path).obstacles
     assert [next(iter(change)) in each for each in obstacles] == ([True] if refused else [])
 
 
 def test_a_model_that_equals_the_version_in_service_passes(tmp_path: Path) -> None:
     """With equal answers nothing is lost: p is 1."""
     manifest = publish(tmp_path, 1, 120.5)
-    verdict = gate.pass_gate(correct(120.5), manifest, tmp_path, force=False)
+    verdict = gate.pass_gate(answers(120.5), manifest, tmp_path, force=False)
     assert "0 examples gained, 0 lost, p = 1" in verdict
 
 
 def test_a_model_must_surpass_the_largest_class(tmp_path: Path) -> None:
     """An accuracy of the baseline is refused also for the first version, unless forced."""
     manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
-    always_light = {"levels": (LEVELS >= TRUTH).numpy()}
+    always_light = answers(0)
     with pytest.raises(PublishError, match=r"levels, 50\.00%, is not above .* largest class, 50\.00%"):
-        gate.pass_gate(always_light, manifest, tmp_path, force=False, baselines={"levels": 0.5})
-    assert "although" in gate.pass_gate(always_light, manifest, tmp_path, force=True, baselines={"levels": 0.5})
-    assert gate.pass_gate(correct(TRUTH), manifest, tmp_path, force=False, baselines={"levels": 0.5})
+        gate.pass_gate(always_light, manifest, tmp_path, force=False, is_new=True)
+    assert "although" in gate.pass_gate(always_light, manifest, tmp_path, force=True, is_new=True)
+    assert gate.pass_gate(answers(TRUTH), manifest, tmp_path, force=False, is_new=True)
 
 
 def test_looks_at_the_test_splits_are_counted(tmp_path: Path) -> None:
@@ -262,19 +275,21 @@ def test_without_a_version_in_service_there_is_nothing_to_compare(tmp_path: Path
     manifest = publish(tmp_path / "elsewhere", 1, 99.5)
     home = tmp_path / "home"
     home.mkdir()
-    comparisons, obstacles, verdict = compare(correct(150), manifest, home)
+    comparisons, obstacles, verdict = compare(answers(150), manifest, home)
     assert not comparisons
     assert not obstacles
     assert "no version was in service" in verdict
 
 
-def test_correct_answers_of_a_published_model_are_those_of_its_graph(tmp_path: Path) -> None:
-    """Each value, in the order of the split, is whether the graph predicts the label."""
+def test_answers_of_a_published_model_are_those_of_its_graph(tmp_path: Path) -> None:
+    """Each row, in the order of the split, is what the graph predicts."""
     manifest = publish(tmp_path, 1, 129.5)
     session = Session(tmp_path / "1" / GRAPH, manifest, provider="cpu")
-    actual = gate.correct_answers(session, manifest, tmp_path / "1")
+    actual = gate.version_answers(session, manifest, tmp_path / "1", manifest)
     assert actual.keys() == {"levels"}
-    np.testing.assert_array_equal(actual["levels"], correct(130)["levels"])
+    expected = answers(130)["levels"]
+    np.testing.assert_array_equal(actual["levels"].probabilities.argmax(axis=1), expected.probabilities.argmax(axis=1))
+    np.testing.assert_array_equal(actual["levels"].truth, expected.truth)
 
 
 def test_a_model_of_unknown_data_cannot_be_measured(tmp_path: Path) -> None:
@@ -282,3 +297,59 @@ def test_a_model_of_unknown_data_cannot_be_measured(tmp_path: Path) -> None:
     manifest = publish(tmp_path, 1, 129.5).model_copy(update={"dataset": "secrets"})
     with pytest.raises(TrainingError, match="data set 'secrets'"):
         gate.tests_of(manifest, tmp_path / "1")
+
+
+def with_gate(manifest: Manifest, **table: str) -> Manifest:
+    return manifest.model_copy(update={"recipe": {"gate": table}})
+
+
+def test_the_gate_holds_on_the_metric_of_the_recipe(tmp_path: Path) -> None:
+    """Edges at 110 and 90 have one accuracy, but 90 and 100 % of the light images: a loss if their recall counts."""
+    manifest = publish(tmp_path, 1, 89.5)
+    assert gate.pass_gate(answers(110), manifest, tmp_path, force=False)
+    strict = with_gate(manifest, metric="recall", label="light")
+    with pytest.raises(PublishError, match=r"worse: levels: recall of 'light' 90.00% \(95 % interval 82.6-94.5 %\)"):
+        gate.pass_gate(answers(110), strict, tmp_path, force=False)
+    verdict = gate.pass_gate(answers(85), strict, tmp_path, force=False)
+    assert "recall of 'light' 100.00% (95 % interval 96.3-100.0 %), version 1 has 100.00%" in verdict
+    balanced = with_gate(manifest, metric="balanced-accuracy")
+    assert "balanced accuracy 95.00%" in gate.pass_gate(answers(110), balanced, tmp_path, force=False)
+
+
+def test_the_best_version_by_another_metric_is_measured(tmp_path: Path) -> None:
+    """A manifest does not have the metric: of three versions, the one that is measured to have the highest recall."""
+    for number, edge in enumerate((119.5, 79.5, 129.5), start=1):
+        manifest = publish(tmp_path, number, edge)
+    draft = with_gate(manifest, metric="recall", label="light")
+    comparisons, _, verdict = compare(answers(130), draft, tmp_path)
+    assert [(each.version, each.theirs.value, each.is_worse) for each in comparisons] == [(3, 0.7, False), (2, 1, True)]
+    assert "version 2, the best one" in verdict
+
+
+def test_a_model_must_surpass_the_baseline_of_the_metric(tmp_path: Path) -> None:
+    """Always naming a label has a full recall of it, but is refused; so is the F1 of always naming it."""
+    manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
+    for table, words in (
+        ({"metric": "recall", "label": "light"}, r"balanced accuracy on levels, 50.00%, is not above"),
+        ({"metric": "f1", "label": "light"}, r"F1 of 'light' on levels, 66.67%, is not above .* always naming 'light'"),
+        ({"metric": "roc-auc"}, r"ROC AUC on levels, 0.5000, is not above that of equal scores for all, 0.5000"),
+    ):
+        with pytest.raises(PublishError, match=words):
+            gate.pass_gate(answers(0), with_gate(manifest, **table), tmp_path, force=False, is_new=True)
+
+
+def test_a_metric_of_a_label_without_test_examples_needs_force(tmp_path: Path) -> None:
+    """The first 100 images are dark, so a recall of the light ones does not exist."""
+    manifest = with_gate(publish(tmp_path, 1, TRUTH - 0.5), metric="recall", label="light")
+    with pytest.raises(PublishError, match="levels has no example for recall of 'light'"):
+        gate.pass_gate(answers(TRUTH, 100), manifest, tmp_path, force=False, is_new=True)
+
+
+def test_an_accuracy_that_misleads_is_named(tmp_path: Path) -> None:
+    """Of 100 dark and 30 light images 69 % are right, less than always saying dark; the other figure is proposed."""
+    manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
+    with pytest.raises(PublishError, match=r"its balanced accuracy is 80\.00%; .*--set gate\.metric=balanced-accuracy"):
+        gate.pass_gate(answers(60, 130), manifest, tmp_path, force=False, is_new=True)
+    balanced = with_gate(manifest, metric="balanced-accuracy")
+    verdict = gate.pass_gate(answers(60, 130), balanced, tmp_path, force=False, is_new=True)
+    assert "holds on the balanced accuracy: 80.00% on levels (95 % interval" in verdict

@@ -298,7 +298,8 @@ def test_a_better_model_needs_no_force(published: Published, tmp_path: Path) -> 
         card = (publish(published.run, tmp_path, force=force) / CARD).read_text(encoding="utf-8")
         text = " ".join(card.split())
         assert "--force" not in text
-        assert f"accuracy 100.00%, version {number - 1} has 100.00% (0 examples gained, 0 lost, p = 1)" in text
+        value = "100.00% (95 % interval 88.6-100.0 %)"
+        assert f"accuracy {value}, version {number - 1} has {value}; 0 examples gained, 0 lost, p = 1" in text
     assert "no version was in service" in (published.version / CARD).read_text("utf-8")
 
 

@@ -64,6 +64,26 @@ def test_a_finished_run_has_the_metrics_of_its_result(made: Maker) -> None:
     assert "differ" not in text
 
 
+def with_recall(accuracy: float, recall: float) -> dict[str, Any]:
+    figures = {"balanced_accuracy": 0.6, "macro_f1": 0.5, "classes": {"right": {"recall": recall}}}
+    return {**result(accuracy), "validation_figures": figures}
+
+
+def test_runs_are_in_the_order_of_their_gate(made: Maker) -> None:
+    """Where all recipes name one metric it decides, in a column of its own; else the accuracy does, which is said."""
+    gate = {"metric": "recall", "label": "right"}
+    runs = [made("a", result=with_recall(0.9, 0.3), gate=gate), made("b", result=with_recall(0.8, 0.7), gate=gate)]
+    text = compare.table(runs, width=400)
+    header = next(number for number, line in enumerate(text.splitlines()) if "parameters" in line)
+    assert "balanced  recall of 'right'" in text.splitlines()[header]
+    assert [row(text, header + 1)[place] for place in (1, 9, 10)] == [str(runs[1]), "60.00%", "70.00%"]
+    assert row(text, header + 2)[1] == str(runs[0])
+    assert "the best recall of 'right' first" in text
+    mixed = compare.table([*runs, made("c", result=with_recall(0.85, 0.1))], width=400)
+    assert "different metrics" in mixed
+    assert mixed.index(str(runs[0])) < mixed.index(str(runs[1]))
+
+
 def test_an_unfinished_run_has_the_accuracy_of_its_last_epoch(made: Maker) -> None:
     """Its accuracy is marked and the mark explained; the metrics of finished runs alone are `-`."""
     text = compare.table([made("a", epochs=2)], width=400)
