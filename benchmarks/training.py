@@ -34,7 +34,7 @@ from training.fit.augment import augment
 from training.fit.optimise import optimiser
 from training.fit.precision import layout, prepare
 from training.fit.state import average_of
-from training.network.build import build, normalise
+from training.network.build import Normalise, build
 from training.recipe import schema as recipes
 from training.recipe.schema import Recipe
 
@@ -164,9 +164,11 @@ def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], T
 
 
 def _batches(recipe: Recipe, images: Tensor, labels: Tensor, *, channels_last: bool, side: int) -> Iterator[Batch]:
-    scale, size = normalise(recipe), int(recipe.batch_size)
+    assert isinstance(recipe.input, Image)
+    scale, size = Normalise(recipe.input.mean, list(recipe.input.std)), int(recipe.batch_size)
     for chosen in torch.randperm(len(labels)).split(size)[: len(labels) // size]:  # type: ignore[no-untyped-call]
-        batch = augment(scale(images[chosen]), recipe.augment, size=(side, side))
+        pixels = images[chosen].permute(0, 3, 1, 2).to(torch.float32)  # (N, H, W, 3) -> (N, 3, H, W)
+        batch = augment(pixels, recipe.augment, size=(side, side), scale=scale.scaled)
         yield layout(batch, recipe) if channels_last else batch.contiguous(), labels[chosen]
 
 
