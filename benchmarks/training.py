@@ -4,7 +4,8 @@
 
 The usual script: ImageFolder, a DataLoader with one worker for each processor, torchvision's transforms, float32, and
 the same network, batch size, resolution, augmentation and optimiser. Then the parts of Convoke's recipe are added step
-by step. Uses real photos if CONVOKE_DATA has the data set, else drawn ones. Saves the figures as JSON.
+by step. Each is measured in several passes, in alternation, since machines drift: the figure is the median. Uses real
+photos if CONVOKE_DATA has the data set, else drawn ones. Saves the figures as JSON.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import harmonic_mean, median
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ from training.fit.augment import augment
 from training.fit.optimise import optimiser
 from training.fit.precision import layout, prepare
 from training.fit.state import average_of
-from training.network.build import build, normalise
+from training.network.build import Normalise, build
 from training.recipe import schema as recipes
 from training.recipe.schema import Recipe
 
@@ -43,15 +45,20 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: what it adds to the previous variant, and photos per second."""
+    """One way to train: what it adds to the previous variant, and photos per second in each pass."""
 
     name: str
-    images_per_s: float
+    rates: list[float]
+
+    @property
+    def images_per_s(self) -> float:
+        return median(self.rates)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=1280, help="photos for each measurement (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=3, help="how often each is measured (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, default=processors.count(), help="torch's threads (default: %(default)s)"
     )
@@ -64,24 +71,31 @@ def main() -> None:
         is_drawn = not (root / "cat").is_dir()
         if is_drawn:
             root = _draw(Path(scratch), args.photos)
-        variants = _measure_all(recipe, root, args.photos)
+        variants = _measure_all(recipe, root, args.photos, args.passes)
     source = f"{args.photos} {'drawn' if is_drawn else 'real'} photos"
     print(f"alexnet, {recipe.input.height} px, batch {recipe.batch_size}, {args.threads} threads, {source}\n")  # type: ignore[union-attr]
     usual = variants[0].images_per_s
     cells = [
-        (variant.name, f"{variant.images_per_s:.0f}", f"{variant.images_per_s / usual:.1f}x") for variant in variants
+        (
+            variant.name,
+            f"{variant.images_per_s:.0f}",
+            f"{min(variant.rates):.0f} to {max(variant.rates):.0f}",
+            f"{variant.images_per_s / usual:.1f}x",
+        )
+        for variant in variants
     ]
-    print(*markdown_table(("training", "images/s", "compared with the usual script"), cells), sep="\n")
+    print(*markdown_table(("training", "images/s", "spread", "compared with the usual script"), cells), sep="\n")
     record = {
         "machine": platform.processor() or platform.machine(),
         "threads": args.threads,
         "photos": source,
         "images_per_s": {variant.name: variant.images_per_s for variant in variants},
+        "passes": {variant.name: variant.rates for variant in variants},
     }
     args.out.write_text(json.dumps(record, indent=2))
 
 
-def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
+def _measure_all(recipe: Recipe, root: Path, count: int, passes: int) -> list[Variant]:
     spec = recipe.input
     assert isinstance(spec, Image)
     data = ImageFolder(str(root), _usual_transforms(recipe, spec))
@@ -89,7 +103,8 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
     loader: DataLoader[Batch] = DataLoader(
         Subset(data, chosen), int(recipe.batch_size), shuffle=True, num_workers=processors.count(), drop_last=True
     )
-    variants = [Variant("the usual script", _rate(_Trainer(recipe), lambda: iter(loader)))]
+    usual = _Trainer(recipe)
+    ways: dict[str, Callable[[], float]] = {"the usual script": lambda: _rate(usual, lambda: iter(loader))}
     stored = spec.served(recipe.data.stored_side)
     start = time.perf_counter()
     paths = [Path(data.samples[index][0]) for index in chosen]
@@ -103,14 +118,17 @@ def _measure_all(recipe: Recipe, root: Path, count: int) -> list[Variant]:
 
     def add(name: str, train: _Trainer, *sides: int, channels_last: bool = True) -> None:
         """Add a variant; with several sides, each has the same number of epochs."""
-        rates = [_rate(train, batches(side, channels_last=channels_last)) for side in sides]
-        variants.append(Variant(name, len(rates) / sum(1 / rate for rate in rates)))
+        ways[name] = lambda: harmonic_mean(_rate(train, batches(side, channels_last=channels_last)) for side in sides)
 
     add("+ photos decoded once, whole batches augmented at once", _Trainer(recipe), spec.height, channels_last=False)
     add("+ channels last", _Trainer(recipe, channels_last=True), spec.height)
     bfloat16 = _Trainer(recipe, channels_last=True, bfloat16=True)
     add("+ bfloat16", bfloat16, spec.height)
     add(f"+ progressive resolution {recipe.resolutions}", bfloat16, *(recipe.resolutions or [spec.height]))
+    variants = [Variant(name, []) for name in ways]
+    for _ in range(passes):
+        for variant in variants:
+            variant.rates.append(ways[variant.name]())
     return variants
 
 
@@ -164,9 +182,11 @@ def _usual_transforms(recipe: Recipe, spec: Image) -> Callable[[Pillow.Image], T
 
 
 def _batches(recipe: Recipe, images: Tensor, labels: Tensor, *, channels_last: bool, side: int) -> Iterator[Batch]:
-    scale, size = normalise(recipe), int(recipe.batch_size)
+    assert isinstance(recipe.input, Image)
+    scale, size = Normalise(recipe.input.mean, list(recipe.input.std)), int(recipe.batch_size)
     for chosen in torch.randperm(len(labels)).split(size)[: len(labels) // size]:  # type: ignore[no-untyped-call]
-        batch = augment(scale(images[chosen]), recipe.augment, size=(side, side))
+        pixels = images[chosen].permute(0, 3, 1, 2).to(torch.float32)  # (N, H, W, 3) -> (N, 3, H, W)
+        batch = augment(pixels, recipe.augment, size=(side, side), scale=scale.scaled)
         yield layout(batch, recipe) if channels_last else batch.contiguous(), labels[chosen]
 
 

@@ -143,3 +143,14 @@ def test_label_names_are_pairs() -> None:
     assert new.label_names(["0=ham,1=spam", "2 = other"]) == {"0": "ham", "1": "spam", "2": "other"}
     with pytest.raises(RecipeError, match="LABEL=NAME"):
         new.label_names(["ham"])
+
+
+def test_uneven_classes_are_weighted_and_compared_alike(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 60 texts and 12, the recipe weights the classes, and versions are compared by the mean recall of both."""
+    lines = [f"{label},{sentence(label, seed)}" for label, n in (("ham", 60), ("spam", 12)) for seed in range(n)]
+    (workplace / "spam.csv").write_text("label,text\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    assert main(["new", "spam", "spam.csv", "--text", "text", "--label", "label"]) == 0
+    assert "5.0 times" in capsys.readouterr().out
+    recipe = schema.load("recipes/spam.toml")
+    assert recipe.loss.class_weights == "balanced"
+    assert recipe.gate.metric == "balanced-accuracy"

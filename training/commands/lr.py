@@ -45,10 +45,10 @@ def _lr(options: argparse.Namespace) -> None:
     caption = f"recipe {recipe.name}, {recipe.optimiser.name}, data {recipe.data.name}, training n = {len(train):,}"
     plots.write(rates.figure(ramp.rates, ramp.losses, smooth, suggestion, own, caption), output)
     lowest = ramp.rates[int(smooth.argmin())]
-    show(f"the loss fell from {smooth[0]:.4f} to {smooth.min():.4f}, its lowest, at {lowest:.2g}; picture: {output}")
+    show(f"the loss fell from {ramp.start:.4f} to {smooth.min():.4f}, its lowest, at {lowest:.2g}; picture: {output}")
     if suggestion is None:
         show("no learning rate lowered the loss by more than its noise, so none is suggested")
         return
-    show(f"suggested learning rate: {suggestion:g}, a tenth of that; the recipe has {own:g}. Try it with:")
+    show(f"suggested learning rate: {suggestion:g}, with 90 % of that fall; the recipe has {own:g}. Try it with:")
     given = "".join(f" --set '{each}'" for each in options.set if not each.startswith("optimiser.learning_rate="))
     show(f"  python -m training train {options.recipe}{given} --set optimiser.learning_rate={suggestion:g}")

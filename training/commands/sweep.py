@@ -89,7 +89,7 @@ def _run(sweep: "Sweep", folder: Path, plan: space.Plan, options: argparse.Names
     done = f"; {sweep.finished} are finished" if sweep.finished else ""
     show(f"sweep {folder}: {plan.trials} trials, {kind} {'; '.join(map(str, plan.axes))}{done}")
     show(f"chosen by {plan.gate.title} on the validation split; no trial sees the test splits")
-    show("if it stops, the same command continues it\n")
+    show("if it stops, the same command continues it\n" if sweep.finished < plan.trials else "")
     machine = run.find_machine(options.device)
     runs = sweep.run(machine, lambda run_folder: track.follow(options.track, run_folder))
     show(compare.table(runs, width=shutil.get_terminal_size((120, 24)).columns))

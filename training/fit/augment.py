@@ -4,7 +4,7 @@ All random numbers are drawn first, for the whole batch, so that processes that 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
@@ -34,26 +34,43 @@ def draw(options: Augment, count: int) -> Tensor:
     return torch.cat([draws, torch.rand(_MORE, count) * 2 - 1]) if has_more else draws
 
 
-def augment(images: Tensor, options: Augment, draws: Tensor | None = None, size: Size | None = None) -> Tensor:
-    """Change each image by its own draws: scaled float32 (N, C, H, W) -> the same, or (N, C, *size).
+def augment(
+    images: Tensor,
+    options: Augment,
+    draws: Tensor | None = None,
+    size: Size | None = None,
+    scale: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Tensor:
+    """Change each image by its own draws: float32 (N, C, H, W) -> scaled (N, C, H, W), or (N, C, *size).
+
+    The images are scaled, or `scale` scales them when they have their size: stored ones can have several times as many
+    pixels, and what moves pixels is the same before and after scaling.
 
     Pixels from outside the image repeat its border. Interpolation is bilinear (Jaderberg et al., 2015); where whole
     images are shrunk to less than two thirds, each pixel is the mean of several, since images are antialiased for
     serving, too. Noise and hue are functions of their own.
     """
+    if draws is None:
+        draws = no_draws(len(images)) if options == Augment() else draw(options, len(images))
+    draws = draws.to(images.device)
+    moved = _move(images, options, draws, size or (images.shape[2], images.shape[3]))
+    return _recolour(scale(moved), options, draws)
+
+
+def _move(images: Tensor, options: Augment, draws: Tensor, size: Size) -> Tensor:
     count, channels, height, width = images.shape
-    size = size or (height, width)
-    if options == Augment() and (height, width) == size:
+    if not _moves(options) and (height, width) == size:
         return images
     if not count:  # grid_sample refuses the empty share that a process may have of a small batch
         return images.new_empty([count, channels, *size])
-    draws = (draw(options, count) if draws is None else draws).to(images.device)
+    theta = _affine(options, draws, height, width)
+    if len(draws) > _AFFINE:
+        theta = _crop(options, draws[_AFFINE : _AFFINE + _CROP], draws[_AFFINE + _CROP + _COLOUR :], theta)
+    return _warp(images, theta, size, _samples(options, (height, width), size))
+
+
+def _recolour(images: Tensor, options: Augment, draws: Tensor) -> Tensor:
     more = draws[_AFFINE + _CROP + _COLOUR :]
-    if _moves(options) or (height, width) != size:
-        theta = _affine(options, draws, height, width)
-        if len(draws) > _AFFINE:
-            theta = _crop(options, draws[_AFFINE : _AFFINE + _CROP], more, theta)
-        images = _warp(images, theta, size, _samples(options, (height, width), size))
     if _changes_colour(options):
         images = _colour(options, draws[_AFFINE + _CROP :], images)
     if options.blur_px:
@@ -63,7 +80,12 @@ def augment(images: Tensor, options: Augment, draws: Tensor | None = None, size:
 
 def resize(images: Tensor, size: Size) -> Tensor:
     """Images float32 (N, C, H, W) -> (N, C, *size), as `augment` resizes them."""
-    return augment(images, Augment(), torch.zeros(_AFFINE, len(images)), size)
+    return augment(images, Augment(), no_draws(len(images)), size)
+
+
+def no_draws(count: int) -> Tensor:
+    """Draws of `count` images that change nothing: (5, count)."""
+    return torch.zeros(_AFFINE, count)
 
 
 def rotate_hue(images: Tensor, turns: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from training.data.schema import Image
 from training.fit import augment
 from training.fit.parallel import Machine
 from training.fit.precision import layout
-from training.network.build import normalise
+from training.network.build import Normalise
 from training.recipe.schema import Augment, Recipe
 
 _CHUNK = 50  # batches of texts that are sorted by length among themselves
@@ -76,14 +76,15 @@ class ImageLoader:
         self._machine = machine
         assert isinstance(recipe.input, Image), "loads images"
         self._size = (side, side) if recipe.resolutions else (recipe.input.height, recipe.input.width)
-        self._scale = normalise(recipe).to(machine.device)
+        self._scale = Normalise(recipe.input.mean, list(recipe.input.std)).to(machine.device)
         self._mean, self._std = torch.tensor(recipe.input.mean), torch.tensor(list(recipe.input.std))
         self._random = recipe.augment != Augment()
 
     def load(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled images float32 (n, C, H, W), and labels int64 (n)."""
+        """Images float32 (n, C, H, W) from 0 to 255, and labels int64 (n)."""
         share, device = chosen[self._machine.world.rows(len(chosen))], self._machine.device
-        return self._scale(self._split.inputs[share].to(device)), self._split.labels[share].to(device)
+        images = self._split.inputs[share].to(device).permute(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
+        return images.to(torch.float32), self._split.labels[share].to(device)
 
     def plain(self, chosen: Tensor) -> Tensor:
         """The chosen images without augmentation, whatever the processes: float32 (N, C, height, width)."""
@@ -91,13 +92,18 @@ class ImageLoader:
         return layout(augment.resize(images, self._size), self._recipe)
 
     def augment(self, images: Tensor, batch_size: int) -> Tensor:
-        """float32 (n, C, H, W) -> (n, C, height, width) in the memory layout of the network."""
+        """float32 (n, C, H, W) from 0 to 255 -> scaled (n, C, height, width) in the memory layout of the network."""
         options, rows, device = self._recipe.augment, self._machine.world.rows(batch_size), self._machine.device
-        draws = augment.draw(options, batch_size)[:, rows] if self._random else None
-        if options.hue and draws is not None:
+        draws = augment.draw(options, batch_size)[:, rows] if self._random else augment.no_draws(len(images))
+
+        def scale(images: Tensor) -> Tensor:
+            images = self._scale.scaled(images)
+            if not options.hue:
+                return images
             turns = (draws[augment.HUE] * options.hue).to(device)
-            images = augment.rotate_hue(images, turns, self._mean.to(device), self._std.to(device))
-        images = augment.augment(images, options, draws, self._size)
+            return augment.rotate_hue(images, turns, self._mean.to(device), self._std.to(device))
+
+        images = augment.augment(images, options, draws, self._size, scale)
         if options.noise:
             images = images + torch.randn(batch_size, *images.shape[1:])[rows].to(device) * options.noise
         return layout(images, self._recipe)

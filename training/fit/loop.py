@@ -104,7 +104,10 @@ def _check_batches(recipe: Recipe, examples: int, batch_size: int, world: World)
         return
     if recipe.batch_size != "full" and recipe.batch_size > examples:
         say(f"batch_size: {recipe.batch_size} is more than the {examples:,} training examples: an epoch is one step")
-    last = 1 - 1 / (math.ceil(count / recipe.accumulate) * recipe.epochs)
+    steps = math.ceil(count / recipe.accumulate) * recipe.epochs
+    if recipe.schedule.warmup and recipe.schedule.warmup * steps < 1:
+        say(f"schedule.warmup: {recipe.schedule.warmup:g} of {steps} steps is less than one: it has no effect")
+    last = 1 - 1 / steps
     late = [milestone for milestone in recipe.schedule.milestones if milestone > last]
     if recipe.schedule.name == "step" and late:
         say(f"schedule.milestones: {late[0]:g} is after the last step, which begins at {last:.3g}: it has no effect")
@@ -208,9 +211,9 @@ class Trainer:
         optimiser.zero_grad()
         total = sum(map(len, group))
         for part, chosen in enumerate(group):
-            # Scaled images float32 (n, C, H, W), or token ids int32 (N, L); labels int64 (n).
+            # Images float32 (n, C, H, W) from 0 to 255, or token ids int32 (N, L); labels int64 (n).
             inputs, labels = loader.load(chosen)
-            # float32 (n, C, side, side), or token ids int64 (n, at most L).
+            # Scaled images float32 (n, C, side, side), or token ids int64 (n, at most L).
             inputs = loader.augment(inputs, len(chosen))
             with world.own_draws(recipe.seed, *place, part), autocast(self._machine.device, recipe.precision):
                 logits = self._network(inputs)  # (n, classes)

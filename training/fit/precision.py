@@ -50,8 +50,8 @@ def _examples(recipe: Recipe) -> Tensor:
 
 
 def prepare(network: nn.Sequential, recipe: Recipe, device: torch.device) -> nn.Sequential:
-    """Move a network to `device`, its filters in the memory layout of its images."""
-    if _channels_last(recipe):
+    """Move a network to `device`, its filters in the memory layout of its images; torch has none for filters in 3-D."""
+    if _channels_last(recipe) and all(weights.ndim <= 4 for weights in network.parameters()):  # noqa: PLR2004 -- O, I, H, W
         network.to(memory_format=torch.channels_last)
     return network.to(device)
 

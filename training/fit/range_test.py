@@ -21,10 +21,10 @@ from training.fit.state import initial_state
 from training.recipe.schema import Recipe
 
 LOWEST, HIGHEST = 1e-6, 10.0
-MIN_STEPS, MAX_STEPS = 100, 400
-_SMOOTHING = 0.03  # of the steps: the standard deviation of the window
+MIN_STEPS, MAX_STEPS = 200, 400
+_SMOOTHING = 0.04  # of the steps: the standard deviation of the window
 _RISE = 4.0  # times the lowest loss
-_SHARE = 0.1  # of the rate with the lowest loss
+_REST = 0.1  # of the fall of the loss
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,23 @@ class Ramp:
         return smooth
 
     @property
+    def start(self) -> float:
+        """The loss before the rate is high enough to change it: the median of the first tenth of the steps."""
+        return float(np.median(self.losses[: max(self.planned // 10, 1)]))
+
+    @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate with the lowest loss, to two digits; None if the loss never fell."""
+        """The lowest rate with nine tenths of the fall to the lowest loss, to two digits; None if it never fell."""
         smooth = self.smoothed
         if len(smooth) < MIN_STEPS // 10 or smooth.min() > 0.95 * smooth[0]:
             return None
-        return float(f"{self.rates[int(smooth.argmin())] * _SHARE:.2g}")
+        lowest = int(smooth.argmin())
+        above = np.flatnonzero(smooth[:lowest] > smooth.min() + _REST * (self.start - smooth.min()))
+        return float(f"{self.rates[int(above[-1]) + 1 if len(above) else 0]:.2g}")
 
 
 def steps_of(recipe: Recipe, examples: int) -> int:
-    """The steps of the test: those of an epoch, at least 100 and at most 400."""
+    """The steps of the test: those of an epoch, at least 200 and at most 400."""
     batch_size = examples if recipe.batch_size == "full" else min(recipe.batch_size, examples)
     steps = math.ceil(math.ceil(examples / batch_size) / recipe.accumulate)
     return min(max(steps, MIN_STEPS), MAX_STEPS)
@@ -88,7 +95,7 @@ def run(recipe: Recipe, train: Split, machine: Machine, on_step: Callable[[float
     planned, (low, high) = steps_of(recipe, len(train)), bounds(recipe)
     ramp = Ramp([], [], planned)
     trainer.train_mode()
-    smooth, weight, lowest, first = 0.0, 0.0, math.inf, math.inf
+    smooth, weight, lowest = 0.0, 0.0, math.inf
     with memory_checked(1, batch_size):
         for step, group in zip(range(planned), _groups(recipe, train, batch_size), strict=False):
             rate, sums = low * (high / low) ** (step / (planned - 1)), Sums()
@@ -99,9 +106,11 @@ def run(recipe: Recipe, train: Split, machine: Machine, on_step: Callable[[float
             on_step(rate, loss)
             if not math.isfinite(loss):
                 break
-            smooth, weight = 0.8 * smooth + 0.2 * loss, 0.8 * weight + 0.2
-            first, lowest = min(first, loss) if step == 0 else first, min(lowest, smooth / weight)
-            if smooth / weight > max(_RISE * lowest, 1.2 * first):
+            smooth, weight = 0.9 * smooth + 0.1 * loss, 0.9 * weight + 0.1
+            if step < planned // 10:
+                continue
+            lowest = min(lowest, smooth / weight)
+            if smooth / weight > max(_RISE * lowest, 1.2 * ramp.start):
                 break
     return ramp
 

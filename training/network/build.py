@@ -311,7 +311,11 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        return images.to(torch.float32) * self.get_buffer("scale") + self.get_buffer("shift")
+        return self.scaled(images.to(torch.float32))
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Images float32 (N, C, H, W) from 0 to 255 -> scaled."""
+        return images * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 class Ids(nn.Module):

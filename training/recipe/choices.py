@@ -139,6 +139,7 @@ def comments(seen: Look) -> dict[str, str]:
         "data.test": splits,
         "data.validation": "for choices and the calibration; of the examples that are left",
         "loss.class_weights": "examples of small classes count more",
+        "gate.metric": "what later versions are compared by; here small classes count as much as others, too",
         "loss.label_smoothing": "against overconfidence",
         "optimiser.learning_rate": "lower it if the loss rises",
         "augment": "random changes in each epoch; {} switches them off",

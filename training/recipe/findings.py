@@ -79,7 +79,7 @@ def _warnings(seen: Look) -> Iterator[str]:
     if largest >= UNEVEN * smallest:
         yield (
             f"the largest class has {largest / smallest:.1f} times the examples of the smallest; the recipe weights "
-            "the classes (loss.class_weights)"
+            "the classes (loss.class_weights), and versions are compared by their balanced accuracy (gate.metric)"
         )
     for title, name in (("training", "train"), ("validation", "validation"), ("test", "test")):
         absent = sorted(set(seen.labels) - {each.label for each in seen.of(name)})  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ def recipe(name: str, seen: Look, overrides: Sequence[str] = ()) -> tuple[schema
     counts = Counter(each.label for each in seen.of("train"))
     if max(counts.values()) >= UNEVEN * min(counts.values()):
         table["loss"]["class_weights"] = "balanced"
+        table["gate"] = {"metric": "balanced-accuracy"}
     data = seen.data.model_dump(exclude_defaults=True, exclude_none=True)
     title = seen.data.title
     table = {

@@ -186,7 +186,10 @@ class Recipe(Section):
         if self.accumulate > 1 and self.batch_size == "full":
             raise ValueError("accumulate: has no effect with batch_size = 'full', which has one batch in an epoch")
         if self.data.folds and self.gate != Gate():
-            raise ValueError("gate.metric: has no effect with data.folds, since a cross-validation publishes nothing")
+            raise ValueError(
+                "gate.metric: has no effect with data.folds, since a cross-validation publishes nothing; unset it with "
+                "--set gate="
+            )
         fault = self.gate.fault(self.labels)
         if fault:
             raise ValueError(fault)

@@ -151,8 +151,20 @@ def _below(answers: Mapping[str, Answers], measure: Measure, labels: list[str]) 
         if value <= baseline:
             yield (
                 f"the {measure.gate.title} on {name}, {measure.gate.show(value)}, is not above that of {how}, "
-                f"{measure.gate.show(baseline)}"
+                f"{measure.gate.show(baseline)}{_hint(measure, probabilities, truth, labels)}"
             )
+
+
+def _hint(measure: Measure, probabilities: Probabilities, truth: Truth, labels: list[str]) -> str:
+    """What to do where an accuracy is that of the largest class, but small ones are classified, too."""
+    balanced = Measure(Gate(metric="balanced-accuracy"), labels)
+    value = balanced.value(balanced.outcome(probabilities), truth)
+    if measure.gate.metric != "accuracy" or value <= balanced.baseline(truth)[1]:
+        return ""
+    return (
+        f" (its balanced accuracy is {value:.2%}; if small classes are as important as others, train with "
+        "--set gate.metric=balanced-accuracy)"
+    )
 
 
 def compare(answers: Mapping[str, Answers], manifest: Manifest, home: Path) -> Judgement:

@@ -48,7 +48,9 @@ def short(names: Sequence[str], width: int) -> list[str]:
 
 def caption(text: str, width: int) -> str:
     """A caption as `drawable`, in lines of up to `width` letters, with breaks between its parts."""
-    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in drawable(text).split(", ")]
+    parts = [
+        part.replace(" ", "\N{NO-BREAK SPACE}") if len(part) < width else part for part in drawable(text).split(", ")
+    ]
     lines = textwrap.wrap(", ".join(parts), width, break_on_hyphens=False)
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 

@@ -56,14 +56,21 @@ def image_figure(
     return figure
 
 
-def text_page(texts: Sequence[str], mistakes: Sequence[Mistake], names: Sequence[str], caption: str = "") -> str:
-    """The most confident mistakes among N texts in Markdown, at most `MAX_SHOWN`, each text in full with its number."""
+def text_page(
+    texts: Sequence[str],
+    mistakes: Sequence[Mistake],
+    names: Sequence[str],
+    sources: Sequence[str] | None = None,
+    caption: str = "",
+) -> str:
+    """The most confident mistakes among N texts in Markdown, at most `MAX_SHOWN`, each text in full with its source.
+
+    Without `sources`, the source is the number of the example.
+    """
     parts = [f"# {_title(len(mistakes), len(texts))}", *([caption] if caption else [])]
     for number, mistake in enumerate(mistakes[:MAX_SHOWN], start=1):
-        heading = (
-            f"{names[mistake.label]}, predicted {names[mistake.prediction]} ({mistake.probability:.2%}), "
-            f"example {mistake.index}"
-        )
+        source = f"example {mistake.index}" if sources is None else sources[mistake.index]
+        heading = f"{names[mistake.label]}, predicted {names[mistake.prediction]} ({mistake.probability:.2%}), {source}"
         # Markdown shows a block that is indented by four spaces unchanged, whatever markup the text holds.
         block = textwrap.fill(texts[mistake.index], 100, initial_indent="    ", subsequent_indent="    ")
         parts.append(f"## {number}. {heading}\n\n{block or '    (empty)'}")

@@ -316,7 +316,7 @@ def filters(weights: Floats, caption: str = "", *, over_images: bool = True) -> 
     tiles = filter_tiles(shown, in_colour=is_tile)
     columns = min(math.ceil(math.sqrt(count * 1.6)), count) if is_tile else min(channels, _CHANNELS)
     image = _mosaic(tiles, columns)
-    inches = min(max(columns * 0.75, 4.5), 12)
+    inches = min(max(columns * 0.75, 3), 12)
     tall = min(inches * image.shape[0] / image.shape[1], 14)
     figure = Figure(figsize=(inches + 0.9, tall + 1.1), layout="constrained")
     axes = figure.subplots()

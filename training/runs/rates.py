@@ -38,9 +38,9 @@ def figure(
     if suggestion is not None:
         axes.axvline(suggestion, color=_SUGGESTED, linewidth=1.6, label=f"suggested: {suggestion:g}")
     axes.axvline(own, color=_OWN, linewidth=1.4, linestyle="--", label=f"the recipe: {own:g}")
-    low, high = float(smooth.min()), float(smooth[0])
+    low, high = float(smooth.min()), float(smooth[: int(smooth.argmin()) + 1].max())
     if high > low:  # the rise at the end would hide the fall
-        axes.set_ylim(max(low - 0.15 * (high - low), 0), high + 0.6 * (high - low))
+        axes.set_ylim(max(low - 0.3 * (high - low), 0), high + 0.6 * (high - low))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss of the recipe")
     axes.set_title("Range test of the learning rate", pad=10)

@@ -63,7 +63,9 @@ def write(
     if data.tokenizer is None:
         figures["mistakes"] = mistakes.image_figure(split.inputs.numpy(), wrong, labels, split.files, caption)
     else:
-        pages["mistakes"] = mistakes.text_page(_texts(split.inputs, data.tokenizer), wrong, labels, caption)
+        pages["mistakes"] = mistakes.text_page(
+            _texts(split.inputs, data.tokenizer), wrong, labels, split.files, caption
+        )
         ngrams = strongest.page(network, split, data.tokenizer, caption)
         pages |= {"filters": ngrams} if ngrams else {}
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # of MLflow's own use
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",  # its folders are in maintenance, and refused without this
 }
 
@@ -102,7 +104,7 @@ class Tracker:
                 pause_s = _INTERVAL_S
             except Exception as error:  # noqa: BLE001 -- whatever a tracker does, the training goes on
                 pause_s = _PAUSE_S
-                self._tell(str(error).splitlines()[0][:200] if str(error) else type(error).__name__)
+                self._tell(_cause(error))
             if is_last:
                 return
 
@@ -175,6 +177,13 @@ class Tracker:
         self._client.set_tag(state.run_id, "convoke.version", f"{manifest.model}/{manifest.version}")
         for name in ("card.md", "manifest.json"):
             self._client.log_artifact(state.run_id, str(version / name))
+
+
+def _cause(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return (
+        "it cannot be reached" if "ConnectionPool" in text else shorten(text.splitlines()[0], 150, placeholder=" ...")
+    )
 
 
 def _result_metrics(result: Result) -> Iterator[tuple[str, float]]:

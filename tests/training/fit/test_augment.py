@@ -303,6 +303,16 @@ def test_a_word_is_dropped_where_its_draw_is_below_the_share() -> None:
     assert drop_words(tokens, 0.2, draws).dtype == torch.int32
 
 
+def test_images_can_be_scaled_when_they_have_their_size() -> None:
+    """What moves pixels gives the same before and after scaling, for all changes together."""
+    options = Augment(crop=0.5, flip=True, rotate_deg=10, shift_px=1, brightness=0.3, contrast=0.3, tint=0.1, erase=0.2)
+    pixels = torch.randint(0, 256, (6, 3, 20, 24)).float()
+    draws = draw(options, 6)
+    before = augment(pixels / 64 - 2, options, draws, (8, 9))
+    after = augment(pixels, options, draws, (8, 9), lambda images: images / 64 - 2)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
 def test_shrunk_images_have_the_gradient_energy_of_served_ones() -> None:
     """Within a fifth of that of Pillow's bilinear filter; without antialiasing it is 1.3 to 1.5 times as large.
 

@@ -251,10 +251,9 @@ def test_step_equals_torch_s() -> None:
     assert actual == pytest.approx(expected)
 
 
-def test_a_milestone_of_0_and_a_factor_of_1_are_allowed() -> None:
+def test_a_milestone_of_0_is_allowed() -> None:
     """A milestone takes effect at the first step that is not before it, which may be step 0."""
     assert rates("step", 4, milestones=[0.0], factor=0.5) == [0.5] * 4
-    assert rates("step", 4, milestones=[0.5], factor=1.0) == [1.0] * 4
     assert rates("step", 3, milestones=[0.5], factor=0.5) == [1.0, 1.0, 0.5]
 
 

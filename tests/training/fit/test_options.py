@@ -65,12 +65,13 @@ def test_what_has_no_effect_on_few_examples_is_refused_or_said(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """More batches to accumulate than an epoch has; a batch larger than the data; a milestone after the last step."""
+    """More batches to accumulate than there are; a batch larger than the data; parts of a schedule without a step."""
     few = {"layers": LINEAR, "epochs": 2, "optimiser": SGD}
     with pytest.raises(RecipeError, match=r"accumulate: 4 .* 3 batches .* 30 examples"):
         fit(recipe_with(**few, batch_size=12, accumulate=4), stripes(30), None, tmp_path / "refused.pt")
-    step = {"name": "step", "milestones": [0.5, 0.75]}
-    for examples, said in ((30, ["batch_size: 31", "schedule.milestones: 0.75"]), (31 * 4, [])):
+    step = {"name": "step", "milestones": [0.5, 0.75], "warmup": 0.2}
+    few_said = ["batch_size: 31", "schedule.warmup: 0.2 of 2 steps", "schedule.milestones: 0.75"]
+    for examples, said in ((30, few_said), (31 * 4, [])):
         fit(recipe_with(**few, batch_size=31, schedule=step), stripes(examples), None, tmp_path / f"{examples}.pt")
         lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("epoch ")]
         assert len(lines) == len(said)

@@ -31,6 +31,14 @@ def never(*_arguments: object) -> NoReturn:
     pytest.fail("measured although the recipe names its precision")
 
 
+def test_three_dimensional_filters_over_colours_are_prepared(recipe_with: Callable[..., Recipe]) -> None:
+    """Torch has no channels-last layout for them; they keep their own, and the network computes."""
+    layers = [{"reshape": [1, 3, 6, 9]}, {"conv": 2, "kernel": [2, 3, 3]}, FLAT, OUT]
+    recipe = recipe_with(input=COLOUR, layers=layers)
+    network = prepare(build(recipe), recipe, CPU)
+    assert network(layout(torch.zeros(2, 3, 6, 9), recipe)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_the_named_precision_is_used(
     named: str, recipe_with: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch

@@ -343,3 +343,13 @@ def test_a_metric_of_a_label_without_test_examples_needs_force(tmp_path: Path) -
     manifest = with_gate(publish(tmp_path, 1, TRUTH - 0.5), metric="recall", label="light")
     with pytest.raises(PublishError, match="levels has no example for recall of 'light'"):
         gate.pass_gate(answers(TRUTH, 100), manifest, tmp_path, force=False, is_new=True)
+
+
+def test_an_accuracy_that_misleads_is_named(tmp_path: Path) -> None:
+    """Of 100 dark and 30 light images 69 % are right, less than always saying dark; the other figure is proposed."""
+    manifest = publish(tmp_path / "elsewhere", 1, TRUTH - 0.5)
+    with pytest.raises(PublishError, match=r"its balanced accuracy is 80\.00%; .*--set gate\.metric=balanced-accuracy"):
+        gate.pass_gate(answers(60, 130), manifest, tmp_path, force=False, is_new=True)
+    balanced = with_gate(manifest, metric="balanced-accuracy")
+    verdict = gate.pass_gate(answers(60, 130), balanced, tmp_path, force=False, is_new=True)
+    assert "holds on the balanced accuracy: 80.00% on levels (95 % interval" in verdict

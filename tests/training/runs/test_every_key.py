@@ -157,6 +157,8 @@ VALUES: dict[str, Any] = {
 }
 METADATA = {"name", "task", "description"}
 """What a run, a version and a card are called."""
+GATE = {"gate.metric", "gate.label"}
+"""What a publication compares: test_gate.py has its effects."""
 JUDGEMENT = {"gate.metric", "gate.label"}
 """What decides after a run; the tests of the gate, of sweeps and of `compare` change it."""
 
@@ -390,7 +392,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_key_has_a_value_to_change_it_to() -> None:
     """A key that is added to the schema must be added here, too, and is tested then."""
-    assert set(keys()) == set(VALUES) | METADATA | JUDGEMENT
+    assert set(keys()) == set(VALUES) | METADATA | GATE | JUDGEMENT
 
 
 @pytest.mark.slow

@@ -55,6 +55,10 @@ def test_mistaken_texts_are_complete_and_unchanged() -> None:
         "## 2. negative, predicted positive (80.00%), example 3",
         "## 3. negative, predicted positive (70.00%), example 0",
     ]
+    named = mistakes.text_page(
+        ["a", "b", "c", "d"], wrong[:1], ["negative", "positive"], [f"t.csv, row {n}" for n in "5678"]
+    )
+    assert "## 1. positive, predicted negative (90.00%), t.csv, row 6\n" in named
     block = [line for line in page.splitlines() if line.startswith("    ")]
     assert " ".join(line.strip() for line in block) == f"# bad  - really (empty) {long.strip()}"
     assert max(map(len, block)) <= 104
