@@ -89,7 +89,7 @@ def test_what_a_running_process_writes_is_kept(workplace: Path) -> None:
 def test_train(workplace: Path) -> None:
     """While the second checkpoint is written: the run continues from the first, and a new one can begin."""
     assert main(["new", "shades", "photos", "--set", "epochs=3"]) == 0
-    killed("training.fit.checkpoint.os.fsync", "train", "recipes/shades.toml", "--threads", "1", calls=2)
+    killed("os.fsync", "train", "recipes/shades.toml", "--threads", "1", calls=2)
     (run,) = (workplace / "runs" / "shades").iterdir()
     assert (run / "fit.pt").exists()
     assert not (run / "result.json").exists()

@@ -49,6 +49,6 @@ def _lr(options: argparse.Namespace) -> None:
     if suggestion is None:
         show("no learning rate lowered the loss by more than its noise, so none is suggested")
         return
-    show(f"suggested learning rate: {suggestion:g}, a tenth of that; the recipe has {own:g}. Try it with:")
+    show(f"suggested learning rate: {suggestion:g}, with 90 % of that fall; the recipe has {own:g}. Try it with:")
     given = "".join(f" --set '{each}'" for each in options.set if not each.startswith("optimiser.learning_rate="))
     show(f"  python -m training train {options.recipe}{given} --set optimiser.learning_rate={suggestion:g}")

@@ -24,7 +24,7 @@ LOWEST, HIGHEST = 1e-6, 10.0
 MIN_STEPS, MAX_STEPS = 200, 400
 _SMOOTHING = 0.04  # of the steps: the standard deviation of the window
 _RISE = 4.0  # times the lowest loss
-_SHARE = 0.1  # of the rate with the lowest loss
+_REST = 0.1  # of the fall of the loss
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ class Ramp:
 
     @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate with the lowest loss, to two digits; None if the loss never fell."""
+        """The lowest rate with nine tenths of the fall to the lowest loss, to two digits; None if it never fell."""
         smooth = self.smoothed
         if len(smooth) < MIN_STEPS // 10 or smooth.min() > 0.95 * smooth[0]:
             return None
-        return float(f"{self.rates[int(smooth.argmin())] * _SHARE:.2g}")
+        lowest = int(smooth.argmin())
+        above = np.flatnonzero(smooth[:lowest] > smooth.min() + _REST * (self.start - smooth.min()))
+        return float(f"{self.rates[int(above[-1]) + 1 if len(above) else 0]:.2g}")
 
 
 def steps_of(recipe: Recipe, examples: int) -> int:

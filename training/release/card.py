@@ -187,7 +187,7 @@ def baseline_text(metrics: Mapping[str, Metrics], majority: Mapping[str, float],
         if name in linear:
             text += f", logistic regression over TF-IDF {linear[name]:.2%}"
             if linear[name] > metrics[name].accuracy:
-                text += "; **this network is worse than that**"
+                text += "; **the accuracy of this network is lower**"
         sentences.append(f"{text}.")
     return " ".join(sentences)
 

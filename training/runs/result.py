@@ -114,8 +114,10 @@ class Result(Saved):
                 baseline += f", {each.title} {each.show(value)}"
         if self.linear is not None:
             baseline += f", logistic regression over TF-IDF {self.linear:.2%}"
-            if self.linear > metrics.accuracy:
+            if self.linear > metrics.accuracy and gate.metric == "accuracy":
                 baseline += ": THE BASELINE IS BETTER, so train longer, with more examples, or use it"
+            elif self.linear > metrics.accuracy:
+                baseline += f", a higher accuracy, but the gate holds on the {gate.title}"
         return (
             f"trained in {self.seconds:,.0f} s; validation accuracy {metrics.accuracy:.2%} (n = {metrics.n:,})"
             f"{baseline}, calibration error {metrics.ece:.4f}, temperature {self.calibration_text}"
