@@ -107,7 +107,7 @@ def main() -> None:
     figures: list[Figure] = []
     omitted: list[str] = []
     for folder, manifest in latest_versions(args.models).items():
-        figures += _inference(folder, manifest, setups, args.seconds, omitted, end)
+        figures += measure(folder, manifest, setups, args.seconds, omitted, end)
     device = torch.device(args.provider)
     training = _training(device, args.seconds, end)
     seconds = _all_reduce(device)
@@ -129,7 +129,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     return figure.model, figure.setup, str(figure.batch), *numbers
 
 
-def _inference(
+def measure(
     folder: Path, manifest: Manifest, setups: list[Setup], seconds: float, omitted: list[str], end: float
 ) -> Iterator[Figure]:
     """One model in all set-ups; what cannot run is added to `omitted` with the reason."""
@@ -139,12 +139,13 @@ def _inference(
     for setup in setups:
         name = f"{manifest.model} {manifest.version}"
         if setup.precision not in manifest.precisions:
+            omitted.append(f"{name}, {setup.name}: the version has no graph in {setup.precision}")
             continue
         if time.monotonic() > end:
             omitted.append(f"{name}, {setup.name}: no time was left")
             continue
         try:
-            session = _open(folder, manifest, setup)
+            session = open_session(folder, manifest, setup)
         except ConvokeError as error:
             omitted.append(f"{name}, {setup.name}: {error}")
             continue
@@ -158,7 +159,7 @@ def _inference(
             )  # fmt: skip
 
 
-def _open(folder: Path, manifest: Manifest, setup: Setup) -> Session:
+def open_session(folder: Path, manifest: Manifest, setup: Setup) -> Session:
     """A session; the service itself always allows TF32."""
     options = providers.cuda_options
 

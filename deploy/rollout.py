@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REPLICAS, CLIENTS = 3, 16
 DRAIN_S = 6
 LEAVES_AFTER_S = 2.0
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 300.0
 
 
 class Replica:
@@ -44,6 +44,7 @@ class Replica:
         environment = {
             **os.environ, "CONVOKE_DRAIN_S": str(DRAIN_S), "CONVOKE_ACCESS_LOG": "false", "CONVOKE_LOG_FORMAT": "json",
             "BENTOML_HOME": str(folder / str(self.port)), "PYTHONPATH": str(ROOT), "CONVOKE_PROVIDER": "cpu",
+            "CONVOKE_WORKERS": "1",
         }  # fmt: skip
         self.log = (folder / f"{self.port}.log").open("wb")
         self.process = subprocess.Popen(

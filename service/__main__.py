@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from service import settings
@@ -27,14 +28,14 @@ def main() -> None:
     parser.add_argument(
         "--port",
         default=default_port or "3000",
-        type=_port,
         help="port to listen on, 0 for a free one (default: CONVOKE_PORT or 3000)",
     )
     args = parser.parse_args()
     try:
         chosen = settings.from_environment()
         os.environ.update(settings.paths(chosen))  # relative to this folder, not to _ROOT
-        address, port = _free_address(args.host, args.port)
+        address, port = _free_address(args.host, _port(args.port))
+        _check_home()
     except (settings.SettingsError, OSError) as error:
         if os.environ.get("CONVOKE_LOG_FORMAT") == "json":
             print(log.format_line(logging.CRITICAL, f"cannot start: {error}"), flush=True)
@@ -57,11 +58,28 @@ def _port(text: str) -> int:
     """A port of TCP.
 
     Raises:
-        argparse.ArgumentTypeError: the text is not a number from 0 to 65535.
+        settings.SettingsError: the text is not a number from 0 to 65535.
     """
     if not (text.isascii() and text.isdigit() and int(text) <= _MAX_PORT):
-        raise argparse.ArgumentTypeError(f"invalid port {text!r}; expected 0 to {_MAX_PORT}")
+        raise settings.SettingsError(f"invalid port {text!r}; expected 0 to {_MAX_PORT}")
     return int(text)
+
+
+def _check_home() -> None:
+    """Check the folders that BentoML and the workers write to.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    home = Path(os.environ.get("BENTOML_HOME") or "~/bentoml").expanduser()
+    try:
+        (home / "bentos").mkdir(parents=True, exist_ok=True)
+        tempfile.gettempdir()
+    except OSError as error:
+        raise OSError(
+            f"BENTOML_HOME={home} and a temporary folder are written to: {error}; mount a volume in memory at /tmp, or "
+            "set BENTOML_HOME and TMPDIR to folders that can be written"
+        ) from error
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:
@@ -78,10 +96,9 @@ def _free_address(host: str, port: int) -> tuple[str, int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(target)
             address, port = probe.getsockname()[:2]
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port: make serve PORT=3001"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot listen on {host}:{port}: {reason}; choose another port: make serve PORT=3001") from error
     return str(address), int(port)
 
 

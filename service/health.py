@@ -27,7 +27,12 @@ def check(host: str, port: int, *, path: str = "/readyz") -> str:
 
 def main() -> None:
     """Check the service at CONVOKE_HOST and CONVOKE_PORT."""
-    fault = check(os.environ.get("CONVOKE_HOST", ""), int(os.environ.get("CONVOKE_PORT") or 3000))
+    port = os.environ.get("CONVOKE_PORT", "")
+    if "://" in port:  # Kubernetes sets it for a Service that is called convoke
+        port = ""
+    if port and not port.isdecimal():
+        sys.exit(f"invalid CONVOKE_PORT {port!r}; expected a number")
+    fault = check(os.environ.get("CONVOKE_HOST", ""), int(port or 3000))
     if fault:
         sys.exit(fault)
 

@@ -9,6 +9,7 @@ label, 1 if some have an error, and 2 if nothing could be done.
 """
 
 import argparse
+import codecs
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help="file or folder of the rows")
     parser.add_argument("--format", choices=sorted(set(FORMATS.values())), help="of a folder (default: parquet)")
     parser.add_argument("--column", help="column of tables (default: the only one)")
+    parser.add_argument("--encoding", type=_encoding, help="of tables of text (default: UTF-8)")
     parser.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or auto: score on all its machines")
     args = parser.parse_args()
     try:
@@ -45,6 +47,9 @@ def main() -> None:
     except OSError as error:
         print(f"error: {error}; once that is mended, the same command continues", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
     print(f"{place}: {summary}")
     sys.exit(1 if summary.errors else 0)
 
@@ -53,23 +58,36 @@ def _score(args: argparse.Namespace) -> tuple[Summary, Path]:
     chosen = settings.from_environment()
     output = Output(args.output, args.format)
     folder = scoring.find_version(chosen, args.model, args.version)
-    pinned = {"model": args.model, "version": int(folder.name), "format": output.format}
-    earlier = output.open(pinned)
-    if earlier["model"] != args.model or args.version not in {None, earlier["version"]}:
-        raise OutputError(
-            f"{args.output} holds rows of {earlier['model']} version {earlier['version']}; choose another --output, or "
-            f"remove {output.folder}"
-        )
-    folder = scoring.find_version(chosen, args.model, earlier["version"])
-    manifest = scoring.manifest_of(folder)
-    source = Source(tuple(args.inputs), manifest.input, args.column, chosen.max_body_bytes)
-    if args.ray:
-        from service.bulk import cluster  # noqa: PLC0415 -- needs the optional extra
+    with output.lock():
+        earlier = output.open({"model": args.model, "version": int(folder.name), "format": output.format})
+        if earlier["model"] != args.model or args.version not in {None, earlier["version"]}:
+            raise OutputError(
+                f"{args.output} holds rows of {earlier['model']} version {earlier['version']}; choose another "
+                f"--output, or remove it{f' and {output.folder}' if output.file and output.folder.is_dir() else ''}"
+            )
+        folder = scoring.find_version(chosen, args.model, earlier["version"])
+        manifest = scoring.manifest_of(folder)
+        source = Source(tuple(args.inputs), manifest.input, args.column, chosen.max_body_bytes, args.encoding)
+        source.check()
+        if args.ray:
+            from service.bulk import cluster  # noqa: PLC0415 -- needs the optional extra
 
-        summary = cluster.score(source, output, folder, chosen, args.ray, Progress(source))
-    else:
-        summary = scoring.score(source, output, scoring.Scorer(folder, chosen), Progress(source))
-    return summary, output.finish(earlier, summary.scored + summary.skipped)
+            summary = cluster.score(source, output, folder, chosen, args.ray, Progress(source))
+        else:
+            summary = scoring.score(source, output, scoring.Scorer(folder, chosen), Progress(source))
+        return summary, output.finish(earlier, summary.scored + summary.skipped)
+
+
+def _encoding(name: str) -> str:
+    """The name of an encoding.
+
+    Raises:
+        argparse.ArgumentTypeError: it is unknown.
+    """
+    try:
+        return codecs.lookup(name).name
+    except LookupError as error:
+        raise argparse.ArgumentTypeError(f"unknown encoding {name!r}; expected a name such as cp1252") from error
 
 
 class Progress:

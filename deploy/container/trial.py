@@ -362,7 +362,8 @@ def check_log(check: Checks, container: Container) -> None:
 
 
 def _size_mb(image: str) -> float:
-    return float(json.loads(command("buildah", "images", "--json", image))[0]["size"].split()[0])
+    number, unit = json.loads(command("buildah", "images", "--json", image))[0]["size"].split()
+    return float(number) * {"KB": 1e-3, "MB": 1, "GB": 1e3}[unit.upper()]
 
 
 def _path(root: Path) -> str:

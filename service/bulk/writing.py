@@ -6,6 +6,7 @@ file, if OUT is a file's name; if OUT is a folder, they stay.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -98,6 +100,32 @@ class Output:
         if self.format == "parquet":
             _pyarrow()
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folder, and keep other runs from writing to it, if its file system supports locks.
+
+        Raises:
+            OutputError: the folder cannot be made, or another run writes to it.
+        """
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                place = os.open(self.folder, os.O_RDONLY)
+                stack.callback(os.close, place)
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(f"another run writes to {self.folder}; wait for it, or end it") from error
+            except OSError as error:
+                if not self.folder.is_dir():
+                    raise OutputError(f"{self.folder}: {error.strerror}; choose another --output") from error
+            stack.callback(self._tidy)
+            yield
+
+    def _tidy(self) -> None:
+        """Remove the folder of parts if it has none: nothing was scored, so that nothing is pinned."""
+        if self.file and self.folder.is_dir() and [entry.name for entry in os.scandir(self.folder)] == [STATE]:
+            shutil.rmtree(self.folder)
+
     def open(self, pinned: dict[str, Any]) -> dict[str, Any]:
         """Make the folder, and return what an earlier run has pinned there: this, if there was none.
 
@@ -118,11 +146,15 @@ class Output:
     def _resume(self, pinned: dict[str, Any]) -> dict[str, Any]:
         state = self.folder / STATE
         if state.exists():
-            earlier: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+            earlier: Any = json.loads(state.read_text(encoding="utf-8"))
+            if not (isinstance(earlier, dict) and earlier.keys() >= pinned.keys()):
+                raise OutputError(f"{state} is not of this program")
+            if earlier.get("format") != pinned.get("format"):
+                raise OutputError(f"{self.folder} has rows in {earlier['format']}: use --format {earlier['format']}")
             if earlier.get("joining") is not None and self._is_joined(earlier["joining"]):
                 for part in self.folder.glob(f"part-*.{self.format}"):
                     part.unlink()
-            return earlier
+            return dict(earlier)
         others = [entry.name for entry in os.scandir(self.folder)]
         if others:
             raise OutputError(f"{self.folder} is not of this program: it holds {others[0]}")

@@ -6,6 +6,7 @@ takes over. `models/NAME/withdrawn.json` lists versions that must not be served.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -347,6 +348,16 @@ def _load_threads(settings: Settings) -> int:
 
 def _explain_empty(root: Path) -> str:
     """Why models/ has no model that can be served, and what CONVOKE_MODELS should be."""
+    try:
+        return _explain_folder(root)
+    except OSError as error:
+        return (
+            f"CONVOKE_MODELS={root}: cannot be read by user {os.getuid()}: {error.strerror}; let this user read its "
+            "files and open its folders"
+        )
+
+
+def _explain_folder(root: Path) -> str:
     if not root.is_dir():
         return f"CONVOKE_MODELS={root}: is not a folder"
     if (root / MANIFEST).is_file():

@@ -4,7 +4,9 @@
 """
 
 import contextlib
+import logging
 import os
+import signal
 import socket
 from typing import Any
 
@@ -12,6 +14,9 @@ from bentoml._internal.utils.circus import Arbiter
 from circus.exc import ConflictError
 from circus.sighandler import SysHandler
 from circus.sockets import CircusSocket
+from circus.watcher import Watcher
+
+logger = logging.getLogger("bentoml.convoke")
 
 CHECK_S = 1.0
 """Seconds between two looks for workers that have ended. Circus itself looks every 10 s, in which nothing answers, and
@@ -24,6 +29,7 @@ def set_up() -> None:
     Arbiter.start = _start
     SysHandler.handle_hup = SysHandler.handle_term  # else all workers would start anew, and none would answer meanwhile
     CircusSocket.listen = _do_not_listen
+    Watcher.notify_event = _notify
 
 
 def _start(arbiter: Any, **kwargs: Any) -> None:
@@ -39,6 +45,19 @@ def _start(arbiter: Any, **kwargs: Any) -> None:
 
 
 _start_arbiter = Arbiter.start
+
+
+def _notify(watcher: Any, topic: str, message: dict[str, Any]) -> None:
+    """Log a worker that ended by itself: without a line, nobody would learn that memory runs out."""
+    code = message.get("exit_code")
+    if topic == "reap" and code not in {None, 0, -signal.SIGTERM, -signal.SIGINT}:
+        end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        reason = ", which the system sends if memory runs out" if code == -signal.SIGKILL else ""
+        logger.error("worker %d %s%s; another one starts", message["process_pid"], end, reason)
+    _notify_watcher(watcher, topic, message)
+
+
+_notify_watcher = Watcher.notify_event
 
 
 def _do_not_listen(_: socket.socket, backlog: int = 0) -> None:

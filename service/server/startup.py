@@ -6,6 +6,8 @@ It imports none of a worker's parts, since that takes half a second.
 import gc
 import logging
 import os
+import tempfile
+from pathlib import Path
 
 from bentoml.exceptions import BentoMLConfigException
 
@@ -62,6 +64,8 @@ def announce() -> None:
         providers.check(chosen.provider, chosen.precision)
         if chosen.api_keys_file is not None:
             keys.read(chosen.api_keys_file)
+        if chosen.feedback_dir is not None:
+            check_feedback(chosen.feedback_dir)
         if exporter := tracing.chosen_exporter():
             tracing.make_exporter(exporter).shutdown()
     except (ProviderError, SettingsError) as error:
@@ -79,6 +83,23 @@ def announce() -> None:
         fleet.make_folder()
     gc.freeze()  # the modules, which the server does not use again
     gc.enable()  # `launch.serve` disabled it
+
+
+def check_feedback(folder: Path) -> None:
+    """Make the folder of feedback.
+
+    Raises:
+        SettingsError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"CONVOKE_FEEDBACK_DIR={str(folder)!r}: cannot be written: {error.strerror}; mount a volume there that "
+            f"user {os.getuid()} may write to"
+        ) from error
 
 
 def _fit_files(connections: int) -> None:

@@ -9,7 +9,11 @@ import pytest
 
 from benchmarks import batches, gpu, sessions
 from benchmarks.versions import latest_versions
+from contract import manifest, providers
+from contract.manifest import Manifest, Precision
 from tests.serving import ROOT
+
+MANIFEST = manifest.read(ROOT / "models/cats-vs-dogs/3")
 
 
 @pytest.fixture
@@ -90,3 +94,47 @@ def test_the_program_for_gpus_runs_on_processors(
     assert all(figure["items_per_s"] > 0 and figure["difference"] < 1e-5 for figure in record["figures"])
     assert list(record["training_images_per_s"].values()) > [0]
     assert "digits 1" in capsys.readouterr().out
+    assert record["left_out"] == ["digits 1, CPU, int8: the version has no graph in int8"]
+
+
+def test_each_run_on_a_gpu_has_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 and CUDA graphs are as the run's name says, and the service's own options are as before afterwards."""
+    usual = providers.cuda_options(cuda_graphs=True)
+    assert usual["use_tf32"] == "1"
+    opened: dict[str, tuple[str, str, str]] = {}
+
+    def session(path: Path, _manifest: Manifest, *, provider: str, precision: Precision, cuda_graphs: bool) -> None:
+        options = providers.cuda_options(cuda_graphs=cuda_graphs)
+        assert options.keys() == usual.keys()
+        assert path.name == MANIFEST.graph(precision)
+        opened[setup.name] = provider, options["use_tf32"], options["enable_cuda_graph"]
+
+    monkeypatch.setattr(gpu, "Session", session)
+    for setup in gpu.SETUPS:
+        if setup.precision in MANIFEST.precisions:
+            gpu.open_session(ROOT / "models/cats-vs-dogs/3", MANIFEST, setup)
+    assert opened["CUDA, float32"] == ("cuda", "0", "0")
+    assert opened["CUDA, TF32"] == ("cuda", "1", "0")
+    assert opened["CUDA, TF32, graphs"] == ("cuda", "1", "1")
+    assert opened["TensorRT, float32"][0] == "tensorrt"
+    assert opened["CPU, int8"][0] == "cpu"
+    assert providers.cuda_options(cuda_graphs=True) == usual
+
+
+def test_what_has_no_time_left_is_named() -> None:
+    """After the budget no session is opened, and each run that was left out has its reason."""
+    omitted: list[str] = []
+    setups = [setup for setup in gpu.SETUPS if setup.precision in MANIFEST.precisions]
+    figures = gpu.measure(ROOT / "models/cats-vs-dogs/3", MANIFEST, setups, 0.01, omitted, end=0.0)
+    assert not list(figures)
+    assert len(omitted) == len(setups)
+    assert all("no time was left" in reason for reason in omitted)
+
+
+@pytest.mark.parametrize("arguments", [["--provider", "rocm"], ["--seconds", "fast"], ["--unknown"]])
+def test_arguments_of_the_program_for_gpus(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument that it does not know is refused with status 2."""
+    monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert end.value.code == 2

@@ -1,6 +1,8 @@
 """models/ -> served versions."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -276,3 +278,18 @@ def test_a_wrong_folder_is_explained(version: Path, place: str, caplog: pytest.L
     for _ in range(3):
         models.scan()
     assert len(caplog.records) == before
+
+
+def test_a_folder_that_the_user_may_not_open_is_explained(
+    version: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a volume of another user: the message names the user and what to do, and the next scan may find the models."""
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    empty = repository(version.parents[1] / "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", refuse)
+        empty.load()
+    assert f"cannot be read by user {os.getuid()}: Permission denied" in caplog.text

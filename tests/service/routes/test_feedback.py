@@ -1,6 +1,7 @@
 """Feedback: right labels are kept with the items that they belong to, and become a data set."""
 
 import asyncio
+import importlib
 import json
 import shutil
 import stat
@@ -12,7 +13,7 @@ import pytest
 
 from service.inference import feedback
 from service.server.assembly import Parts, assemble
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from tests import reviews
 from tests.drawing import encode, mnist_like
 from tests.serving import ROOT, Call, client, code, over_fast_path, parts
@@ -243,3 +244,15 @@ def test_feedback_becomes_a_model_in_two_commands(
     assert 'labels = ["negative", "positive"]' in recipe
     changes = ["--set", "epochs=1", "--set", "batch_size=16"]
     assert command.main(["train", "recipes/own-reviews.toml", *changes, "--threads", "1"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_the_start(tmp_path: Path) -> None:
+    """As a volume that is not mounted below a read-only root; a folder that can be made is made."""
+    startup = importlib.import_module("service.server.startup")
+    startup.check_feedback(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/folder", Path("/proc/nothing")):
+        with pytest.raises(SettingsError, match="CONVOKE_FEEDBACK_DIR") as error:
+            startup.check_feedback(folder)
+        assert str(folder) in str(error.value)

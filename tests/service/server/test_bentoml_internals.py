@@ -7,6 +7,7 @@ for, and which file to change. `test_uvicorn_internals.py` does the same for uvi
 import asyncio
 import importlib
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -154,7 +155,7 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> Any:
     sockets = importlib.import_module("circus.sockets")
     processes = importlib.import_module("service.server.processes")
     patched = (sockets.CircusSocket, "listen"), (processes.Arbiter, "start"), (processes.SysHandler, "handle_hup")
-    for owner, name in patched:
+    for owner, name in (*patched, (processes.Watcher, "notify_event")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     processes.set_up()
     return sockets
@@ -169,6 +170,25 @@ def test_the_socket_refuses_connections_until_a_worker_listens(monkeypatch: pyte
             socket.create_connection(("127.0.0.1", bound.port)).close()
         socket.socket.listen(bound)
         socket.create_connection(("127.0.0.1", bound.port)).close()
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("os.kill(os.getpid(), 9)", "SIGKILL, which the system sends if memory runs out"), ("os._exit(3)", "status 3")],
+)
+def test_a_worker_that_ends_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str, expected: str
+) -> None:
+    """Circus tells of an ended process by notify_event, with its exit code; the log says how it ended."""
+    set_up(monkeypatch)
+    watcher = importlib.import_module("circus.watcher").Watcher("service", sys.executable)
+    process = subprocess.Popen([sys.executable, "-c", f"import os; {program}"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    watcher.processes = {process.pid: process}
+    process.stop = process.kill  # type: ignore[attr-defined]
+    watcher.reap_process(process.pid)
+    assert f"worker {process.pid}" in caplog.text
+    assert expected in caplog.text
 
 
 def test_workers_are_replaced_within_a_second_also_in_containers(monkeypatch: pytest.MonkeyPatch) -> None:
