@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import parser
 from PIL import Image
 
 from training import unfinished
 from training.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
-GREY = """
-    <ir_version: 8, opset_import: ["" : 18]> g (float[N, 1, 8, 8] x) => (float[N, 2] s)
-    <int64[1] axes = {1}, float[2] signs = {1, -1}> {
-        f = Flatten (x)  m = ReduceMean <keepdims = 1> (f, axes)  s = Mul (m, signs)
-    }
-"""
 
 
 def killed(place: str, *command: str, calls: int = 1) -> None:
@@ -83,29 +75,3 @@ def test_what_a_running_process_writes_is_kept(workplace: Path) -> None:
         folder.mkdir()
     unfinished.remove(workplace, "x")
     assert [mine.exists(), gone.exists()] == [True, False]
-
-
-@pytest.mark.slow
-def test_train(workplace: Path) -> None:
-    """While the second checkpoint is written: the run continues from the first, and a new one can begin."""
-    assert main(["new", "shades", "photos", "--set", "epochs=3"]) == 0
-    killed("os.fsync", "train", "recipes/shades.toml", "--threads", "1", calls=2)
-    (run,) = (workplace / "runs" / "shades").iterdir()
-    assert (run / "fit.pt").exists()
-    assert not (run / "result.json").exists()
-    assert main(["publish", str(run)]) == 2
-    assert main(["train", "--resume", str(run), "--threads", "1", "--publish"]) == 0
-    assert not list(run.glob("*.partial"))
-    assert (workplace / "models" / "shades" / "1" / "manifest.json").exists()
-
-
-@pytest.mark.slow
-def test_adopt(workplace: Path) -> None:
-    """Before the version has its name: the service sees none, and the next command writes version 1."""
-    onnx.save(parser.parse_model(GREY), workplace / "shades.onnx")
-    command = ("adopt", "shades.onnx", "--labels", "light,dark", "--scale", "1/255")
-    killed("training.release.adopt.place", *command)
-    home = workplace / "models" / "shades"
-    assert [path.name[:12] for path in home.iterdir()] == [".publishing-"]
-    assert main(list(command)) == 0
-    assert [path.name for path in home.iterdir()] == ["1"]
