@@ -100,7 +100,7 @@ def test_it_needs_no_standard_input_and_stops_by_ctrl_c(digits: Path, tmp_path: 
     process = subprocess.Popen([*command, str(fifo)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with fifo.open("wb"):  # it has opened the table
         process.send_signal(signal.SIGINT)
-        _, text = process.communicate(timeout=120)
+    _, text = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in text
     assert "continues" in text

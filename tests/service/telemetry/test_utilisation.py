@@ -128,4 +128,4 @@ def test_a_started_service_reports_its_load(server: Server) -> None:
     assert metric("process_cpu_seconds_total") > 0.5
     assert metric("process_resident_memory_bytes") > 50 << 20
     assert metric("process_open_fds") > 5
-    assert abs(metric("process_start_time_seconds") - time.time()) < 600
+    assert abs(metric("process_start_time_seconds") - time.time()) < 3600
