@@ -185,7 +185,7 @@ def test_a_worker_that_ends_is_logged(
     process = subprocess.Popen([sys.executable, "-c", f"import os; {program}"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     watcher.processes = {process.pid: process}
-    process.status = None  # type: ignore[attr-defined] -- as circus's own processes
+    process.status = None  # type: ignore[attr-defined]  # as processes of circus have it
     process.stop = process.kill  # type: ignore[attr-defined]
     watcher.reap_process(process.pid)
     process.wait()  # circus has taken its status
