@@ -211,6 +211,10 @@ class Batcher:
         finally:
             self._reserved -= items
 
+    def count_failed(self, items: int, start: float) -> None:
+        """Count reserved items whose decoding has failed since `start`: they took their time, and no batch has them."""
+        self._measure(items, start, time.perf_counter())
+
     @property
     def is_idle(self) -> bool:
         """Whether no item runs, waits or is being decoded."""

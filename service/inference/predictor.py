@@ -282,16 +282,21 @@ class Predictor:
         """
         if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
             return [quick]
-        deadline = time.perf_counter() + timeout_s
+        start = time.perf_counter()
+        deadline = start + timeout_s
+        batcher = self._batcher(version)
         try:
-            with self._batcher(version).reserve(len(items)):
+            with batcher.reserve(len(items)):
                 async with asyncio.timeout(timeout_s):
                     parts = await asyncio.gather(
                         *(self._decode_part(version, part, deadline, is_gone) for part in _parts(items))
                     )
         except TimeoutError as error:
             raise DeadlineExceeded(f"decoding timed out after {timeout_s:g} s; the service is overloaded") from error
-        return [item for part in parts for item in part]
+        decoded = [item for part in parts for item in part]
+        if failed := sum(isinstance(item, ConvokeError) for item in decoded):
+            batcher.count_failed(failed, start)
+        return decoded
 
     async def _decode_part(
         self, version: Version, items: Sequence[Item], deadline: float, is_gone: Callable[[], bool]

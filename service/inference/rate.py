@@ -1,10 +1,12 @@
 """How long new work would wait, by the measured duration of work like it."""
 
-_WEIGHT = 0.1  # of the latest measurement in the averages
+import math
+
+_MEMORY_S = 1.0  # work that was done this long before counts 1/e; a pause of the machine is averaged over it
 
 
 class Rate:
-    """The average duration of one piece of work, of which the latest count most."""
+    """The average duration of one piece of work, of which the latest seconds of work count most."""
 
     def __init__(self) -> None:
         self.mean_s = 0.0
@@ -14,6 +16,7 @@ class Rate:
 
     def record(self, seconds: float, pieces: int) -> None:
         """Count pieces that took this long together."""
-        self._seconds += (seconds - self._seconds) * _WEIGHT
-        self._pieces += (pieces - self._pieces) * _WEIGHT
+        kept = math.exp(-seconds / _MEMORY_S)
+        self._seconds = self._seconds * kept + seconds
+        self._pieces = self._pieces * kept + pieces
         self.mean_s = self._seconds / self._pieces

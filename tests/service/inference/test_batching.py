@@ -14,6 +14,7 @@ import pytest
 from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overloaded
 from service.inference.batching import Batcher, Observer, Outcome
+from service.inference.rate import Rate
 
 Array = npt.NDArray[Any]
 
@@ -280,6 +281,36 @@ def test_idle_time_does_not_count_as_slow() -> None:
         await asyncio.gather(*(batcher.submit(items(value), timeout_s=10) for value in range(50)))
 
     asyncio.run(scenario())
+
+
+def test_items_whose_decoding_fails_do_not_count_as_slow() -> None:
+    """Ten broken items to a good one leave as much room as ten good ones: each took its time, and is done."""
+
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.2)
+        with batcher.reserve(1):  # so that there is always something left to do
+            for _ in range(10):
+                start = time.perf_counter()
+                with batcher.reserve(10):
+                    await asyncio.sleep(0.02)
+                batcher.count_failed(9, start)
+                await batcher.submit(items(1), timeout_s=10)
+            with batcher.reserve(29):
+                batcher.check_capacity(1)
+
+    asyncio.run(scenario())
+
+
+def test_a_pause_of_the_machine_does_not_count_as_slow() -> None:
+    """After half a second without the processor an item of 10 ms is still expected to take about that."""
+    rate = Rate()
+    for _ in range(200):
+        rate.record(0.01, 1)
+    rate.record(0.5, 1)
+    assert 0.01 < rate.mean_s < 0.02
+    for _ in range(300):
+        rate.record(0.03, 1)  # the model has become slower
+    assert 0.028 < rate.mean_s < 0.031
 
 
 def test_items_of_a_client_that_left_are_not_run() -> None:
