@@ -34,7 +34,7 @@ from training.data.folders import data_folder
 from training.data.schema import Image
 from training.fit.augment import augment
 from training.fit.optimise import optimiser
-from training.fit.precision import layout, prepare
+from training.fit.precision import layout, prepare, resolve
 from training.fit.state import average_of
 from training.network.build import Normalise, build
 from training.recipe import schema as recipes
@@ -122,9 +122,13 @@ def _measure_all(recipe: Recipe, root: Path, count: int, passes: int) -> list[Va
 
     add("+ photos decoded once, whole batches augmented at once", _Trainer(recipe), spec.height, channels_last=False)
     add("+ channels last", _Trainer(recipe, channels_last=True), spec.height)
-    bfloat16 = _Trainer(recipe, channels_last=True, bfloat16=True)
-    add("+ bfloat16", bfloat16, spec.height)
-    add(f"+ progressive resolution {recipe.resolutions}", bfloat16, *(recipe.resolutions or [spec.height]))
+    fastest = _Trainer(recipe, channels_last=True)
+    if resolve(recipe, torch.device("cpu")) == "bfloat16":
+        fastest = _Trainer(recipe, channels_last=True, bfloat16=True)
+        add("+ bfloat16", fastest, spec.height)
+    else:
+        print("bfloat16 is slower than float32 on this processor, so a run would not use it")
+    add(f"+ progressive resolution {recipe.resolutions}", fastest, *(recipe.resolutions or [spec.height]))
     variants = [Variant(name, []) for name in ways]
     for _ in range(passes):
         for variant in variants:

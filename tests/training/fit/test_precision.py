@@ -73,7 +73,7 @@ def test_bfloat16_is_chosen_if_it_is_faster_by_a_tenth_and_its_gradient_is_accur
 ) -> None:
     """Compared with 1 s in float32 and its gradient: neither speed nor accuracy alone is enough."""
     measured = {"float32": (1.0, GRADIENT), "bfloat16": (seconds, rough)}
-    monkeypatch.setattr(precision, "_measure", lambda _network, _inputs, name: measured[name])
+    monkeypatch.setattr(precision, "_measure", lambda _network, _inputs, name, **_: measured[name])
     assert resolve(recipe_with(precision="auto"), CPU) == expected
 
 
@@ -104,7 +104,8 @@ def test_the_recipe_s_network_and_inputs_are_measured(
     """Both measurements use the network in training mode, with inputs of the size that takes most of its time."""
     recipe, calls = recipe_with(precision="auto", **changes), []
 
-    def measure(network: nn.Module, inputs: Tensor, name: str) -> tuple[float, Tensor]:
+    def measure(network: nn.Module, inputs: Tensor, name: str, *, give_up_s: float = 0.0) -> tuple[float, Tensor]:
+        assert give_up_s in (0.0, 3.0)
         count = sum(weight.numel() for weight in network.parameters())
         calls.append((name, tuple(inputs.shape), network.training, count))
         return 1.0, GRADIENT
@@ -129,6 +130,16 @@ def test_a_measurement_returns_a_step_s_time_and_gradient(recipe_with: Callable[
     np.testing.assert_allclose(exact, expected.flatten(), rtol=1e-4, atol=1e-7)
     assert not torch.equal(rough, exact)
     assert F.cosine_similarity(rough, exact, dim=0) > 0.99
+
+
+def test_slow_steps_are_not_repeated(recipe_with: Callable[..., Recipe]) -> None:
+    """A processor that emulates bfloat16 takes seconds a step: one is enough to know."""
+    network, steps = build(recipe_with()).train(), []
+    network.register_forward_pre_hook(lambda _module, _inputs: steps.append(1))
+    precision._measure(network, torch.randn(16, 1, 6, 9), "float32")  # noqa: SLF001 -- resolve depends on it
+    assert len(steps) == 3
+    precision._measure(network, torch.randn(16, 1, 6, 9), "float32", give_up_s=0.0)  # noqa: SLF001
+    assert len(steps) == 4
 
 
 def test_choosing_does_not_change_the_global_generator(recipe_with: Callable[..., Recipe]) -> None:
