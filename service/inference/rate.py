@@ -2,7 +2,7 @@
 
 import math
 
-_MEMORY_S = 1.0  # work that was done this long before counts 1/e; a pause of the machine is averaged over it
+_MEMORY_S = 0.7  # work that was done this long before counts 1/e; a pause of the machine is averaged over it
 
 
 class Rate:

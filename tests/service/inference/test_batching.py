@@ -307,7 +307,7 @@ def test_a_pause_of_the_machine_does_not_count_as_slow() -> None:
     for _ in range(200):
         rate.record(0.01, 1)
     rate.record(0.5, 1)
-    assert 0.01 < rate.mean_s < 0.02
+    assert 0.01 < rate.mean_s < 0.03
     for _ in range(300):
         rate.record(0.03, 1)  # the model has become slower
     assert 0.028 < rate.mean_s < 0.031
