@@ -77,9 +77,8 @@ def adopt(
 
     source = foreign.read(path)
     say(
-        f"{path}: by {source.producer}, {source.parameters:,} parameters; takes "
-        f"{', '.join(map(str, source.inputs))}; gives "
-        f"{', '.join(map(str, source.outputs))}"
+        f"{path}: by {source.producer}, {source.parameters:,} parameters; takes {', '.join(map(str, source.inputs))}; "
+        f"gives {', '.join(map(str, source.outputs))}"
     )
     if options.tokenizer is None:
         decided = image_graph.decide(source, options, examples, notes, note, say, force=force)
@@ -163,9 +162,8 @@ def _compare(
         ours, theirs = _both(decided, examples, draft, session, other, folder)
         p_value = trial.p_value(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()))
         sentence = (
-            f"On the same {len(ours):,} examples version {other.version} is right on {theirs.mean():.2%}, and this "
-            "one on "
-            f"{ours.mean():.2%} (p = {p_value:.2g})."
+            f"On the same {len(ours):,} examples version {other.version} is right on {theirs.mean():.2%}, and this one "
+            f"on {ours.mean():.2%} (p = {p_value:.2g})."
         )
         if p_value < trial.SIGNIFICANCE:
             fault = f"the model is significantly worse than version {other.version}: {sentence}"

@@ -63,8 +63,7 @@ def _measured(decided: "Decided", manifest: Manifest) -> str:
     if decided.is_held_out:
         choice = (
             f"The choices and the temperature, {manifest.temperature:.3f}, come from one half of the examples, and "
-            "these figures from "
-            "the other half."
+            "these figures from the other half."
         )
     else:
         choice = (

@@ -80,9 +80,8 @@ def labels_of(
         )
     else:
         raise PublishError(
-            f"{source.path}: gives {scores.classes} scores and does not name its labels; give them in the order of "
-            "the scores: "
-            "--labels cat,dog or --labels FILE, one on each line"
+            f"{source.path}: gives {scores.classes} scores and does not name its labels; give them in the order of the "
+            "scores: --labels cat,dog or --labels FILE, one on each line"
         )
     labels = [unicodedata.normalize("NFC", label.strip()) for label in labels]
     repeated = sorted({label for label in labels if labels.count(label) > 1})

@@ -322,12 +322,11 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
 
 def _strings(path: Path, node: onnx.NodeProto) -> str:
     locale = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "locale"), "")
-    needs = f", which needs the locale {locale} on every machine that serves it," if locale else ""
+    needs = f", which needs the locale {locale} on every machine that serves it" if locale else ""
     return (
-        f"{path}: takes strings, with the operator {node.op_type}{needs} and the service gives numbers; export the "
-        "part "
-        "from token ids to scores and give its words as --tokenizer tokenizer.json, or train on the texts: "
-        "python -m training new NAME PATH"
+        f"{path}: takes strings, with the operator {node.op_type}{needs}, and the service gives numbers; export the "
+        "part from token ids to scores and give its words as --tokenizer tokenizer.json, or train on the texts: python "
+        "-m training new NAME PATH"
     )
 
 
@@ -347,8 +346,7 @@ def _raised(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # the converter raises bare exceptions
         raise PublishError(
             f"{path}: its operators are of version {version} and cannot be converted to {OPSET}: {error}; export it "
-            "with "
-            f"opset_version={OPSET} or higher"
+            f"with opset_version={OPSET} or higher"
         ) from error
 
 
@@ -373,8 +371,7 @@ def scores_of(foreign: Foreign, wanted: str | None, classes: int | None) -> str:
     if not floats:
         raise PublishError(
             f"{foreign.path}: has no output of scores, but {listed}; export the layer before the decision, whose "
-            "scores "
-            "are float, one for each label"
+            "scores are float, one for each label"
         )
     fitting = [end for end in floats if classes is None or end.dims is None or end.dims[1:2] in {(classes,), (None,)}]
     named = [end for end in fitting if re.search("prob|softmax|score|logit", end.name, re.IGNORECASE)]

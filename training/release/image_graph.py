@@ -112,15 +112,13 @@ def _open_settings(stated: Sequence[Way]) -> list[str]:
 def _must_state(source: Foreign, opened: Sequence[str]) -> str:
     scale = (
         " Its input is float, and nothing in the file says what range of values it was trained on; the same network "
-        "gives "
-        "confident nonsense on another. --scale 1/255 means from 0 to 1, --scale 1 from 0 to 255, --scale 1/127.5 "
-        "--mean 1 from -1 "
-        "to 1; --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 is usual for ImageNet."
+        "gives confident nonsense on another. --scale 1/255 means from 0 to 1, --scale 1 from 0 to 255, --scale "
+        "1/127.5 --mean 1 from -1 to 1; --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 is usual for "
+        "ImageNet."
     )
     return (
-        f"{source.path}: {' and '.join(opened)} must be given.{scale if '--scale' in opened else ''} Or give "
-        "labelled examples, "
-        "--examples FOLDER with a subfolder for each label: every plausible setting is tried on them"
+        f"{source.path}: {' and '.join(opened)} must be given.{scale if '--scale' in opened else ''} Or give labelled "
+        "examples, --examples FOLDER with a subfolder for each label: every plausible setting is tried on them"
     )
 
 
@@ -129,6 +127,5 @@ def _refuse_token_ids(source: Foreign) -> None:
     if named and all(end.is_integer for end in named):
         raise PublishError(
             f"{source.path}: takes token ids: {', '.join(map(str, source.inputs))}; give the tokenizer that it was "
-            "trained with: "
-            "--tokenizer tokenizer.json"
+            "trained with: --tokenizer tokenizer.json"
         )

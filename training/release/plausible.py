@@ -128,10 +128,9 @@ def _image_input(foreign: Foreign) -> End:
     (end,) = ends
     if end.type == 8:  # noqa: PLR2004 -- a string
         raise PublishError(
-            f"{foreign.path}: takes strings: {end}; the service gives pixels or token ids. Export the part from "
-            "token ids "
-            "to scores and give its words as --tokenizer tokenizer.json, or train on the texts: "
-            "python -m training new NAME PATH"
+            f"{foreign.path}: takes strings: {end}; the service gives pixels or token ids. Export the part from token "
+            "ids to scores and give its words as --tokenizer tokenizer.json, or train on the texts: python -m training "
+            "new NAME PATH"
         )
     if not (end.is_float or end.is_integer):
         raise PublishError(f"{foreign.path}: its input {end} takes neither floats nor integers")
@@ -149,10 +148,9 @@ def _forms(end: End, options: Options, note: Note) -> list[Pixels]:
     forms = reader(end, options, note)
     if not forms:
         raise PublishError(
-            f"the graph's input {end} is not an image of 1 or 3 channels"
-            f"{f' in layout {options.layout}' if options.layout else ''}; expected [N, C, H, W], [N, H, W, C], [N, "
-            "H, W], "
-            "or [N, values] with --size HEIGHTxWIDTH"
+            f"the graph's input {end} is not an image of 1 or 3 "
+            f"channels{f' in layout {options.layout}' if options.layout else ''}; expected [N, C, H, W], [N, H, W, C], "
+            "[N, H, W], or [N, values] with --size HEIGHTxWIDTH"
         )
     if len(forms) > 1 and forms[0].layout != forms[1].layout:
         note("layout: nchw and nhwc both fit the shape of the input; --layout decides")
@@ -302,15 +300,13 @@ def _stated(form: Pixels, options: Options) -> Range | None:
     highest = 255 * options.scale
     if not 0 < highest <= 255:  # noqa: PLR2004 -- the largest value of a pixel
         raise PublishError(
-            f"--scale {options.scale:g}: pixels from 0 to 255 are multiplied by it; give 1/255 for values from 0 to "
-            "1, 1 for 0 "
-            "to 255"
+            f"--scale {options.scale:g}: pixels from 0 to 255 are multiplied by it; give 1/255 for values from 0 to 1, "
+            "1 for 0 to 255"
         )
     if max(mean) > highest or min(std) <= 0:
         raise PublishError(
             f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}: after --scale {options.scale:.6g} "
-            "pixels are "
-            f"from 0 to {highest:g}, so a mean lies in that range, and a deviation is above 0"
+            f"pixels are from 0 to {highest:g}, so a mean lies in that range, and a deviation is above 0"
         )
     return Range("as stated", options.scale, mean, std)
 
@@ -345,9 +341,8 @@ def ids(foreign: Foreign, options: Options, note: Note) -> Ids:
         or len({*roles.values()}) != len(roles)
     ):
         raise PublishError(
-            f"{foreign.path}: cannot tell what its inputs are: {', '.join(map(str, foreign.inputs))}; name them in "
-            "the order token "
-            "ids, attention mask, token types: --inputs input_ids,attention_mask"
+            f"{foreign.path}: cannot tell what its inputs are: {', '.join(map(str, foreign.inputs))}; name them in the "
+            "order token ids, attention mask, token types: --inputs input_ids,attention_mask"
         )
     for end in foreign.inputs:
         if end.dims is None or len(end.dims) != 2 or not (end.is_integer or end.is_float):  # noqa: PLR2004 -- N and L

@@ -57,10 +57,9 @@ def decide(
     majority = int(np.bincount(decided.examples.places).max()) / len(decided.examples)
     if decided.metrics.accuracy <= majority < 1 and not force:
         raise PublishError(
-            f"{decided.metrics.accuracy:.2%} of {len(decided.examples):,} examples are right, no more than with "
-            "always the largest "
-            f"class, {majority:.2%}: check --tokenizer, --inputs and the order of --labels. --force publishes it "
-            "nevertheless"
+            f"{decided.metrics.accuracy:.2%} of {len(decided.examples):,} examples are right, no more than with always "
+            f"the largest class, {majority:.2%}: check --tokenizer, --inputs and the order of --labels. --force "
+            "publishes it nevertheless"
         )
     return decided
 

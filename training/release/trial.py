@@ -106,9 +106,8 @@ def decode(
     unknown = sorted({label for _, label, _ in found} - number.keys())
     if unknown:
         raise PublishError(
-            f"--examples {path}: {listed(unknown)} not among the model's labels: {listed(labels)}; name the "
-            "folders like the "
-            "labels, or give --labels in the order of the model's scores"
+            f"--examples {path}: {listed(unknown)} not among the model's labels: {listed(labels)}; name the folders "
+            "like the labels, or give --labels in the order of the model's scores"
         )
     keyed = sorted(
         (hashlib.sha256(content.encode("utf-8", "replace") if isinstance(content, str) else content).hexdigest(), place)
@@ -214,9 +213,8 @@ def doubts(tried: Sequence[Tried], labels: Sequence[str], examples: Examples) ->
             )
     if best.accuracy <= majority and len({*examples.places.tolist()}) > 1:
         fault = (
-            f"no setting is right more often than always naming the largest class, {majority:.2%}: the best is "
-            f"{best}. Check the "
-            f"order of --labels ({listed(labels)}), and state --scale, --mean, --std, --mode and --layout"
+            f"no setting is right more often than always naming the largest class, {majority:.2%}: the best is {best}. "
+            f"Check the order of --labels ({listed(labels)}), and state --scale, --mean, --std, --mode and --layout"
         )
         return fault, notes
     return None, notes
