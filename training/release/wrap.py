@@ -23,7 +23,7 @@ Layout = Literal["nchw", "nhwc"]
 Mode = Literal["L", "RGB", "BGR"]
 Role = Literal["ids", "mask", "types"]
 Kind = Literal["probabilities", "logits", "log-probabilities", "shares", "score", "logit"]
-"""Of scores: `shares` are positive and are divided by their sum; `score` and `logit` are of the second of two labels."""
+"""`shares` are positive and are divided by their sum; `score` and `logit` are scores of the second of two labels."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TINY = 1e-12
