@@ -92,18 +92,18 @@ def split_plain(content: bytes, boundary: bytes, settings: Settings) -> list[Par
         head, blank, data = piece.partition(b"\r\n\r\n")
         if not (blank and piece.startswith(b"\r\n")):
             return None
-        empty = (_empty_again if len(head) <= _MAX_CACHED_BYTES else _empty)(head, settings)
-        parts.append(Part(empty.name, data, empty.filename, empty.media, empty.transfer_encoding))
+        head_part = (_head_part_cached if len(head) <= _MAX_CACHED_BYTES else _head_part)(head, settings)
+        parts.append(Part(head_part.name, data, head_part.filename, head_part.media, head_part.transfer_encoding))
     return parts
 
 
-def _empty(head: bytes, settings: Settings) -> Part:
+def _head_part(head: bytes, settings: Settings) -> Part:
     """A part with this head, without content."""
     ((headers, _),) = _read(b"--x" + head + b"\r\n\r\n\r\n--x--", b"x", settings)
     return _part(headers, b"")
 
 
-_empty_again = lru_cache(_MAX_CACHED)(_empty)
+_head_part_cached = lru_cache(_MAX_CACHED)(_head_part)
 
 
 def _read(content: bytes, boundary: bytes, settings: Settings) -> list[tuple[dict[bytes, bytes], bytearray]]:

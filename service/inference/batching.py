@@ -15,7 +15,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,55 +27,11 @@ import numpy.typing as npt
 from contract.errors import ConvokeError
 from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from service.inference.entries import Entry, EntryQueue, OnDone, Outcome, OutcomeOrError, Row, Share, divide, join
 from service.inference.rate import Rate
-
-Row = npt.NDArray[np.float32] | InferenceFailed
-
-_NO_ROW: Row = np.empty(0, np.float32)
 
 SWEEP_S = 0.05
 """Seconds between two looks for entries whose time is over: one timer for all of them."""
-
-CLIENT_CHECK_S = 0.05  # of waiting, after which a client may have given up and is checked
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The results of one request: a row (classes,) or an error for each item, and its seconds in the queue and run."""
-
-    rows: list[Row]
-    queue_s: float
-    infer_s: float
-
-
-OutcomeOrError = Outcome | ConvokeError
-OnDone = Callable[[OutcomeOrError], object]
-
-
-@dataclass(eq=False, slots=True)
-class Entry:
-    """The items of one request, and their results."""
-
-    items: Items
-    on_done: OnDone | None
-    """Called once with the results or the error; None once it was called, or if nobody waits any more."""
-    enqueued_at: float
-    timeout_s: float
-    rows: list[Row]
-    """A place for each item, which has its row once the entry is done."""
-    is_gone: Callable[[], bool]
-    taken: int = 0  # items that have left the queue
-    running: int = 0  # those of them that have no result yet
-    started_at: float = 0.0
-
-    def finish(self, outcome: OutcomeOrError) -> None:
-        """Call `on_done`, unless it was called before."""
-        if self.on_done is not None:
-            on_done, self.on_done = self.on_done, None
-            on_done(outcome)
-
-
-_Share = tuple[Entry, int, int]  # the items of an entry from one position up to another
 
 
 @dataclass(frozen=True)
@@ -131,11 +87,9 @@ class Batcher:
         self._extent = extent
         self._is_quick = is_quick
         self._observer = observer or Observer()
-        self._queue: deque[Entry] = deque()
+        self._queue = EntryQueue(extent, max_tokens, self._observer.on_waiting, self._observer.on_start)
         self._background: deque[Entry] = deque()
         self._is_background_running = False
-        self._waiting = 0
-        self._waiting_extent = 0
         self._reserved = 0
         self._running = 0
         self._running_items = 0
@@ -178,13 +132,11 @@ class Batcher:
         self, items: Items, on_done: OnDone, *, timeout_s: float, is_gone: Callable[[], bool] = lambda: False
     ) -> Entry:
         """As `submit`, without waiting: `on_done` is called later, with the results or the error."""
-        count = len(items)
-        assert count, "a request has at least one item"
+        assert len(items), "a request has at least one item"
         self._forget_idle_time()
-        entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * count, is_gone)
+        entry = Entry.of(items, on_done, timeout_s, is_gone)
         self._queue.append(entry)
-        self._change_waiting(count, self._extent(items))
-        if self._max_tokens is not None and self._is_dispatching and not self._is_quick(self._waiting_extent):
+        if self._max_tokens is not None and self._is_dispatching and not self._is_quick(self._queue.extent):
             self._dispatch(in_thread=True)  # the event loop reads more requests meanwhile
         else:
             self._schedule()  # after the requests that were read together with this one
@@ -194,7 +146,7 @@ class Batcher:
 
     def _put_background(self, items: Items, on_done: OnDone, *, timeout_s: float, is_gone: Callable[[], bool]) -> Entry:
         """As `put`, for items that run when no others wait; they need no capacity in the queue."""
-        entry = Entry(items, on_done, time.perf_counter(), timeout_s, [_NO_ROW] * len(items), is_gone)
+        entry = Entry.of(items, on_done, timeout_s, is_gone)
         self._background.append(entry)
         self._schedule()
         if self._sweep is None:
@@ -232,7 +184,7 @@ class Batcher:
         Raises:
             Overloaded: they would exceed the capacity, or wait longer than `max_wait_s` for the items before them.
         """
-        waiting = self._waiting + self._reserved
+        waiting = self._queue.waiting + self._reserved
         wait_s = self._unfinished * self._item_rate.mean_s
         if waiting + items > self._max_items:
             excess = f"{items} more would exceed the maximum of {self._max_items}"
@@ -246,24 +198,15 @@ class Batcher:
     @property
     def _unfinished(self) -> int:
         """Items that run, wait or are being decoded."""
-        return self._running_items + self._waiting + self._reserved
-
-    def _change_waiting(self, items: int, extent: int) -> None:
-        self._waiting += items
-        self._waiting_extent += extent
-        self._observer.on_waiting(self._waiting)
+        return self._running_items + self._queue.waiting + self._reserved
 
     def _drop(self, entry: Entry) -> None:
-        """Drop the items of an entry that have not left the queue."""
-        rest = len(entry.items) - entry.taken
-        if not rest:
-            return
-        entry.taken += rest
+        """Drop the items of an entry that have not left their queue."""
         if entry in self._background:
+            entry.taken = len(entry.items)
             self._background.remove(entry)
         else:
-            self._queue.remove(entry)
-            self._change_waiting(-rest, -self._extent(entry.items[-rest:]))
+            self._queue.drop(entry)
 
     def _expire(self) -> None:
         """Answer the entries whose time is over, and look again while entries wait or run in threads."""
@@ -295,27 +238,24 @@ class Batcher:
         self._is_dispatching = False
         now = time.perf_counter()
         free = self._parallel_runs - self._running
-        share = self._waiting
+        share = self._queue.waiting
         if self._max_tokens is not None and not in_thread:
             share = -(-share * free // self._parallel_runs)
         parts = 1 if in_thread else free
-        shares = self._take(now, min(self._max_batch * parts, share))
+        shares, batch, extent = self._queue.take(now, min(self._max_batch * parts, share))
         if not shares:
             self._schedule()
             return
-        batch = _join(shares)
-        extent = self._extent(batch)
-        self._change_waiting(-len(batch), -extent)
         self._running_items += len(batch)
         if not in_thread and len(batch) <= self._max_batch and self._is_quick(extent):
             self._running += 1
             self._deliver(shares, self._run(batch), now)
             return
         loop = asyncio.get_running_loop()
-        for part in _divide(shares, len(batch), parts):
+        for part in divide(shares, len(batch), parts):
             self._running += 1
             self._in_threads.update(entry for entry, _, _ in part)
-            future = loop.run_in_executor(self._executor, self._run, _join(part))
+            future = loop.run_in_executor(self._executor, self._run, join(part))
             future.add_done_callback(partial(self._on_thread_done, part, now))
         self._schedule()
 
@@ -343,43 +283,6 @@ class Batcher:
         future.add_done_callback(partial(self._on_thread_done, shares, now, in_background=True))
         self._schedule()
 
-    def _take(self, now: float, limit: int) -> list[_Share]:
-        """Take up to `limit` items from the front of the queue."""
-        shares: list[_Share] = []
-        count = longest = 0
-        while self._queue:
-            entry = self._queue[0]
-            if now - entry.enqueued_at > CLIENT_CHECK_S and not entry.taken and entry.is_gone():
-                self._drop(entry)
-                entry.finish(ClientGone("the client closed its connection while its request waited"))
-                continue
-            start = entry.taken
-            stop, longest = self._fit(entry, count, longest, limit)
-            if stop == start:
-                break
-            entry.started_at = entry.started_at or now
-            shares.append((entry, start, stop))
-            self._observer.on_start(stop - start, now - entry.enqueued_at)
-            entry.taken, entry.running, count = stop, entry.running + stop - start, count + stop - start
-            if stop < len(entry.items):
-                break
-            self._queue.popleft()
-        return shares
-
-    def _fit(self, entry: Entry, count: int, longest: int, limit: int) -> tuple[int, int]:
-        """The item of an entry up to which a batch of `count` items can take it, and the length of its longest item."""
-        start = entry.taken
-        stop = min(start + limit - count, len(entry.items))
-        if self._max_tokens is None:
-            return stop, longest
-        for position in range(start, stop):
-            size = count + position - start + 1
-            length = max(longest, len(entry.items[position]))
-            if size > 1 and size * length > self._max_tokens:
-                return position, longest
-            longest = length
-        return stop, longest
-
     def _run(self, batch: Items) -> list[Row]:
         """Rows for a batch; a batch that fails is halved until the bad item is alone."""
         try:
@@ -396,7 +299,7 @@ class Batcher:
             return self._run(batch[:half]) + self._run(batch[half:])
 
     def _on_thread_done(
-        self, shares: list[_Share], start: float, done: asyncio.Future[list[Row]], *, in_background: bool = False
+        self, shares: list[Share], start: float, done: asyncio.Future[list[Row]], *, in_background: bool = False
     ) -> None:
         if not done.cancelled():
             self._deliver(shares, done.result(), start, in_background=in_background)
@@ -404,7 +307,7 @@ class Batcher:
             for entry, _, _ in shares:
                 entry.finish(NotReady("the service stops"))
 
-    def _deliver(self, shares: list[_Share], rows: list[Row], start: float, *, in_background: bool = False) -> None:
+    def _deliver(self, shares: list[Share], rows: list[Row], start: float, *, in_background: bool = False) -> None:
         """Give the rows of a batch to their entries, and schedule the next batch."""
         now = time.perf_counter()
         if in_background:
@@ -439,33 +342,6 @@ class Batcher:
     def _forget_idle_time(self) -> None:
         if not self._unfinished:  # what was left to do then has failed or was dropped since
             self._delivered_at = None
-
-
-def _join(shares: Sequence[_Share]) -> Items:
-    """The items of a batch; an array stays an array if it is the only share."""
-    if len(shares) == 1:
-        entry, start, stop = shares[0]
-        return entry.items[start:stop]
-    return [item for entry, start, stop in shares for item in entry.items[start:stop]]
-
-
-def _divide(shares: list[_Share], items: int, parts: int) -> Iterator[list[_Share]]:
-    """Divide shares of this many items into at most this many parts, as equal as possible."""
-    size = -(-items // parts)
-    part: list[_Share] = []
-    capacity = size
-    for entry, start, stop in shares:
-        first = start
-        while first < stop:
-            last = min(stop, first + capacity)
-            part.append((entry, first, last))
-            capacity -= last - first
-            first = last
-            if not capacity:
-                yield part
-                part, capacity = [], size
-    if part:
-        yield part
 
 
 def _resolve(done: asyncio.Future[Outcome], outcome: OutcomeOrError) -> None:

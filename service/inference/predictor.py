@@ -15,8 +15,9 @@ from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
 from contract.inputs import Array, ImagePreprocessor, Items, Preprocessor
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
-from service.inference.batching import CLIENT_CHECK_S, Batcher, Observer, OutcomeOrError
+from service.inference.batching import Batcher, Observer
 from service.inference.decoding import Decoders
+from service.inference.entries import CLIENT_CHECK_S, OutcomeOrError
 from service.inference.repository import Repository
 from service.inference.version import Version
 from service.settings import Settings

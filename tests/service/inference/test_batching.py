@@ -13,7 +13,8 @@ import pytest
 
 from contract.inputs import Items
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, Overloaded
-from service.inference.batching import Batcher, Observer, Outcome
+from service.inference.batching import Batcher, Observer
+from service.inference.entries import Outcome
 from service.inference.rate import Rate
 
 Array = npt.NDArray[Any]
