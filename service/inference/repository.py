@@ -6,7 +6,6 @@ takes over. `models/NAME/withdrawn.json` lists versions that must not be served.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from contract import inputs, processors, providers
 from contract.errors import ModelRefused
-from contract.manifest import MANIFEST
 from contract.reference import Reference
 from service.errors import ModelNotFound, NotReady
 from service.inference import withdrawn
+from service.inference.models_folder import ModelsFolder, state_of
 from service.inference.version import Version, open_version
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -45,16 +44,16 @@ class Repository:
     """
     _preloaded: dict[Path, tuple[int | None, Future[Version]]] = field(default_factory=dict)
     """Versions that are loaded in parallel at the start, and the state of each folder before."""
-    _withdrawn: dict[str, set[int]] = field(default_factory=dict)
-    """The withdrawn versions of each model, as its list was last read."""
-    _warnings: dict[Path, str] = field(default_factory=dict)
-    """What was logged about a file or folder; it is logged again when it changes."""
+    _folder: ModelsFolder = field(init=False)
     _is_scanned: bool = False
     _was_ready: bool = False
     _is_complete: bool = False
     """Whether the versions below the served ones are loaded, too."""
     _is_retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._folder = ModelsFolder(self.settings.models)
 
     @property
     def refused(self) -> dict[str, dict[str, str]]:
@@ -87,11 +86,11 @@ class Repository:
             ProviderError: this machine does not have the configured execution provider.
         """
         inputs.warm_up()
-        folders = self._model_folders() or []
+        folders = self._folder.models() or []
         with self._lock, ThreadPoolExecutor(_load_threads(self.settings), thread_name_prefix="load") as pool:
             for folder in folders:
-                for path in (self._available(folder) or [])[-1:]:
-                    self._preloaded[path] = _state(path), pool.submit(open_version, path, self.settings)
+                for path in (self._folder.available(folder) or [])[-1:]:
+                    self._preloaded[path] = state_of(path), pool.submit(open_version, path, self.settings)
             try:
                 for folder in folders:
                     self._scan(folder, limit=1)
@@ -99,7 +98,7 @@ class Repository:
                 self._preloaded = {}
         self._is_scanned = True
         if not self._serving:
-            logger.error("%s", _explain_empty(self.settings.models))
+            logger.error("%s", self._folder.explain_empty())
         on_ready()
         self.scan()
 
@@ -110,7 +109,7 @@ class Repository:
             ProviderError: as `load`.
         """
         with self._lock:
-            folders = self._model_folders()
+            folders = self._folder.models()
             for folder in folders or []:
                 self._scan(folder, self.settings.versions)
             if folders is not None:
@@ -173,7 +172,7 @@ class Repository:
         version = self.get(name, number)
         folder = self.settings.models / version.name
         with withdrawn.lock(folder):
-            numbers = self._read_withdrawn(folder)
+            numbers = self._folder.read_withdrawn(folder)
             assert numbers is not None, "a version is only loaded after the list was read"
             withdrawn.write(folder, numbers | {int(version.number)})
         logger.info("model %s version %s is withdrawn", version.name, version.number)
@@ -188,16 +187,16 @@ class Repository:
             ReadOnly: withdrawn.json cannot be written.
         """
         root = self.settings.models
-        folder = next((path for path in self._model_folders() or [] if path.name == name), None)
-        paths = reversed(self._version_folders(folder) or []) if folder else ()
+        folder = next((path for path in self._folder.models() or [] if path.name == name), None)
+        paths = reversed(self._folder.versions(folder) or []) if folder else ()
         path = next((path for path in paths if number in {None, path.name}), None)
         if folder is None or path is None:
             wanted = name if number is None else f"{name}/{number[:20]}"
             raise ModelNotFound(f"{root} has no version {wanted!r}")
         with withdrawn.lock(folder):
-            numbers = self._read_withdrawn(folder)
+            numbers = self._folder.read_withdrawn(folder)
             if numbers is None:
-                raise ModelRefused(self._warnings[folder / withdrawn.FILE])
+                raise ModelRefused(self._folder.warnings[folder / withdrawn.FILE])
             if int(path.name) in numbers:
                 withdrawn.write(folder, numbers - {int(path.name)})
         with self._lock:
@@ -211,7 +210,7 @@ class Repository:
     def _scan(self, folder: Path, limit: int) -> None:
         """Load the highest good versions of a model, up to `limit`, and serve the highest of them."""
         name = folder.name
-        available, before = self._available(folder), self._loaded.get(name, {})
+        available, before = self._folder.available(folder), self._loaded.get(name, {})
         if available is None:
             return
         for path in [path for path in self._refused if path.parent == folder and path not in available]:
@@ -224,74 +223,16 @@ class Repository:
             if version is not None:
                 loaded[int(path.name)] = version
         served = self._serving.get(name)
-        if served is not None and int(served.number) not in {*loaded, *self._withdrawn.get(name, ())}:
+        if served is not None and int(served.number) not in {*loaded, *self._folder.withdrawn(name)}:
             loaded[int(served.number)] = served  # its folder has disappeared
         self._loaded[name] = loaded
         self._record_loaded(before.values(), is_loaded=False)
         self._record_loaded(loaded.values(), is_loaded=True)
         self._serve(name, loaded[max(loaded)] if loaded else None)
 
-    def _model_folders(self) -> list[Path] | None:
-        """The folders of the models; None if models/ cannot be read now."""
-        folders = self._folders(self.settings.models)
-        return None if folders is None else [path for path in folders if not path.name.startswith(".")]
-
-    def _available(self, folder: Path) -> list[Path] | None:
-        """The folders of a model's versions that are not withdrawn, the lowest first; None if it cannot be read now."""
-        paths = self._version_folders(folder)
-        numbers = None if paths is None else self._read_withdrawn(folder)
-        if paths is None or numbers is None:
-            return None
-        return [path for path in paths if int(path.name) not in numbers]
-
-    def _version_folders(self, folder: Path) -> list[Path] | None:
-        """The folders of a model's versions, the lowest first; folders without a manifest are passed over."""
-        paths = self._folders(folder)
-        if paths is None:
-            return None
-        paths = [path for path in paths if path.name.isascii() and path.name.isdigit() and path.name[0] != "0"]
-        versions = []
-        for path in paths:
-            if _has_manifest(path):
-                versions.append(path)
-                self._warnings.pop(path, None)
-            else:
-                self._warn(path, f"{path} has no {MANIFEST} and is passed over")
-        if not versions and not paths and folder.name not in self._serving:
-            self._warn(folder, f"{folder} has no folder of a version, such as {folder}/1, and is passed over")
-        return sorted(versions, key=lambda path: int(path.name))
-
-    def _folders(self, folder: Path) -> list[Path] | None:
-        """The folders in a folder; None if it cannot be read now."""
-        try:
-            paths = sorted(folder.iterdir())
-        except FileNotFoundError:
-            paths = []
-        except OSError as error:
-            self._warn(folder, f"{folder} cannot be read: {error.strerror}; it is tried again at each scan")
-            return None
-        return [path for path in paths if _is_folder(path)]
-
-    def _read_withdrawn(self, folder: Path) -> set[int] | None:
-        """The withdrawn versions of a model as they were last read; None if they were never read."""
-        path = folder / withdrawn.FILE
-        try:
-            self._withdrawn[folder.name] = withdrawn.read(folder)
-            self._warnings.pop(path, None)
-        except ModelRefused as error:
-            kept = "the list read before stays valid" if folder.name in self._withdrawn else "no version is served"
-            self._warn(path, f"{error}; {kept}")
-        return self._withdrawn.get(folder.name)
-
-    def _warn(self, path: Path, message: str) -> None:
-        """Log a warning about a path, unless the last warning about it was the same."""
-        if self._warnings.get(path) != message:
-            self._warnings[path] = message
-            logger.warning("%s", message)
-
     def _open(self, path: Path) -> Version | None:
         """Open a version, unless it was refused before and its folder has not changed."""
-        state, future = self._preloaded.get(path) or (_state(path), None)
+        state, future = self._preloaded.get(path) or (state_of(path), None)
         if path in self._refused and state is not None and self._refused[path][0] == state:
             return None
         name = path.parent.name
@@ -346,64 +287,6 @@ def _load_threads(settings: Settings) -> int:
     return min(processors.count(), 4) if providers.choose(settings.provider) == providers.CPU else 1
 
 
-def _explain_empty(root: Path) -> str:
-    """Why models/ has no model that can be served, and what CONVOKE_MODELS should be."""
-    try:
-        return _explain_folder(root)
-    except OSError as error:
-        return (
-            f"CONVOKE_MODELS={root}: cannot be read by user {os.getuid()}: {error.strerror}; let this user read its "
-            "files and open its folders"
-        )
-
-
-def _explain_folder(root: Path) -> str:
-    if not root.is_dir():
-        return f"CONVOKE_MODELS={root}: is not a folder"
-    if (root / MANIFEST).is_file():
-        return f"CONVOKE_MODELS={root}: is the folder of a version; set it to {root.absolute().parent.parent}"
-    if any(root.glob(f"[1-9]*/{MANIFEST}")):
-        return f"CONVOKE_MODELS={root}: is the folder of one model; set it to {root.absolute().parent}"
-    if any(root.glob(f"models/*/*/{MANIFEST}")):
-        return f"CONVOKE_MODELS={root}: has the models in a folder below; set it to {root.absolute() / 'models'}"
-    return f"CONVOKE_MODELS={root}: has no model that can be served; expected folders such as {root}/NAME/1"
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder, or cannot be looked at now."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return True
-
-
-def _has_manifest(path: Path) -> bool:
-    """Whether a folder has a manifest, or cannot be looked at now."""
-    try:
-        (path / MANIFEST).lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def _is_of_system(error: BaseException | None) -> bool:
     """Whether the operating system caused an error, directly or through other errors."""
     return error is not None and (isinstance(error, OSError) or _is_of_system(error.__cause__))
-
-
-def _state(path: Path) -> int | None:
-    """A number that changes whenever a file of a version changes; None if the folder cannot be read now."""
-    try:
-        return hash(tuple(sorted((file.name, *_changes(file)) for file in path.iterdir())))
-    except OSError:
-        return None
-
-
-def _changes(file: Path) -> tuple[int, int, int]:
-    try:
-        status = file.stat()
-    except OSError:  # a link to nothing
-        status = file.lstat()
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
