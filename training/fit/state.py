@@ -20,13 +20,15 @@ from training.fit.optimise import optimiser, slow_down
 from training.fit.precision import prepare
 from training.network import ngrams, pretrained, vectors, version
 from training.network.build import Embed, build
+from training.recipe.gate import Gate
 from training.recipe.layers import Embedding, NGrams
 from training.recipe.schema import Recipe
 
 Parts = tuple[Tensor, ...] | list[Tensor]
 
 _MAY_CHANGE = frozenset({"name", "description", "epochs", "data.path", "data.images", "gate.metric", "gate.label"})
-"""What a run may change before it is resumed: more epochs, where the same data are, and how it will be judged."""
+"""What a run may change before it is resumed: more epochs, where the same data are, and how it will be judged, unless
+this decides when it stops."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class State:
     def add(self, epoch: Epoch, recipe: Recipe) -> None:
         """Add a finished epoch to the history; with early stopping, keep the weights of the best epoch."""
         self.history.append(epoch)
-        if recipe.early_stopping and best_epoch(self.history) == epoch.epoch:
+        if recipe.early_stopping and best_epoch(self.history, recipe.gate) == epoch.epoch:
             self.best = {name: value.clone() for name, value in self.published.state_dict().items()}
 
     def finished(self, recipe: Recipe) -> bool:
@@ -106,7 +108,7 @@ class State:
         if len(self.history) >= recipe.epochs:
             return True
         patience = recipe.early_stopping
-        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
+        return patience is not None and len(self.history) - best_epoch(self.history, recipe.gate) >= patience
 
     def result(self) -> nn.Sequential:
         """The network to publish, in evaluation mode."""
@@ -115,14 +117,19 @@ class State:
         return self.published.eval()
 
 
-def best_epoch(history: list[Epoch]) -> int:
-    """The number of the epoch with the highest validation accuracy; among equal ones, with the lowest loss.
+def best_epoch(history: list[Epoch], gate: Gate) -> int:
+    """The number of the epoch with the highest metric of a gate on the validation split; of equal ones, lowest loss.
 
-    Kim (2014) chooses by accuracy: with dropout, it still grows long after the loss has begun to rise, and the
-    temperature corrects the loss. Without a validation split, the last epoch.
+    Kim (2014) chooses by accuracy, not loss: with dropout, it still grows long after the loss has begun to rise, and
+    the temperature corrects the loss. Without a validation split, the last epoch; where the split lacks the label that
+    the metric is about, the one with the lowest loss.
     """
     scored = [epoch for epoch in history if epoch.validation_accuracy is not None]
-    best = max(scored, key=lambda epoch: (epoch.validation_accuracy, -(epoch.validation_loss or 0)), default=None)
+
+    def rank(epoch: Epoch) -> tuple[float, float]:
+        return gate.of(epoch.validation_accuracy, epoch.validation_figures) or 0.0, -(epoch.validation_loss or 0)
+
+    best = max(scored, key=rank, default=None)
     return len(history) if best is None else best.epoch
 
 
@@ -159,8 +166,9 @@ def _check_unchanged(path: Path, before: dict[str, Any], now: dict[str, Any]) ->
     Raises:
         RunError: the message names the first key that differs, and both values.
     """
+    stops = now.get("early_stopping") is not None
     for key, (old, new) in _pairs(before, now):
-        if old != new and key not in _MAY_CHANGE:
+        if old != new and (key not in _MAY_CHANGE or (stops and key.startswith("gate."))):
             raise RunError(
                 f"{path}: was trained with {key} = {old!r}, but the recipe has {new!r} now. A run keeps its recipe: "
                 "undo the change, or start a new run"

@@ -18,7 +18,7 @@ class Gate(Section):
     `balanced-accuracy` is the mean recall of the labels, and `macro-f1` their mean F1, so that rare labels count as
     much as others. `precision`, `recall` and `f1` are those of `label`. Of two labels, `roc-auc` is how often an
     example of one has a higher score than one of the other, and `average-precision` the area under precision over
-    recall of `label`. A sweep chooses by the same figure on the validation split.
+    recall of `label`. A sweep and early stopping choose by the same figure on the validation split.
     """
 
     metric: Literal[

@@ -144,7 +144,7 @@ class Recipe(Section):
     resolutions: Annotated[list[Count], Field(min_length=1)] | None = None
     """Progressive resolution: sides in pixels of the training images, each for an equal part of the epochs."""
     early_stopping: Count | None = None
-    """Stop after this many epochs without a better validation accuracy, and keep the weights of the best epoch."""
+    """Stop after this many epochs without a better `gate.metric` on the validation split, and keep the best weights."""
     average_decay: Fraction = 0.0
     """Decay of a moving average of the weights, which is evaluated and published; 0 switches it off. After n steps, it
     is at most (1 + n) / (10 + n), so that a short run forgets its initial weights."""

@@ -12,6 +12,7 @@
 A run that was stopped continues from its checkpoints; a finished one stays as it is.
 """
 
+import errno
 import fcntl
 import json
 import platform
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 
 from contract.manifest import Metrics
+from training import unfinished
 from training.data import catalogue
 from training.data.dataset import Dataset, Split
 from training.data.schema import Image
@@ -48,6 +50,7 @@ from training.runs.record import RECIPE, RESULT
 from training.runs.result import Fold, Result, pooled
 
 PICTURES, LOCK = "pictures", ".lock"
+_STARTING = "starting"
 CHECKPOINTS = FIT, REFIT = "fit.pt", "refit.pt"
 
 
@@ -80,15 +83,22 @@ def start(recipe: Recipe, runs: Path, machine: Machine | None = None) -> Path:
 
 
 def _make_folder(recipe: Recipe, runs: Path) -> Path:
-    folder = first = runs / recipe.name / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    """A new folder, which holds the recipe from its first moment: it is made under a hidden name."""
+    home = runs / recipe.name
+    folder = first = home / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
+        unfinished.remove(home, _STARTING)
+        hidden = home / f"{unfinished.name(_STARTING)}{first.name}"
+        hidden.mkdir(parents=True, exist_ok=True)
+        (hidden / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for number in count(2):
             try:
-                folder.mkdir(parents=True)
+                hidden.rename(folder)
                 break
-            except FileExistsError:
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                    raise
                 folder = first.with_name(f"{first.name}-{number}")
-        (folder / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder}: cannot make the run's folder: {error}") from error
     return folder
@@ -198,7 +208,7 @@ def _train(folder: Path, recipe: Recipe, machine: Machine, prepared: Dataset | N
     probabilities = calibration.probabilities(logits.double(), data.validation.lengths).numpy()
     if machine.world.leads:
         history = state.history(folder / FIT)
-        published = state.best_epoch(history) if recipe.early_stopping else len(history)
+        published = state.best_epoch(history, recipe.gate) if recipe.early_stopping else len(history)
         report.write(folder / PICTURES, recipe, network, data, logits, calibration, history, published)
     if recipe.data.refit:
         if machine.world.leads and not (folder / REFIT).exists():

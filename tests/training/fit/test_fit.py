@@ -21,6 +21,7 @@ from training.fit.loop import fit
 from training.fit.optimise import loss_of, optimiser
 from training.fit.state import Epoch, best_epoch, seconds, trained
 from training.network.build import BoundedLinear, build, normalise
+from training.recipe.gate import Gate
 from training.recipe.optimise import Loss
 from training.recipe.schema import Recipe
 
@@ -488,7 +489,7 @@ def test_among_equal_accuracies_the_best_epoch_is_the_first_of_the_lowest_loss(
     epochs = [
         Epoch(number, 1.0, 0.5, loss, None if loss is None else 0.5, 10.0, 1.0) for number, loss in enumerate(losses, 1)
     ]
-    assert best_epoch(epochs) == best
+    assert best_epoch(epochs, Gate()) == best
 
 
 def test_the_best_epoch_has_the_highest_accuracy_whatever_its_loss() -> None:
@@ -496,7 +497,18 @@ def test_the_best_epoch_has_the_highest_accuracy_whatever_its_loss() -> None:
     epochs = [
         Epoch(number, 1.0, 0.5, loss, accuracy, 10.0, 1.0) for number, loss, accuracy in [(1, 1, 0.7), (2, 3, 0.8)]
     ]
-    assert best_epoch(epochs) == 2
+    assert best_epoch(epochs, Gate()) == 2
+
+
+def test_the_best_epoch_is_that_of_the_metric_of_the_gate() -> None:
+    """Where the gate holds on another figure than the accuracy, this decides; without it, the loss."""
+    epochs = [
+        Epoch(number, 1.0, 0.5, 1.0 / number, accuracy, 10.0, 1.0, validation_figures={"balanced_accuracy": balanced})
+        for number, accuracy, balanced in [(1, 0.7, 0.9), (2, 0.9, 0.6), (3, 0.8, 0.5)]
+    ]
+    found = [best_epoch(epochs, gate) for gate in (Gate(), Gate(metric="balanced-accuracy"))]
+    assert found == [2, 1]
+    assert best_epoch(epochs, Gate(metric="recall", label="a")) == 3
 
 
 def test_the_resolution_grows_over_the_epochs(
