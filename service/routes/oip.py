@@ -36,6 +36,7 @@ from service.inference.repository import Repository
 from service.inference.version import Version
 from service.routes import tensors
 from service.routes.schemas import TensorMetadata
+from service.routes.tensor_values import datatype
 from service.routes.tensors import Inference
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, of
@@ -262,7 +263,7 @@ def _metadata(version: Version, repository: Repository) -> ModelMetadata:
         name=version.name,
         versions=repository.numbers(version.name),
         platform="onnxruntime_onnx",
-        inputs=[_tensor(spec.tensor, tensors.datatype(spec), shape)],
+        inputs=[_tensor(spec.tensor, datatype(spec), shape)],
         outputs=[_tensor("probabilities", "FP32", [-1, labels]), _tensor("label", "BYTES", [-1])],
     )
 

@@ -5,68 +5,42 @@ follow it in the order of their descriptions, little-endian. A BYTES value has i
 """
 
 import json
-import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from contract.errors import TooLarge, Unreadable
 from contract.manifest import Manifest
 from contract.picture import has_signature
-from contract.spec import InputSpec
 from service.errors import InvalidRequest
-from service.http import items, limited
+from service.http import limited
 from service.inference.predictor import Item
+from service.routes.tensor_values import InputTensor, Parameters, Part, items_of, packed, values_of
 from service.settings import Settings
 
 Array = npt.NDArray[Any]
 OutputName = Literal["probabilities", "label"]
-Parameters = dict[str, Any] | None
 
-_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("<u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
-_DATATYPES = {dtype.name: name for name, dtype in _DTYPES.items()}
 _OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
-_LENGTH = struct.Struct("<I")
-_MAX_AXES = 8
-_MASK = re.compile(rb"\x00*+\x01[\x00\x01]*+")
-"""An image whose values are only 0 and 1. One that is black throughout is not meant: load generators send it."""
 _MAX_REPEATED, _MAX_DESCRIPTIONS = 1024, 256  # descriptions of tensors that are kept: their bytes, and how many
-_MAX_OUTPUTS, _MAX_LABELS = 256, 4096  # descriptions of outputs, and binary labels, that are kept
+_MAX_OUTPUTS = 256  # descriptions of outputs that are kept
 _MAX_DIGITS = 11  # of the length of the JSON
 
 
-class _Part(BaseModel):
-    """A part of the protocol's JSON; unknown keys are ignored, as the protocol requires."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class InputTensor(_Part):
-    """A tensor, with its values in `data` or after the JSON."""
-
-    name: str
-    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=_MAX_AXES)]
-    datatype: str
-    parameters: Parameters = None
-    data: list[Any] | None = None
-
-
-class RequestedOutput(_Part):
+class RequestedOutput(Part):
     """A tensor that the response shall have."""
 
     name: OutputName
     parameters: Parameters = None
 
 
-class InferenceRequest(_Part):
+class InferenceRequest(Part):
     """The JSON of an inference request."""
 
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
@@ -107,11 +81,6 @@ class _NotJSONError(InvalidRequest):
     """The part of a body that should be JSON is not."""
 
 
-def datatype(spec: InputSpec) -> str:
-    """The protocol's name of the type of the graph's input."""
-    return _DATATYPES[spec.dtype]
-
-
 class Reader:
     """Reads the bodies of inference requests."""
 
@@ -140,8 +109,8 @@ class Reader:
             described = (self._describe_again if is_repeated else self._describe)(text)
         except _NotJSONError as error:
             raise InvalidRequest(_explain_json(content, json_length) or str(error)) from error
-        values = _values(described.tensor, binary)
-        return Inference(_items(described.tensor, values, manifest), described.outputs, described.id)
+        values = values_of(described.tensor, binary)
+        return Inference(items_of(described.tensor, values, manifest), described.outputs, described.id)
 
     def _describe(self, text: bytes) -> _Description:
         """What the JSON of a request says.
@@ -199,7 +168,7 @@ def answer(
         values: list[Any]
         if name == "label":
             values = [manifest.labels[index] for index in probabilities.argmax(axis=1).tolist()]
-            shape, binary = (len(values),), b"".join(map(_packed, values)) if is_binary else b""
+            shape, binary = (len(values),), b"".join(map(packed, values)) if is_binary else b""
         else:
             values = [] if is_binary else probabilities.ravel().tolist()
             binary = probabilities.astype("<f4", copy=False).tobytes() if is_binary else b""
@@ -236,13 +205,6 @@ def _output(name: OutputName, shape: tuple[int, ...], binary_bytes: int | None =
     return _json(output)
 
 
-@lru_cache(_MAX_LABELS)
-def _packed(label: str) -> bytes:
-    """A value of a binary BYTES tensor."""
-    value = label.encode()
-    return _LENGTH.pack(len(value)) + value
-
-
 def _json_bytes(content: bytes, json_length: str) -> int:
     """How many bytes of a body are JSON, by the header that says it."""
     if not (json_length.isascii() and json_length.isdigit() and len(json_length) <= _MAX_DIGITS):
@@ -264,135 +226,6 @@ def _explain_json(content: bytes, json_length: str | None) -> str:
     if json_length is None and content.lstrip()[:1] == b"{" and b'"binary_data_size"' in content:
         return "bytes follow the JSON; the header Inference-Header-Content-Length must say how long the JSON is"
     return ""
-
-
-def _values(tensor: InputTensor, binary: bytes) -> list[Any] | bytes:
-    """The values of a tensor as they were sent: a list in the JSON, or the bytes after it."""
-    size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
-    if size is None and tensor.data is None:
-        raise InvalidRequest(f"input {tensor.name[:40]!r} has neither data nor parameters.binary_data_size")
-    if size is not None and tensor.data is not None:
-        raise InvalidRequest(f"input {tensor.name[:40]!r} has both data and parameters.binary_data_size; send one")
-    if tensor.data is not None:
-        if binary:
-            raise InvalidRequest(f"{len(binary)} bytes follow the JSON, but no tensor has a binary_data_size")
-        return tensor.data
-    if type(size) is not int:
-        raise InvalidRequest(f"binary_data_size is {str(size)[:40]!r}; expected a number of bytes")
-    if size != len(binary):
-        raise InvalidRequest(f"binary_data_size is {str(size)[:40]}, but {len(binary)} bytes follow the JSON")
-    return binary
-
-
-def _items(tensor: InputTensor, values: list[Any] | bytes, manifest: Manifest) -> list[Item] | Array:
-    """An item for each row of a tensor that the model takes."""
-    spec = manifest.input
-    match tensor.name, tensor.datatype:
-        case name, "BYTES" if name == spec.kind:
-            return _encoded_items(tensor, values, spec)
-        case name, kind if (name, kind) == (spec.tensor, datatype(spec)):
-            try:
-                numbers = _numbers(tensor, values)
-                rows = spec.split(numbers)
-            except ValueError as error:
-                raise InvalidRequest(f"input {name!r} {error}") from error
-            if kind == "UINT8" and _has_mask(values if isinstance(values, bytes) else numbers.tobytes(), len(rows)):
-                raise InvalidRequest(
-                    f"input {name!r} holds an image of only 0 and 1; expected values from 0 to 255, so multiply by 255"
-                )
-            return rows
-        case name, kind:
-            raise InvalidRequest(
-                f"model {manifest.model!r} takes the input {spec.tensor!r} of {datatype(spec)} or {spec.kind!r} of "
-                f"BYTES, not {name[:40]!r} of {kind[:40]!r}"
-            )
-
-
-def _has_mask(values: bytes, count: int) -> bool:
-    """Whether one of `count` images holds only 0 and 1."""
-    size = len(values) // count
-    return any(_MASK.fullmatch(values, start, start + size) for start in range(0, len(values), size))
-
-
-def _encoded_items(tensor: InputTensor, values: list[Any] | bytes, spec: InputSpec) -> list[Item]:
-    """The items of a BYTES tensor (N,), (N, 1) or (1, N)."""
-    count = prod(tensor.shape)
-    if isinstance(values, bytes):
-        return _unpack(values, count)
-    while values and type(values[0]) is list and {*map(type, values)} == {list}:
-        values = list(chain.from_iterable(values))
-    if not all(isinstance(value, str) for value in values):
-        raise InvalidRequest("the data of a BYTES tensor must be strings")
-    if len(values) != count:
-        raise InvalidRequest(f"input {tensor.name!r} has shape {tensor.shape}, but {len(values)} values")
-    return items.from_strings(values, spec)
-
-
-def _numbers(tensor: InputTensor, values: list[Any] | bytes) -> Array:
-    """The values of a tensor in its shape.
-
-    Raises:
-        ValueError: their number or type does not match.
-    """
-    dtype, size = _DTYPES[tensor.datatype], prod(tensor.shape)
-    if isinstance(values, bytes):
-        if len(values) != size * dtype.itemsize:
-            raise ValueError(f"has shape {tensor.shape}, {size * dtype.itemsize} bytes, but {len(values)} were sent")
-        return np.frombuffer(values, dtype).reshape(tensor.shape)
-    flat = _flatten(values)
-    if len(flat) != size:
-        raise ValueError(f"has shape {tensor.shape}, but {len(flat)} values")
-    try:
-        return np.array(flat, dtype).reshape(tensor.shape)
-    except OverflowError as error:
-        raise ValueError(f"has values that do not fit {tensor.datatype}") from error
-
-
-def _flatten(values: list[Any]) -> list[int]:
-    """The whole numbers in lists, which may be nested.
-
-    NumPy would do it, too, but makes all strings as long as the longest before it could be seen that they are strings.
-
-    Raises:
-        ValueError: something else is in the lists, or lists differ in length.
-    """
-    while values and type(values[0]) is list:
-        if {*map(type, values)} != {list} or len({*map(len, values)}) > 1:
-            raise ValueError("has nested lists of different lengths")
-        values = list(chain.from_iterable(values))
-    if not {*map(type, values)} <= {int}:
-        raise ValueError("has values that are not whole numbers")
-    return values
-
-
-def _unpack(data: bytes, count: int) -> list[Item]:
-    """The values of a binary BYTES tensor."""
-    values: list[Item] = []
-    stop = 0
-    while stop < len(data) and len(values) < count:
-        start = stop + _LENGTH.size
-        stop = start + (_LENGTH.unpack_from(data, stop)[0] if start <= len(data) else 0)
-        if stop > len(data):
-            raise InvalidRequest(_explain_length(data, start - _LENGTH.size))
-        values.append(data[start:stop])
-    if len(values) < count:
-        raise InvalidRequest(f"the BYTES tensor has {len(values)} values; its shape holds {count}")
-    if stop < len(data):
-        raise InvalidRequest(f"{len(data) - stop} bytes follow the {count} values of the BYTES tensor")
-    return values
-
-
-def _explain_length(data: bytes, start: int) -> str:
-    """Why a value of a binary BYTES tensor is shorter than the length before it."""
-    expected = "each value has its length before it, in 4 bytes, little-endian"
-    rest = data[start:]
-    if has_signature(rest):
-        return f"the BYTES tensor holds an image without its length; {expected}"
-    if int.from_bytes(rest[:4]) <= len(rest) - _LENGTH.size:
-        return f"the BYTES tensor holds a length in big-endian order; {expected}"
-    if rest[:4].isascii() and rest[:4].decode().isprintable():
-        return f"the BYTES tensor holds {rest[:20]!r} without its length; {expected}"
-    return f"the BYTES tensor is cut off: a value is shorter than the length before it; {expected}"
 
 
 def _outputs(request: InferenceRequest) -> Outputs:
