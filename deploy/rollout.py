@@ -2,27 +2,25 @@
 
     python -m deploy.rollout [--python PYTHON]
 
-Three replicas stand behind a balancer. In TCP mode it connects each new connection to the next replica and knows
-nothing of requests, as kube-proxy does; in HTTP mode it is HAProxy with health checks, if it is installed. Each replica
-is replaced: its successor starts, becomes ready and joins; then the old one gets SIGTERM and leaves the balancer two
-seconds later, as an endpoint leaves the nodes of a cluster. At the end a worker is killed. Prints what became of the
-requests, and exits with 1 if an update lost one, or the kill lost more than those in flight.
+Three replicas stand behind a balancer: HAProxy in TCP mode, which knows nothing of requests, as kube-proxy; HAProxy in
+HTTP mode, with health checks; and nginx with retries. Each replica is replaced: its successor starts, becomes ready and
+joins; then the old one gets SIGTERM and leaves the balancer two seconds later, as an endpoint leaves the nodes of a
+cluster. At the end a worker is killed. Prints what became of the requests, and exits with 1 if an update failed one,
+or the kill more than those in flight.
 """
 
 import argparse
-import asyncio
 import contextlib
-import itertools
+import http.client
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,25 +53,13 @@ class Replica:
             stderr=self.log,
         )
 
-    def is_ready(self) -> bool:
-        """Whether /readyz answers 200."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as response:
-                return bool(response.status == 200)  # noqa: PLR2004
-        except (urllib.error.URLError, OSError):
-            return False
-
     def wait_until_ready(self) -> None:
         """Wait until it answers.
 
         Raises:
             TimeoutError: it does not become ready.
         """
-        end = time.monotonic() + READY_TIMEOUT_S
-        while not self.is_ready():
-            if time.monotonic() > end:
-                raise TimeoutError(f"the replica on port {self.port} is not ready; its log: {self.log.name}")
-            time.sleep(0.1)
+        wait_until_ready(self.port)
 
     def kill_worker(self) -> None:
         """End its worker as the kernel does when memory runs out."""
@@ -87,90 +73,121 @@ class Replica:
         self.log.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def wait_until_ready(port: int) -> None:
+    """Wait until /readyz answers 200.
 
-
-class TcpBalancer:
-    """Connects each new connection to the next replica, in a thread of its own."""
-
-    name = "TCP"
-
-    def __init__(self, _folder: Path, _ports: list[int]) -> None:
-        self.port = 0
-        self._targets: list[int] = []
-        self._turn = itertools.count()
-        self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-        threading.Thread(target=self._run, args=(started,), daemon=True).start()
-        started.wait()
-
-    def use(self, ports: list[int]) -> None:
-        """Send new connections to these replicas."""
-        self._targets = list(ports)
-
-    def close(self) -> None:
-        """End it, with its connections."""
-        self._loop.call_soon_threadsafe(self._cancel)
-
-    def _cancel(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.call_later(0.5, self._loop.stop)
-
-    def _run(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connect, "127.0.0.1", 0, backlog=1024))
-        self.port = server.sockets[0].getsockname()[1]
-        started.set()
-        self._loop.run_forever()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target = self._targets[next(self._turn) % len(self._targets)]
-        try:
-            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:
-            writer.transport.abort()
+    Raises:
+        TimeoutError: it does not.
+    """
+    end = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < end:
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5),
+        ):
             return
-        with contextlib.suppress(asyncio.CancelledError):  # at the end of the rehearsal
-            await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+        time.sleep(0.1)
+    raise TimeoutError(f"port {port} is not ready after {READY_TIMEOUT_S:.0f} s")
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+def _free_port() -> int:
+    """A free port that the system does not give to outgoing connections, of which there are many."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
-class HttpBalancer:
-    """HAProxy, which knows all ports and finds by its health checks on which of them a replica is ready."""
+class Balancer:
+    """A proxy that knows the ports of all replicas."""
 
-    name = "HTTP (HAProxy)"
+    name, program = "", "haproxy"
 
     def __init__(self, folder: Path, ports: list[int]) -> None:
         self.port = _free_port()
-        servers = "\n".join(f"  server s{port} 127.0.0.1:{port} check inter 500ms" for port in ports)
-        config = folder / "haproxy.cfg"
-        config.write_text(
-            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-            "  retries 3\n  option redispatch\n  retry-on conn-failure empty-response 503\n"
-            f"frontend f\n  bind 127.0.0.1:{self.port}\n  default_backend b\n"
-            f"backend b\n  option httpchk GET /readyz\n{servers}\n"
-        )
-        self._process = subprocess.Popen(["haproxy", "-db", "-f", config], stderr=subprocess.DEVNULL)
-        time.sleep(3)
+        self._folder, self._ports = folder, ports
+        self._process = subprocess.Popen(self._command(), stderr=subprocess.DEVNULL)
+        self._wait_until_it_listens()
+
+    def _wait_until_it_listens(self) -> None:
+        while self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.1)
+        raise OSError(f"{self.program} ended with status {self._process.returncode}")
+
+    def _command(self) -> list[str]:
+        """Write the configuration and return the command."""
+        raise NotImplementedError
 
     def use(self, ports: list[int]) -> None:
-        """Nothing: the checks find the replicas."""
+        """Send new connections to these replicas; those with health checks or retries find them by themselves."""
 
     def close(self) -> None:
-        """End it."""
+        """End it, with its connections."""
         self._process.terminate()
         self._process.wait(30)
+
+
+class Tcp(Balancer):
+    """HAProxy without knowledge of requests: a connection goes to the next replica, or to another if it is refused."""
+
+    name = "TCP (HAProxy)"
+    server, settings, backend = "disabled", "mode tcp\n  option redispatch 1\n  retries 3", ""
+
+    def _command(self) -> list[str]:
+        servers = "\n".join(f"  server s{port} 127.0.0.1:{port} {self.server}" for port in self._ports)
+        config = self._folder / "haproxy.cfg"
+        config.write_text(
+            f"global\n  stats socket {self._folder}/haproxy level admin\n"
+            f"defaults\n  {self.settings}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+            "  timeout check 5s\n"
+            f"frontend f\n  bind 127.0.0.1:{self.port}\n  default_backend b\n"
+            f"backend b\n{self.backend}{servers}\n"
+        )
+        return ["haproxy", "-db", "-f", str(config)]
+
+    def use(self, ports: list[int]) -> None:
+        """Send new connections to these replicas, as the endpoints of a Service."""
+        for port in self._ports:
+            state = "ready" if port in ports else "maint"
+            with socket.socket(socket.AF_UNIX) as control:
+                control.connect(str(self._folder / "haproxy"))
+                control.sendall(f"set server b/s{port} state {state}\n".encode())
+                control.recv(1024)
+
+
+class Http(Tcp):
+    """HAProxy with health checks, by which it finds the replicas that are ready."""
+
+    name = "HTTP (HAProxy)"
+    server, backend = "check inter 500ms", "  option httpchk GET /readyz\n"
+    settings = Tcp.settings.replace("tcp", "http") + "\n  retry-on conn-failure empty-response 503"
+
+    def use(self, ports: list[int]) -> None:
+        """Nothing: the checks find them."""
+
+
+class Nginx(Balancer):
+    """nginx as docs/operations.md configures it, over several replicas: it has no checks, and tries another one."""
+
+    name, program = "nginx", "nginx"
+
+    def _command(self) -> list[str]:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{kind}_temp_path {self._folder}/{kind};" for kind in kinds)
+        servers = "".join(f"server 127.0.0.1:{port};" for port in self._ports)
+        config = self._folder / "nginx.conf"
+        config.write_text(
+            f"daemon off; pid {self._folder}/pid; events {{}}\n"
+            f"http {{ access_log off; {temporary}\n"
+            f"upstream convoke {{ {servers} keepalive 64; }}\n"
+            f"server {{ listen 127.0.0.1:{self.port}; location / {{\n"
+            'proxy_pass http://convoke; proxy_http_version 1.1; proxy_set_header Connection "";\n'
+            "client_body_buffer_size 1m; proxy_next_upstream error timeout http_503 non_idempotent;\n}}\n}\n"
+        )
+        return ["nginx", "-e", str(self._folder / "nginx.log"), "-c", str(config)]
 
 
 @contextlib.contextmanager
@@ -186,12 +203,11 @@ def replicas(python: str, folder: Path) -> Iterator[list[Replica]]:
             replica.process.terminate()  # it ends its worker
 
 
-def rehearse(
-    balancer: TcpBalancer | HttpBalancer, running: list[Replica], python: str, folder: Path, ports: list[int]
-) -> int:
+def rehearse(balancer: Balancer, running: list[Replica], python: str, folder: Path, ports: list[int]) -> int:
     """A rolling update, then a killed worker; the number of rehearsals that lost too much."""
     digit = (ROOT / "examples/seven.png").read_bytes()
     balancer.use([replica.port for replica in running])
+    wait_until_ready(balancer.port)
     with Traffic(balancer.port, "/classify/digits", digit, clients=CLIENTS, pause_s=0.1) as traffic:
         time.sleep(2)
         for old, port in zip(list(running), ports, strict=True):
@@ -209,12 +225,14 @@ def rehearse(
     print(f"{balancer.name}, rolling update of {REPLICAS}: {update}", flush=True)
     with Traffic(balancer.port, "/classify/digits", digit, clients=CLIENTS, pause_s=0.1) as traffic:
         time.sleep(2)
+        start = time.monotonic()
         running[0].kill_worker()
         running[0].wait_until_ready()
+        seconds = time.monotonic() - start
         time.sleep(2)
     killed = traffic.result
-    print(f"{balancer.name}, a killed worker:         {killed}", flush=True)
-    return bool(update.lost) + (sum(killed.lost.values()) > CLIENTS)
+    print(f"{balancer.name}, a killed worker: {killed}; replaced after {seconds:.1f} s", flush=True)
+    return bool(update.failed) + (killed.failed > CLIENTS)
 
 
 def main() -> None:
@@ -224,11 +242,9 @@ def main() -> None:
     )
     parser.add_argument("--python", default=sys.executable, help="of the serving environment (default: this one)")
     args = parser.parse_args()
-    modes: list[type[TcpBalancer | HttpBalancer]] = [TcpBalancer]
-    if shutil.which("haproxy"):
-        modes.append(HttpBalancer)
-    else:
-        print("skipped: HTTP mode, because haproxy is not installed")
+    modes: list[type[Balancer]] = [mode for mode in (Tcp, Http, Nginx) if shutil.which(mode.program)]
+    if missing := {Tcp.program, Nginx.program} - {mode.program for mode in modes}:
+        print(f"left out, because they are not installed: {', '.join(sorted(missing))}")
     failed = 0
     with tempfile.TemporaryDirectory() as name, replicas(args.python, Path(name)) as running:
         for mode in modes:

@@ -28,6 +28,14 @@ class Result:
     """Connections that were refused."""
     seconds: list[float] = field(default_factory=list)
 
+    @property
+    def failed(self) -> int:
+        """Requests that were lost, or answered with a status of 500 or above."""
+        failures = sum(
+            count for status, count in self.statuses.items() if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+        )
+        return sum(self.lost.values()) + failures
+
     def __str__(self) -> str:
         p99_ms = statistics.quantiles(self.seconds, n=100)[98] * 1000 if len(self.seconds) > 1 else float("nan")
         others = {status: count for status, count in self.statuses.items() if status != http.HTTPStatus.OK}

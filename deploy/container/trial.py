@@ -196,10 +196,10 @@ def main() -> None:
 
 def inspect(check: Checks, container: Container, image: str, base: str) -> None:
     """The image as it lies on the disk."""
-    size = _size_mb(image)
+    size = size_mb(image)
     print(f"       size: {size:.0f} MB")
     if base:
-        check(size - _size_mb(base) <= MAX_BEYOND_BASE_MB, f"beyond its base: {size - _size_mb(base):.0f} MB")
+        check(size - size_mb(base) <= MAX_BEYOND_BASE_MB, f"beyond its base: {size - size_mb(base):.0f} MB")
     config, root = container.config, container.root
     check(config["User"].split(":")[0].isdecimal(), f"user: {config['User']}")
     check(config.get("Healthcheck"), f"health check: {config.get('Healthcheck', {}).get('Test')}")
@@ -361,9 +361,10 @@ def check_log(check: Checks, container: Container) -> None:
     print(lines[0][:160])
 
 
-def _size_mb(image: str) -> float:
+def size_mb(image: str) -> float:
+    """The size of an image in MB; buildah gives it in the largest unit that fits."""
     number, unit = json.loads(command("buildah", "images", "--json", image))[0]["size"].split()
-    return float(number) * {"KB": 1e-3, "MB": 1, "GB": 1e3}[unit.upper()]
+    return float(number) * {"B": 1e-6, "KB": 1e-3, "MB": 1, "GB": 1e3}[unit.upper()]
 
 
 def _path(root: Path) -> str:

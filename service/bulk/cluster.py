@@ -17,7 +17,7 @@ from typing import Any
 from contract.errors import Unreadable
 from service.bulk.reading import Item, Source, read_file
 from service.bulk.scoring import OnProgress, Scorer, Summary
-from service.bulk.writing import Output, OutputError, read_done
+from service.bulk.writing import Output, OutputError, read_done, replace
 from service.settings import Settings
 
 LIST_ITEMS = 2000
@@ -110,7 +110,7 @@ def _write_lists(source: Source, is_done: Any, place: Path, summary: Summary) ->
 
 def _write_list(place: Path, lines: list[str]) -> Path:
     path = place / f"{len(list(place.iterdir())):08}.jsonl"
-    path.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    replace(path, "\n".join(lines).encode(errors="surrogateescape"))  # an actor of a killed run may read it
     return path
 
 

@@ -160,7 +160,7 @@ class Output:
             raise OutputError(f"{self.folder} is not of this program: it holds {others[0]}")
         if self.file and self.file.exists():
             pinned |= next(self.rows(("model", "version")), {})
-        _replace(state, json.dumps(pinned).encode())
+        replace(state, json.dumps(pinned).encode())
         return pinned
 
     def parts(self) -> list[Path]:
@@ -176,7 +176,7 @@ class Output:
     def write(self, rows: Sequence[Row]) -> None:
         """Write a part; when this returns, it is on the disk."""
         name = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:32]
-        _replace(self.folder / f"part-{name}.{self.format}", _WRITERS[self.format](rows))
+        replace(self.folder / f"part-{name}.{self.format}", _WRITERS[self.format](rows))
 
     def finish(self, pinned: dict[str, Any], rows: int) -> Path:
         """Join the parts to one file, if OUT is a file; return what holds the rows.
@@ -187,7 +187,7 @@ class Output:
             return self.folder
         parts = self.parts()
         if parts != [self.file]:
-            _replace(self.folder / STATE, json.dumps({**pinned, "joining": rows}).encode())
+            replace(self.folder / STATE, json.dumps({**pinned, "joining": rows}).encode())
             new = self.folder / f".{self.file.name}.new"
             _JOINERS[self.format](parts, new)
             new.replace(self.file)
@@ -203,7 +203,8 @@ class Output:
         return sum(1 for _ in _READERS[self.format](self.file, ("id",))) == rows
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Write a file that is complete or absent, and on the disk when this returns."""
     new = path.with_name(f".{path.name}.new")
     with new.open("wb") as file:
         file.write(content)

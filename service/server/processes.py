@@ -40,7 +40,12 @@ def _start(arbiter: Any, **kwargs: Any) -> None:
         with contextlib.suppress(ConflictError):  # it starts or stops workers at this moment
             arbiter.manage_watchers()
 
+    def notice() -> None:
+        if not arbiter._stopping:  # noqa: SLF001 -- as manage_watchers does: else it waits for them itself
+            arbiter.reap_processes()
+
     loop.call_later(CHECK_S, check)
+    loop.add_signal_handler(signal.SIGCHLD, notice)
     _start_arbiter(arbiter, **kwargs)
 
 
@@ -48,12 +53,20 @@ _start_arbiter = Arbiter.start
 
 
 def _notify(watcher: Any, topic: str, message: dict[str, Any]) -> None:
-    """Log a worker that ended by itself: without a line, nobody would learn that memory runs out."""
+    """Log a worker that ended by itself: without a line, nobody would learn that memory runs out.
+
+    If it was the last one, connections are refused until its successor listens. The socket would take them, and their
+    requests would wait for as long as a worker takes to start, while another server could answer them.
+    """
     code = message.get("exit_code")
     if topic == "reap" and code not in {None, 0, -signal.SIGTERM, -signal.SIGINT}:
         end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         reason = ", which the system sends if memory runs out" if code == -signal.SIGKILL else ""
         logger.error("worker %d %s%s; another one starts", message["process_pid"], end, reason)
+    if topic == "reap" and not watcher.processes:
+        for listener in watcher.sockets.values():
+            with contextlib.suppress(OSError):  # it does not listen
+                listener.shutdown(socket.SHUT_RDWR)
     _notify_watcher(watcher, topic, message)
 
 

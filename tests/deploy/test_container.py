@@ -15,6 +15,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from deploy.container import trial
 from deploy.traffic import Traffic
 from requirements import image
 from service.settings import from_environment
@@ -103,6 +104,15 @@ def test_the_trial_says_what_is_missing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 77
     assert "buildah runc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("512 B", 0.000512), ("97.6 kB", 0.0976), ("90.6 MB", 90.6), ("1.81 GB", 1810)]
+)
+def test_sizes_of_images_are_in_megabytes(monkeypatch: pytest.MonkeyPatch, size: str, expected: float) -> None:
+    """Buildah chooses the unit by the size; the trial compares megabytes."""
+    monkeypatch.setattr(trial, "command", lambda *_: json.dumps([{"size": size}]).encode())
+    assert trial.size_mb("image") == pytest.approx(expected)
 
 
 @pytest.fixture
@@ -203,3 +213,4 @@ def test_the_traffic_counts_each_outcome() -> None:
     assert result.statuses[503] >= 3
     assert result.lost["RemoteDisconnected"] >= 2
     assert result.sent == sum(result.statuses.values()) + sum(result.lost.values())
+    assert result.failed == result.sent - result.statuses[200]

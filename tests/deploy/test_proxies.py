@@ -1,12 +1,15 @@
 """The guide's configurations of nginx and Envoy, run in front of the service."""
 
+import contextlib
 import os
 import re
 import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -33,8 +36,8 @@ def configuration(text: str, replacements: dict[str, str]) -> str:
     return text
 
 
-def nginx(server: Server, folder: Path, port: int) -> list[str]:
-    """The command that runs nginx."""
+def nginx(server: Server, folder: Path, port: int, others: str = "") -> list[str]:
+    """The command that runs nginx, with other servers beside this one."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("nginx is not installed")
@@ -43,7 +46,7 @@ def nginx(server: Server, folder: Path, port: int) -> list[str]:
     text = configuration(
         block[1],
         {
-            "127.0.0.1:3000": f"127.0.0.1:{server.port}", "listen 8443": f"listen 127.0.0.1:{port}",
+            "127.0.0.1:3000;": f"127.0.0.1:{server.port}; {others}", "listen 8443": f"listen 127.0.0.1:{port}",
             "/etc/nginx/tls": f"{folder}/tls", "rate=50r/s": "rate=1r/s", "burst=100": "burst=5",
         },
     )  # fmt: skip
@@ -79,7 +82,14 @@ def proxy(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> Ite
     """The address of a proxy with the guide's configuration, a certificate of its own and another rate."""
     port = free_port()
     certificate(tmp_path)
-    process = subprocess.Popen(request.param(server, tmp_path, port))
+    with running(request.param(server, tmp_path, port), server, port) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running(command: list[str], server: Server, port: int) -> Iterator[str]:
+    """The address of a proxy that runs."""
+    process = subprocess.Popen(command)
     url = f"https://127.0.0.1:{port}"
     try:
         server.wait(lambda: _answers(url), 30)
@@ -108,3 +118,32 @@ def test_a_proxy_adds_tls_and_a_rate_limit(proxy: str) -> None:
         assert {answer.status_code for answer in answers} == {200, 429}
         other = session.post("/classify/digits", content=seven, headers={"Authorization": "b"})
         assert other.status_code == 200
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Reads requests, and in turn answers 503 and closes the connection without an answer."""
+
+    received = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Failing.received += 1
+        if Failing.received % 2:
+            self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_nginx_sends_a_request_again_that_a_server_failed(server: Server, tmp_path: Path) -> None:
+    """A server that ends, or is not ready, loses no request: the body is sent once more, to another server."""
+    port, seven = free_port(), (ROOT / "examples/seven.png").read_bytes()
+    certificate(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as failing:
+        Thread(target=failing.serve_forever, daemon=True).start()
+        command = nginx(server, tmp_path, port, f"server 127.0.0.1:{failing.server_port} max_fails=0;")
+        with running(command, server, port) as proxy, httpx.Client(verify=_context(), timeout=30) as session:
+            answers = [session.post(f"{proxy}/classify/digits", content=seven) for _ in range(5)]
+        failing.shutdown()
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert Failing.received >= 2

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -345,6 +346,40 @@ def test_a_folder_that_cannot_be_read_stops_no_other(version: Path, failing: dic
         del failing[path]
     models.scan()
     assert models.get("digits").number == "2"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o600])
+def test_mended_permissions_take_effect_without_a_restart(
+    version: Path, start_server: Callable[..., Server], mode: int
+) -> None:
+    """What the user may not read, or not enter, is loaded soon after the permission is given: folders and a file."""
+    models, second = version.parents[1], add_version(version, 2)
+    command = [sys.executable, "-m", "service"]
+    if os.geteuid() == 0:  # whom permissions bind only without these rights
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv is not installed, and root may read everything")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    places = [models, version.parent, second, second / contract.GRAPH]
+    for place in reversed(places):
+        place.chmod(0 if place.is_file() else mode)
+    server = start_server(command, CONVOKE_MODELS=str(models), CONVOKE_POLL_S="0.1")
+    server.wait(lambda: "Permission denied" in server.log)
+    server.wait(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+    try:
+        for place in places[:2]:
+            assert httpx.get(f"{server.url}/readyz").status_code == 503
+            place.chmod(0o755)
+        server.wait_until_ready()
+        url = f"{server.url}/models/digits"
+        assert httpx.get(url).json()["version"] == "1"
+        second.chmod(0o755)
+        server.wait(lambda: "cannot be read" in httpx.get(f"{server.url}/models").text)
+        places[-1].chmod(0o644)
+        server.wait(lambda: httpx.get(url).json()["version"] == "2")
+    finally:
+        for place in places:
+            place.chmod(0o755)
+    server.stop()
 
 
 @pytest.mark.parametrize("other", ["digits-old", "scratch", "Digits2", "lost+found", "new"])

@@ -18,6 +18,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.server import startup, swagger
+from tests.serving import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # importing BentoML warns about its own dependencies
 
@@ -172,6 +173,19 @@ def test_the_socket_refuses_connections_until_a_worker_listens(monkeypatch: pyte
         socket.create_connection(("127.0.0.1", bound.port)).close()
 
 
+def reap(program: str, sockets: dict[str, socket.socket], others: int = 0) -> None:
+    """Let a worker that runs a program end, and circus find it, while other workers run."""
+    watcher = importlib.import_module("circus.watcher").Watcher("service", sys.executable)
+    watcher.initialize(None, sockets, None)
+    process = subprocess.Popen([sys.executable, "-c", f"import os; {program}"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    watcher.processes = {process.pid: process, **dict.fromkeys(range(-others, 0))}
+    process.status = None  # type: ignore[attr-defined]  # as processes of circus have it
+    process.stop = process.kill  # type: ignore[attr-defined]
+    watcher.reap_process(process.pid)
+    process.wait()  # circus has taken its status
+
+
 @pytest.mark.parametrize(
     ("program", "expected"),
     [("os.kill(os.getpid(), 9)", "SIGKILL, which the system sends if memory runs out"), ("os._exit(3)", "status 3")],
@@ -181,16 +195,27 @@ def test_a_worker_that_ends_is_logged(
 ) -> None:
     """Circus tells of an ended process by notify_event, with its exit code; the log says how it ended."""
     set_up(monkeypatch)
-    watcher = importlib.import_module("circus.watcher").Watcher("service", sys.executable)
-    process = subprocess.Popen([sys.executable, "-c", f"import os; {program}"])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    watcher.processes = {process.pid: process}
-    process.status = None  # type: ignore[attr-defined]  # as processes of circus have it
-    process.stop = process.kill  # type: ignore[attr-defined]
-    watcher.reap_process(process.pid)
-    process.wait()  # circus has taken its status
-    assert f"worker {process.pid}" in caplog.text
+    reap(program, {})
+    assert "worker " in caplog.text
     assert expected in caplog.text
+
+
+def test_after_the_last_worker_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that the system has accepted for a dead worker ends at once, and so does a new one."""
+    sockets = set_up(monkeypatch)
+    with sockets.CircusSocket(name="api", host="127.0.0.1", port=free_port()) as bound:
+        bound.bind_and_listen()
+        socket.socket.listen(bound)
+        with socket.create_connection(("127.0.0.1", bound.port), timeout=10) as waiting:
+            reap("os.kill(os.getpid(), 9)", {"api": bound}, others=1)
+            socket.create_connection(("127.0.0.1", bound.port)).close()
+            reap("os.kill(os.getpid(), 9)", {"api": bound})
+            with pytest.raises(ConnectionResetError):
+                waiting.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", bound.port)).close()
+        socket.socket.listen(bound)
+        socket.create_connection(("127.0.0.1", bound.port)).close()
 
 
 def test_workers_are_replaced_within_a_second_also_in_containers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +226,12 @@ def test_workers_are_replaced_within_a_second_also_in_containers(monkeypatch: py
     set_up(monkeypatch)
     assert serving.create_watcher("service", []).respawn, "BentoML has another variable that turns respawning off"
     arbiter = importlib.import_module("bentoml._internal.utils.circus").create_standalone_arbiter([])
-    assert callable(arbiter.manage_watchers) and arbiter.loop.asyncio_loop.call_later, (  # noqa: PT018 -- one message
-        "circus no longer replaces workers in manage_watchers, or has no loop of asyncio's before it starts; "
+    assert callable(arbiter.manage_watchers) and callable(arbiter.reap_processes) and not arbiter._stopping, (  # noqa: PT018, SLF001
+        "circus no longer replaces workers in manage_watchers, or finds dead ones by reap_processes unless it stops; "
         "see service/server/processes.py"
+    )
+    assert arbiter.loop.asyncio_loop, (
+        "circus has no loop of asyncio's before it starts: see service/server/processes.py"
     )
 
 
