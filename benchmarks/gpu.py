@@ -100,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     is_cpu = args.provider == "cpu"
     if not is_cpu and not torch.cuda.is_available():
-        print("no GPU is available; nothing was measured", file=sys.stderr)
+        print(_explain_no_gpu(), file=sys.stderr)
         sys.exit(2)
     end = time.monotonic() + BUDGET_S
     setups = [setup for setup in SETUPS if not is_cpu or setup.provider == "cpu"]
@@ -122,6 +122,17 @@ def main() -> None:
     print(*(f"left out: {reason}" for reason in omitted), sep="\n")
     record = {"machine": machine, "figures": [asdict(figure) for figure in figures], "training_images_per_s": training}
     args.out.write_text(json.dumps({**record, "all_reduce_s": seconds, "left_out": omitted}, indent=2))
+
+
+def _explain_no_gpu() -> str:
+    driver = "there is no driver of NVIDIA's"
+    if providers.has_nvidia_driver():
+        driver = "NVIDIA's driver is installed, but does not fit or shows no GPU: look at nvidia-smi"
+    return (
+        f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda or '(none)'}, finds no GPU ({driver}).\n"
+        "Nothing was measured and no file was written: CUDA, TensorRT, TF32, float16, CUDA graphs and NCCL need one.\n"
+        "To try the program itself on this processor: --provider cpu. Its figures say nothing about a GPU."
+    )
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ def _files(chosen: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     usable = soft if hard == resource.RLIM_INFINITY else max(hard, soft)
     fitting = min(usable - files.RESERVED, chosen.max_connections)
-    found = f"{soft}, at most {hard}: {max(fitting, 0)} connections for each worker"
+    found = f"{usable:,} may be open in a worker, which is enough for {max(fitting, 0):,} connections"
     wanted = chosen.max_connections + files.RESERVED
     todo = f"raise the limit to {wanted}: ulimit -n, LimitNOFILE of systemd, --ulimit nofile of Docker"
     if fitting < 1:
@@ -178,6 +178,8 @@ def _writable(chosen: Settings) -> Iterator[Finding]:
         yield Finding(f"TMPDIR {wanted}", "warning", found, "make it writable, or set TMPDIR to another folder")
     folders = {"temporary folder": Path(tempfile.gettempdir())}
     folders["BENTOML_HOME"] = Path(os.environ.get("BENTOML_HOME", "~/bentoml")).expanduser()
+    if chosen.feedback_dir is not None:
+        folders["CONVOKE_FEEDBACK_DIR"] = chosen.feedback_dir
     if chosen.provider == "tensorrt":
         folders["CONVOKE_ENGINE_CACHE"] = chosen.engine_cache.expanduser()
     for name, folder in folders.items():
@@ -256,10 +258,10 @@ def _models(chosen: Settings, timed_s: float) -> Iterator[Finding]:
         session, seconds = version.session, time.perf_counter() - start
         yield Finding(
             f"model {name}", "ok", f"version {version.number}, {session.precision}, {session.provider}; opened in "
-            f"{seconds:.2f} s; {GOLDEN} replayed",
+            f"{seconds:.2f} s; its answers are those in {GOLDEN}",
         )  # fmt: skip
-        rates = ", ".join(f"{size}: {rate:,.0f}" for size, rate in _throughput(version, timed_s))
-        yield Finding(f"model {name}", "ok", f"items a second by batch size, one run at a time: {rates}")
+        rates = ", ".join(f"{rate:,.0f} (batches of {size})" for size, rate in _throughput(version, timed_s))
+        yield Finding(f"model {name}", "ok", f"items a second, by one thread: {rates}")
 
 
 def _folder_of_models(folder: Path) -> tuple[str, list[str]]:

@@ -75,7 +75,7 @@ def test_without_a_gpu_nothing_is_measured(
     with pytest.raises(SystemExit) as end:
         gpu.main()
     assert end.value.code == 2
-    assert "no GPU" in capsys.readouterr().err
+    assert "--provider cpu" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

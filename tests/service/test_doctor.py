@@ -161,6 +161,14 @@ def test_keys_address_and_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     assert all(finding.todo for finding in states.values())
 
 
+def test_a_folder_of_feedback_that_cannot_be_written_is_wrong(tmp_path: Path) -> None:
+    """The service would not start with it."""
+    (tmp_path / "file").touch()
+    for folder, state in (("file", "wrong"), ("new", "ok")):
+        (finding,) = find(examine(models=tmp_path, feedback_dir=tmp_path / folder), "CONVOKE_FEEDBACK_DIR")
+        assert (finding.state, bool(finding.todo)) == (state, state == "wrong")
+
+
 def test_a_check_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What could not be examined is wrong, with the reason, and the rest follows."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: (_ for _ in ()).throw(OSError("not supported")))
