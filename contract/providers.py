@@ -52,7 +52,10 @@ def choose(provider: Provider) -> str:
     reason = "an NVIDIA driver is installed" if provider == "auto" else f"the setting is {provider!r}"
     selected = f"{name} was selected because {reason}"
     if name not in available:
-        raise ProviderError(f"{selected}, but this build of ONNX Runtime only has {', '.join(available)}")
+        raise ProviderError(
+            f"{selected}, but the installed ONNX Runtime is not built for it; install requirements/serve-cuda.txt "
+            "instead of requirements/serve-cpu.txt"
+        )
     if not has_nvidia_driver():
         raise ProviderError(f"{selected}, but this machine has no NVIDIA driver (libcuda.so.1)")
     fault = load_error(name)
