@@ -17,7 +17,7 @@ from service.http import body, charset, limited, media, multipart
 from service.http.media import Media
 from service.http.multipart import Part
 from service.http.transfer import decode_base64, decode_transfer
-from service.inference.predictor import Item
+from service.inference.decoding import Item
 from service.settings import Settings
 
 Options = Mapping[str, str]

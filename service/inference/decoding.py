@@ -1,4 +1,4 @@
-"""Threads that decode images and texts, shared by all models.
+"""Decodes images and texts, in threads that all models share.
 
 Models take turns, so that a flood of photos for one model does not delay another. Turns are given on the event loop, so
 there are no locks.
@@ -7,11 +7,21 @@ there are no locks.
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from contract.errors import ConvokeError
+from contract.inputs import Array, Preprocessor
+from service.errors import DeadlineExceeded, InferenceFailed
+
+Item = bytes | str | Array | ConvokeError
+"""An encoded item, a decoded item, or the reason why a front end could not read it."""
+
+_PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
+
+Encoded = TypeVar("Encoded")
 Result = TypeVar("Result")
 
 
@@ -80,3 +90,44 @@ class Decoders:
                 turn.set_result(None)
                 return
         self._free += 1
+
+
+def parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Split items into parts that are each worth a thread: one large image, or many small items."""
+    start = size = 0
+    for stop, item in enumerate(items, start=1):
+        size += len(item) if isinstance(item, bytes | str) else 0
+        if size >= _PART or stop == len(items):
+            yield items[start:stop]
+            start, size = stop, 0
+
+
+def decode_quickly(preprocessor: Preprocessor, item: Item) -> Array | ConvokeError | None:
+    """An item that needs no decoding, or one that is decoded at once; None if that would take longer."""
+    return attempt(preprocessor.decode_quickly, item) if isinstance(item, bytes | str) else item
+
+
+def decode_each(preprocessor: Preprocessor, items: Sequence[Item], deadline: float) -> list[Array | ConvokeError]:
+    """Decode items, or say why each cannot be decoded; those that come after the `deadline` are not."""
+    return [_decode(preprocessor, item, deadline) for item in items]
+
+
+def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | ConvokeError:
+    """Decode an item, unless the `deadline` in `time.perf_counter()` has passed."""
+    if not isinstance(item, bytes | str):
+        return item
+    if time.perf_counter() > deadline:
+        return DeadlineExceeded("decoding timed out")
+    return attempt(preprocessor.decode, item)
+
+
+def attempt(decode: Callable[[Encoded], Result], item: Encoded) -> Result | ConvokeError:
+    """What decoding gives, or why it failed: the neighbours of an item get their answers whatever a decoder raises."""
+    try:
+        return decode(item)
+    except ConvokeError as error:
+        return error
+    except Exception as error:  # noqa: BLE001
+        failure = InferenceFailed(f"preprocessing failed on this item: {error}")
+        failure.__cause__ = error
+        return failure

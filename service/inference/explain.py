@@ -18,7 +18,8 @@ from contract.errors import ConvokeError
 from contract.inputs import Items
 from contract.occlusion import Occlusions, TextOcclusions, Weights
 from service.errors import DeadlineExceeded, InvalidRequest, Overloaded
-from service.inference.predictor import Item, Predictor, Row
+from service.inference.decoding import Item
+from service.inference.predictor import Predictor, Row
 from service.inference.version import Version
 from service.settings import Settings
 

@@ -31,7 +31,8 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.errors import ConvokeError
 from service.errors import FeedbackFull, InvalidRequest, Overloaded, RequestNotFound
-from service.inference.predictor import Answer, Item, Row
+from service.inference.decoding import Item
+from service.inference.predictor import Answer, Row
 from service.inference.version import Version
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

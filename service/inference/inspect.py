@@ -22,7 +22,8 @@ from contract.inputs import Array
 from contract.manifest import GRAPH
 from contract.twin import Inspection, Twin
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.inference.predictor import Item, Predictor
+from service.inference.decoding import Item
+from service.inference.predictor import Predictor
 from service.inference.repository import Repository
 from service.inference.version import Version
 from service.settings import Settings

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeGuard, TypeVar
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ConvokeError, TooLarge, UnsupportedMediaType
-from contract.inputs import Array, ImagePreprocessor, Items, Preprocessor
+from contract.inputs import Array, ImagePreprocessor, Items
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
 from service.inference.batching import Batcher, Observer
-from service.inference.decoding import Decoders
+from service.inference.decoding import Decoders, Item, attempt, decode_each, decode_quickly, parts
 from service.inference.entries import CLIENT_CHECK_S, OutcomeOrError
 from service.inference.repository import Repository
 from service.inference.version import Version
@@ -27,14 +27,10 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger("bentoml.convoke")
 
 Decoded = TypeVar("Decoded")
-Encoded = TypeVar("Encoded")
 
-Item = bytes | str | Array | ConvokeError
-"""An encoded item, a decoded item, or the reason why a front end could not read it."""
 Row = npt.NDArray[np.float32]
 
 _NONE: Mapping[int, tuple[int, int]] = {}
-_PART = 1 << 15  # bytes or characters, which take far longer to decode than to hand to another thread
 
 
 @dataclass(slots=True)
@@ -164,7 +160,7 @@ class Predictor:
         self._batcher(version).check_capacity(len(items))
         decoded: Items
         if len(items) == 1 and not isinstance(items, np.ndarray):
-            item = _decode_quickly(version.preprocessor, items[0])
+            item = decode_quickly(version.preprocessor, items[0])
             if not isinstance(item, np.ndarray):
                 self._start_task(version, items, on_done, is_gone)
                 return
@@ -223,7 +219,7 @@ class Predictor:
             raise UnsupportedMediaType("the model takes no images; ?several=true is for models of digits")
         start = time.perf_counter()
         async with self._decoders.turn(version.name):
-            digits = await self._decoders.run(partial(_attempt, preprocessor.decode_all, item))
+            digits = await self._decoders.run(partial(attempt, preprocessor.decode_all, item))
         if isinstance(digits, ConvokeError):
             raise digits
         decode_s = time.perf_counter() - start
@@ -281,7 +277,7 @@ class Predictor:
         Raises:
             DeadlineExceeded, ClientGone: as `predict`.
         """
-        if len(items) == 1 and (quick := _decode_quickly(version.preprocessor, items[0])) is not None:
+        if len(items) == 1 and (quick := decode_quickly(version.preprocessor, items[0])) is not None:
             return [quick]
         start = time.perf_counter()
         deadline = start + timeout_s
@@ -289,12 +285,12 @@ class Predictor:
         try:
             with batcher.reserve(len(items)):
                 async with asyncio.timeout(timeout_s):
-                    parts = await asyncio.gather(
-                        *(self._decode_part(version, part, deadline, is_gone) for part in _parts(items))
+                    done = await asyncio.gather(
+                        *(self._decode_part(version, part, deadline, is_gone) for part in parts(items))
                     )
         except TimeoutError as error:
             raise DeadlineExceeded(f"decoding timed out after {timeout_s:g} s; the service is overloaded") from error
-        decoded = [item for part in parts for item in part]
+        decoded = [item for part in done for item in part]
         if failed := sum(isinstance(item, ConvokeError) for item in decoded):
             batcher.count_failed(failed, start)
         return decoded
@@ -306,7 +302,7 @@ class Predictor:
         async with self._decoders.turn(version.name):
             if time.perf_counter() - start > CLIENT_CHECK_S and is_gone():
                 raise ClientGone("the client closed its connection while its request waited")
-            return await self._decoders.run(partial(_decode_each, version.preprocessor, items, deadline))
+            return await self._decoders.run(partial(decode_each, version.preprocessor, items, deadline))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)
@@ -379,43 +375,3 @@ def _are_decoded(items: list[Item] | Array) -> TypeGuard[Items]:
 
 def _is_array(item: Item) -> TypeGuard[Array]:
     return isinstance(item, np.ndarray)
-
-
-def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Split items into parts that are each worth a thread: one large image, or many small items."""
-    start = size = 0
-    for stop, item in enumerate(items, start=1):
-        size += len(item) if isinstance(item, bytes | str) else 0
-        if size >= _PART or stop == len(items):
-            yield items[start:stop]
-            start, size = stop, 0
-
-
-def _decode_quickly(preprocessor: Preprocessor, item: Item) -> Array | ConvokeError | None:
-    """An item that needs no decoding, or one that is decoded at once; None if that would take longer."""
-    return _attempt(preprocessor.decode_quickly, item) if isinstance(item, bytes | str) else item
-
-
-def _decode_each(preprocessor: Preprocessor, items: Sequence[Item], deadline: float) -> list[Array | ConvokeError]:
-    return [_decode(preprocessor, item, deadline) for item in items]
-
-
-def _decode(preprocessor: Preprocessor, item: Item, deadline: float) -> Array | ConvokeError:
-    """Decode an item, unless the `deadline` in `time.perf_counter()` has passed."""
-    if not isinstance(item, bytes | str):
-        return item
-    if time.perf_counter() > deadline:
-        return DeadlineExceeded("decoding timed out")
-    return _attempt(preprocessor.decode, item)
-
-
-def _attempt(decode: Callable[[Encoded], Decoded], item: Encoded) -> Decoded | ConvokeError:
-    """What decoding gives, or why it failed: the neighbours of an item get their answers whatever a decoder raises."""
-    try:
-        return decode(item)
-    except ConvokeError as error:
-        return error
-    except Exception as error:  # noqa: BLE001
-        failure = InferenceFailed(f"preprocessing failed on this item: {error}")
-        failure.__cause__ = error
-        return failure

@@ -14,8 +14,9 @@ from contract.errors import ConvokeError
 from service.errors import InvalidRequest
 from service.http import body, items
 from service.http.route import Content, Header, IsGone, OnContent, Route, Start
+from service.inference.decoding import Item
 from service.inference.feedback import Feedback
-from service.inference.predictor import Answer, AnswerOrError, Item, Predictor
+from service.inference.predictor import Answer, AnswerOrError, Predictor
 from service.routes.answer import render
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, of

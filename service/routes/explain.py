@@ -13,9 +13,10 @@ from contract.twin import Inspection
 from service.errors import InvalidRequest
 from service.http import accept, body, items
 from service.http.route import Route
+from service.inference.decoding import Item
 from service.inference.explain import Explainer, Explanation, place_of
 from service.inference.inspect import Inspected, Inspector
-from service.inference.predictor import Item, Predictor
+from service.inference.predictor import Predictor
 from service.inference.version import Version
 from service.settings import Settings
 from service.telemetry.facts import of

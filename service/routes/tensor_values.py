@@ -19,7 +19,7 @@ from contract.picture import has_signature
 from contract.spec import InputSpec
 from service.errors import InvalidRequest
 from service.http import items
-from service.inference.predictor import Item
+from service.inference.decoding import Item
 
 Array = npt.NDArray[Any]
 Parameters = dict[str, Any] | None

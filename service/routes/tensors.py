@@ -20,7 +20,7 @@ from contract.manifest import Manifest
 from contract.picture import has_signature
 from service.errors import InvalidRequest
 from service.http import limited
-from service.inference.predictor import Item
+from service.inference.decoding import Item
 from service.routes.tensor_values import InputTensor, Parameters, Part, items_of, packed, values_of
 from service.settings import Settings
 

@@ -20,7 +20,7 @@ from contract.errors import ConvokeError, TooLarge, Unreadable, UnsupportedMedia
 from contract.spec import ImageInput, InputSpec, TextInput
 from service.errors import InvalidRequest
 from service.http import items, multipart
-from service.inference.predictor import Item
+from service.inference.decoding import Item
 from service.settings import Settings
 from service.telemetry.facts import RequestFacts, attach
 from tests.fuzz.strategies import json_values, mutations_of

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from contract.session import Session
 from contract.spec import TextInput
 from contract.text import text_to_tokens
-from service.inference import predictor
 from service.inference.batching import Batcher
+from service.inference.decoding import Item
 from tests import reviews
 from tests.drawing import draw, encode, mnist_like
 from tests.serving import ROOT, Call, application, client, code, parts
@@ -283,7 +283,7 @@ def test_characters_are_counted_after_normalisation(models: Path) -> None:
 def test_a_queued_request_keeps_no_body(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the items of a request are queued, the list of encoded items is empty."""
     served = parts(models=models).predictor
-    items: list[predictor.Item] = ["good " * 500, "bad"]
+    items: list[Item] = ["good " * 500, "bad"]
     lengths: list[int] = []
     submit = Batcher.submit
 
