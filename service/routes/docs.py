@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from service.errors import RouteNotFound
 from service.http.route import Route
 from service.routes import openapi
+from service.routes.operations import Json
 from service.routes.page import FOLDER, MEDIA_TYPES, SECURITY, Asset
 from service.settings import Settings
 
@@ -59,7 +60,7 @@ def routes(others: Sequence[Route], settings: Settings, swagger: Path | None = N
     return own
 
 
-def render(document: openapi.Json) -> str:
+def render(document: Json) -> str:
     """An OpenAPI document as a page of HTML: every route, what it takes and what it answers, in groups."""
     info = {name: escape(document["info"][name]) for name in ("title", "version", "summary", "description")}
     groups: dict[str, str] = {tag["name"]: "" for tag in document["tags"]}
@@ -73,7 +74,7 @@ def render(document: openapi.Json) -> str:
     return _PAGE.format(**info, routes=routes)
 
 
-def _render_operation(method: str, path: str, operation: openapi.Json) -> str:
+def _render_operation(method: str, path: str, operation: Json) -> str:
     parameters = {parameter["name"]: parameter["description"] for parameter in operation["parameters"]}
     bodies = operation.get("requestBody", {}).get("content", {})
     takes = {content_type: body["x-means"] for content_type, body in bodies.items()}

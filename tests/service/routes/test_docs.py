@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from service.http.asgi import Application
 from service.http.route import Route
 from service.routes import docs, openapi
+from service.routes.operations import operations
 from service.settings import Settings
 from tests.serving import Call, application, client
 
@@ -35,7 +36,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 def test_every_route_is_described_and_nothing_else(document: dict[str, Any]) -> None:
     """The table of operations and the document have every path that a route or BentoML answers, and its method."""
     routes = routes_of(application(load=False))
-    assert differences(openapi.operations(Settings()), routes) == set()
+    assert differences(operations(Settings()), routes) == set()
     assert differences(document["paths"], routes) == set()
     for route in routes:
         methods = {other.method.lower() for other in routes if other.path == route.path}
@@ -45,7 +46,7 @@ def test_every_route_is_described_and_nothing_else(document: dict[str, Any]) -> 
 @pytest.mark.parametrize("path", ["/playground", "/classify/{model}", "/livez"])
 def test_a_stale_or_missing_path_is_noticed(path: str) -> None:
     """The comparison above reports a path without a route, and a route without a path."""
-    changed = set(openapi.operations(Settings())) ^ {path}
+    changed = set(operations(Settings())) ^ {path}
     assert differences(changed, routes_of(application(load=False))) == {path}
 
 
