@@ -284,6 +284,16 @@ def mount(check: Checks, container: Container) -> None:
     slow.mkdir()
     try_models(check, container, "a ConfigMap's links", {"/models": config})
     try_models(check, container, "KServe's link at /mnt/models", {"/mnt": link}, CONVOKE_MODELS="/mnt/models")
+    closed = Path(shutil.copytree(ROOT / "models/digits", folder / "closed/digits"))
+    closed.chmod(0o700)
+    container.start({"/models": closed.parent})
+    container.wait(lambda: container.request("GET", "/livez")[0] == http.HTTPStatus.OK)
+    container.wait(lambda: f"{closed.name} cannot be read" in container.log.read_text())
+    check(not container.is_ready(), "with a folder that its user may not read it is alive, and not ready")
+    closed.chmod(0o755)
+    seconds = container.wait(container.is_ready)
+    check(seconds < float("inf"), f"ready {seconds:.1f} s after the permission was given, without a restart")
+    check(container.terminate() == 0, "SIGTERM ends it with status 0")
     if shutil.which("bindfs") is None:
         print("       skipped: a slow FUSE mount needs Debian's bindfs")
         return
