@@ -109,8 +109,14 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_inspect(commands.add_parser("inspect", help="print the contents of a run or a published model"))
 
-    command = commands.add_parser("evaluate", help="measure a published model on its test splits")
+    command = commands.add_parser("evaluate", help="measure a published model on its test splits, or on examples")
     _add_version(command)
+    command.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled examples instead: a subfolder for each label, or a table of texts",
+    )
     command.set_defaults(handler=_evaluate)
     return parser
 
@@ -250,7 +256,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training.release.measure import measure  # noqa: PLC0415
 
-    for line in measure(options.version):
+    for line in measure(options.version, options.examples):
         print(line, flush=True)
 
 

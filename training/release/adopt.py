@@ -11,11 +11,11 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from contract import batches, processors
 from contract.errors import ConvokeError
+from contract.inputs import load_preprocessor
 from contract.manifest import (
     GOLDEN,
     GRAPH,
@@ -28,10 +28,10 @@ from contract.reference import MIN_ITEMS
 from contract.session import Session
 from contract.spec import TOKENIZER
 from training.errors import PublishError
-from training.release import adopted_card, foreign, image_graph, reference, text_graph, trial
+from training.release import adopted_card, foreign, gate, image_graph, reference, text_graph, trial
 from training.release.decided import Decided, Say
 from training.release.plausible import Options
-from training.release.version import building, numbers, open_version, place, provenance
+from training.release.version import building, place, provenance
 from training.release.wrap import describe, wrap
 
 MAX_BATCH = 256
@@ -124,8 +124,8 @@ def _draft(decided: Decided, name: str, partial: Path, home: Path) -> Manifest:
             max_batch=max(min(most, MAX_BATCH_VALUES // prod(spec.shape(1, spec.max_length))), 1),
             temperature=decided.scores.temperature,
             test_metrics={} if decided.metrics is None else {"examples": decided.metrics},
-            dataset="unknown",
-            dataset_fingerprint="unknown" if decided.examples is None else decided.examples.fingerprint,
+            dataset=gate.UNKNOWN,
+            dataset_fingerprint=gate.UNKNOWN if decided.examples is None else decided.examples.fingerprint,
             recipe={
                 "name": "adopted",
                 "file": source.path.name,
@@ -143,30 +143,31 @@ def _draft(decided: Decided, name: str, partial: Path, home: Path) -> Manifest:
 def _compare(
     decided: Decided, home: Path, draft: Manifest, session: Session, examples: Path | None, *, force: bool
 ) -> str:
-    """A sentence about the version before this one, which must have the same labels and not be better on the examples.
+    """A sentence about the version in service, which must have the same labels and not be better on the examples.
+
+    Better is it in the metric of its own gate: as the next version, the adopted one takes over what it is used for.
 
     Raises:
-        PublishError: it has others, or is significantly better, without `force`.
+        PublishError: it has other labels, or is significantly better, without `force`.
     """
-    earlier = numbers(home)
-    if not earlier:
-        return "It is the first version of this model."
-    folder = home / str(earlier[-1])
-    other = open_version(folder)
+    serving = gate.serving_of(gate.versions_of(home))
+    if serving is None:
+        return "Not compared: no version was in service."
+    other = serving[1]
     fault, sentence = None, f"It was not compared with version {other.version}."
     if {*other.labels} != {*draft.labels}:
         fault = f"version {other.version} of {draft.model} has other labels: {', '.join(other.labels[:8])}"
     elif decided.examples is None or examples is None:
         fault = f"without --examples the model cannot be compared with version {other.version} of {draft.model}"
     else:
-        ours, theirs = _both(decided, examples, draft, session, other, folder)
-        p_value = trial.p_value(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()))
-        sentence = (
-            f"On the same {len(ours):,} examples version {other.version} is right on {theirs.mean():.2%}, and this one "
-            f"on {ours.mean():.2%} (p = {p_value:.2g})."
-        )
-        if p_value < trial.SIGNIFICANCE:
-            fault = f"the model is significantly worse than version {other.version}: {sentence}"
+        measure = gate.measure_of(other)
+        ours, theirs = _both(decided, examples, draft, session, serving)
+        if not measure.is_defined(ours.truth):
+            fault = f"the examples have none for the {measure.gate.title}, by which version {other.version} is judged"
+        else:
+            compared = gate.comparison("all examples", other.version, measure, ours, theirs)
+            sentence = f"Compared with version {other.version}, in service. {compared}."
+            fault = f"the model is significantly worse: {compared}" if compared.is_worse else None
     if fault is not None and not force:
         raise PublishError(
             f"{fault}. Nothing was published; --force publishes it nevertheless, --name gives it another name"
@@ -175,24 +176,23 @@ def _compare(
 
 
 def _both(
-    decided: Decided, path: Path, draft: Manifest, session: Session, other: Manifest, folder: Path
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which examples that both versions can decode each of them has right: two of bool (N)."""
-    from contract.inputs import load_preprocessor  # noqa: PLC0415
+    decided: Decided, path: Path, draft: Manifest, session: Session, serving: tuple[Path, Manifest, Session]
+) -> tuple[gate.Answers, gate.Answers]:
+    """The answers of the adopted version and of the one in service to all examples, with labels in the draft's order.
 
-    found = trial.labelled(path, is_text=decided.spec.is_text)
-    theirs = load_preprocessor(folder, other.input)
-    their_session = Session(folder / GRAPH, other, provider="cpu", threads=processors.count())
-    right = []
-    for preprocessor, run, labels in (
-        (decided.preprocessor, session, draft.labels),
-        (theirs, their_session, other.labels),
-    ):
-        examples = trial.decode(found, labels, preprocessor, path)
-        rows = preprocessor.run(run.run, examples.items)
-        right.append(rows.argmax(axis=1) == examples.places)
-    if len(right[0]) != len(right[1]):
+    Raises:
+        PublishError: one of them cannot decode an example that the other can.
+    """
+    folder, other, their_session = serving
+    found, theirs = trial.labelled(path, is_text=decided.spec.is_text), load_preprocessor(folder, other.input)
+    mine, its = (trial.decode(found, draft.labels, each, path) for each in (decided.preprocessor, theirs))
+    if len(mine) != len(its):
         raise PublishError(
-            f"version {other.version} cannot decode the same examples; --force publishes the model nevertheless"
+            f"{path}: the model can decode {len(mine):,} examples, but version {other.version} {len(its):,}; leave out "
+            "those that only one of them can"
         )
-    return right[0], right[1]
+    places = [other.labels.index(label) for label in draft.labels]
+    return (
+        gate.Answers(decided.preprocessor.run(session.run, mine.items), mine.places),
+        gate.Answers(theirs.run(their_session.run, its.items)[:, places], its.places),
+    )

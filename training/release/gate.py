@@ -30,6 +30,8 @@ from training.recipe.gate import Gate
 from training.release.version import numbers, open_version
 
 SIGNIFICANCE = 0.05
+UNKNOWN = "unknown"
+"""The data set in the manifest of an adopted version."""
 
 
 class Answers(NamedTuple):
@@ -104,7 +106,7 @@ def pass_gate(
             without `force`.
         DataError: the test splits of a version cannot be read.
     """
-    measure = _measure(manifest)
+    measure = measure_of(manifest)
     absent = [
         f"the test split {name} has no example for {measure.gate.title}; change gate.metric or gate.label"
         for name, each in answers.items()
@@ -136,7 +138,7 @@ def _own(answers: Mapping[str, Answers], measure: Measure) -> str:
     return f"The gate of its recipe holds on the {gate.title}: {', '.join(values)}."
 
 
-def _measure(manifest: Manifest) -> Measure:
+def measure_of(manifest: Manifest) -> Measure:
     """The metric in the recipe of a version; the accuracy if it has none, as an adopted one."""
     return Measure(Gate.model_validate(manifest.recipe.get("gate") or {}), manifest.labels)
 
@@ -181,15 +183,15 @@ def compare(answers: Mapping[str, Answers], manifest: Manifest, home: Path) -> J
     Raises:
         DataError: the test splits of a version cannot be read.
     """
-    versions = _versions(home)
-    serving = next(((folder, other, session) for folder, other in versions if (session := _open(folder, other))), None)
+    versions = versions_of(home)
+    serving = serving_of(versions)
     if serving is None:
         return Judgement([], [], "Not compared: no version was in service.")
     folder, other, session = serving
     obstacle = _obstacle(manifest, other)
     if obstacle:
         return Judgement([], [obstacle], f"Not compared with version {other.version} in service: {obstacle}.")
-    measure = _measure(manifest)
+    measure = measure_of(manifest)
     rivals = [("in service", other, version_answers(session, other, folder, manifest))]
     best = _best(versions, manifest, measure, *rivals[0][1:])
     if best is not None:
@@ -205,13 +207,13 @@ def compare(answers: Mapping[str, Answers], manifest: Manifest, home: Path) -> J
             )
             sentences.append(f"Not compared with version {version.version}, {rank}: {obstacles[-1]}.")
             continue
-        found = [_compare(name, version.version, measure, ours, others[name]) for name, ours in answers.items()]
+        found = [comparison(name, version.version, measure, ours, others[name]) for name, ours in answers.items()]
         comparisons += found
         sentences.append(f"Compared with version {version.version}, {rank}. {'; '.join(map(str, found))}.")
     return Judgement(comparisons, obstacles, " ".join(sentences))
 
 
-def _versions(home: Path) -> list[tuple[Path, Manifest]]:
+def versions_of(home: Path) -> list[tuple[Path, Manifest]]:
     """The versions whose files match their manifests, the highest first."""
     versions = []
     for number in reversed(numbers(home)):
@@ -219,6 +221,13 @@ def _versions(home: Path) -> list[tuple[Path, Manifest]]:
         with suppress(ConvokeError, PublishError):  # the service does not serve it either
             versions.append((folder, open_version(folder)))
     return versions
+
+
+def serving_of(versions: list[tuple[Path, Manifest]]) -> tuple[Path, Manifest, Session] | None:
+    """The first of the versions that the service can load, with a session of it."""
+    return next(
+        ((folder, version, session) for folder, version in versions if (session := _open(folder, version))), None
+    )
 
 
 def _open(folder: Path, manifest: Manifest) -> Session | None:
@@ -334,6 +343,11 @@ def _splits(manifest: Manifest, folder: Path, data: Data | None) -> dict[str, Sp
     if isinstance(manifest.input, TextInput):
         tokenizer = (folder / manifest.input.tokenizer).read_text(encoding="utf-8")
     tests = catalogue.tests(manifest.dataset, manifest.input, manifest.labels, tokenizer, data)
+    if not tests and manifest.dataset == UNKNOWN:
+        raise TrainingError(
+            f"{folder}: was adopted, and no data set is known to measure it with; to measure it on labelled examples: "
+            f"python -m training evaluate {folder} --examples FOLDER"
+        )
     if not tests:
         raise TrainingError(f"{folder}: unknown data set {manifest.dataset!r} in the manifest")
     return tests
@@ -345,7 +359,8 @@ def _own_data(manifest: Manifest) -> Data | None:
     return Data.model_validate(table) if isinstance(table, dict) and table.get("name") in OWN else None
 
 
-def _compare(test: str, version: int, measure: Measure, ours: Answers, others: Answers) -> Comparison:
+def comparison(test: str, version: int, measure: Measure, ours: Answers, others: Answers) -> Comparison:
+    """Compare the answers of a new model and of a version to the examples of one test split."""
     truth = ours.truth
     outcome, other = (measure.outcome(each.probabilities) for each in (ours, others))
     is_ours, is_theirs = (each.probabilities.argmax(axis=1) == truth for each in (ours, others))

@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from contract import processors
 from contract.errors import ConvokeError
+from contract.inputs import load_preprocessor
 from contract.manifest import Manifest
 from contract.session import Session
 from training.data.dataset import Split
@@ -13,6 +17,8 @@ from training.evaluation import classes
 from training.evaluation import metrics as evaluate
 from training.evaluation.measures import describe, overall
 from training.intervals import percent, wilson
+from training.progress import say
+from training.release import trial
 from training.release.gate import tests_of
 from training.release.version import open_version
 from training.table import columns
@@ -21,11 +27,13 @@ _MAX_MISTAKES = 10
 _MAX_WIDTH = 110  # of a confusion matrix
 
 
-def measure(folder: Path) -> Iterator[str]:
+def measure(folder: Path, examples: Path | None = None) -> Iterator[str]:
     """The metrics of a version on each of its test splits and in each precision, and its most confident mistakes.
 
+    `examples` takes the place of the test splits: a folder with a subfolder for each label, or a table of texts.
+
     Raises:
-        PublishError: the version cannot be used.
+        PublishError: the version or the examples cannot be used.
         DataError: a test split is missing or damaged.
     """
     manifest = open_version(folder)
@@ -38,13 +46,29 @@ def measure(folder: Path) -> Iterator[str]:
         raise PublishError(str(error)) from error
     recipe = manifest.recipe.get("name")
     yield f"{manifest.model}, version {manifest.version}: recipe {recipe}, {manifest.parameters:,} parameters"
-    for name, split in tests_of(manifest, folder).items():
+    tests = tests_of(manifest, folder) if examples is None else {str(examples): _split(manifest, folder, examples)}
+    what = "test split" if examples is None else "examples"
+    for name, split in tests.items():
         cut = split.cut_texts()
         for session in sessions:
-            yield f"\ntest split {name}, {session.precision}, n = {len(split):,}"
+            yield f"\n{what} {name}, {session.precision}, n = {len(split):,}"
             if cut:
                 yield f"  {cut}"
             yield from (f"  {line}".rstrip() for line in _figures(session, manifest, split))
+
+
+def _split(manifest: Manifest, folder: Path, path: Path) -> Split:
+    """Labelled examples, as the version decodes them; those that it cannot decode are left out and named."""
+    found = trial.labelled(path, is_text=manifest.input.is_text)
+    decoded = trial.decode(found, manifest.labels, load_preprocessor(folder, manifest.input), path)
+    for line in decoded.left_out:
+        say(f"left out: {line}")
+    if manifest.input.is_text:
+        items = [torch.from_numpy(np.asarray(each, np.int32)) for each in decoded.items]
+        inputs = torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
+    else:
+        inputs = torch.from_numpy(np.stack(decoded.items))
+    return Split(inputs, torch.from_numpy(decoded.places), tuple(decoded.names))
 
 
 def _figures(session: Session, manifest: Manifest, split: Split) -> Iterator[str]:

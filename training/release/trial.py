@@ -21,6 +21,7 @@ from training.data.compare import text_of
 from training.errors import PublishError
 from training.evaluation import calibration
 from training.evaluation import metrics as evaluate
+from training.evaluation.measures import mcnemar
 from training.release.plausible import Way
 from training.release.wrap import Ids, Pixels, Scores, open_session, wrap
 from training.table import columns
@@ -30,6 +31,7 @@ MIN_HALVES = 2 * calibration.MIN_EXAMPLES
 """With fewer examples, all are used for the choice and for the metrics, and nothing is calibrated."""
 SIGNIFICANCE = 0.05
 _NEAR = 1.05  # of negative log-likelihoods that examples do not tell apart
+_UNSURE = 0.5  # of the negative log-likelihood of equal scores
 _BATCH = 32
 
 
@@ -41,13 +43,17 @@ class Examples:
     places: npt.NDArray[np.int64]
     fingerprint: str
     left_out: list[str]
+    names: list[str]
+    """Where each example is."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def part(self, start: int, step: int) -> "Examples":
         """Each `step`-th example from `start`."""
-        return Examples(self.items[start::step], self.places[start::step], self.fingerprint, [])
+        return Examples(
+            self.items[start::step], self.places[start::step], self.fingerprint, [], self.names[start::step]
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def decode(
         (hashlib.sha256(content.encode("utf-8", "replace") if isinstance(content, str) else content).hexdigest(), place)
         for place, (content, _, _) in enumerate(found)
     )
-    items, places, left_out, digest = [], [], [], hashlib.sha256()
+    items, places, left_out, names, digest = list[Any](), list[int](), list[str](), list[str](), hashlib.sha256()
     for key, place in keyed[:MAX_EXAMPLES]:
         content, label, name = found[place]
         try:
@@ -124,9 +130,10 @@ def decode(
         digest.update(f"{key} {label}\n".encode())
         items.append(item)
         places.append(number[label])
+        names.append(name)
     if not items:
         raise PublishError(f"--examples {path}: no example can be read: {listed(left_out, 3)}")
-    return Examples(items, np.array(places, np.int64), f"sha256:{digest.hexdigest()}", left_out)
+    return Examples(items, np.array(places, np.int64), f"sha256:{digest.hexdigest()}", left_out, names)
 
 
 def listed(words: Sequence[str], shown: int = 8) -> str:
@@ -161,7 +168,8 @@ def compare(
     """Try each way on the examples: the best of those that the user allows first, then the others by their accuracy.
 
     The best is the likeliest of those that are not significantly less accurate than any other. Where some make no
-    mistake, it is the most usual of these, since a larger scale makes every answer more certain.
+    mistake, it is the most usual of these, since a larger scale makes every answer more certain; but not one whose
+    answers are hardly more certain than equal scores, as with a scale that is far too small.
     """
     tried = []
     for way in ways:
@@ -170,14 +178,14 @@ def compare(
         nll = float(abs(np.log(picked).mean()))
         correct = rows.argmax(axis=1) == examples.places
         tried.append(Tried(way.title, way.pixels, way.is_stated, correct, nll if math.isfinite(nll) else math.inf))
-    best = _best([each for each in tried if each.is_stated])
+    best = _best([each for each in tried if each.is_stated], scores.classes)
     return [best, *sorted((each for each in tried if each is not best), key=lambda each: (-each.accuracy, each.nll))]
 
 
-def _best(tried: Sequence[Tried]) -> Tried:
+def _best(tried: Sequence[Tried], classes: int) -> Tried:
     perfect = [each for each in tried if each.accuracy == 1]
     if perfect:
-        return perfect[0]
+        return next((each for each in perfect if each.nll < _UNSURE * math.log(classes)), perfect[0])
     top = max(tried, key=lambda each: each.accuracy)
     rivals = [each for each in tried if not _is_worse(each, top)]
     lowest = min(each.nll for each in rivals)
@@ -186,7 +194,7 @@ def _best(tried: Sequence[Tried]) -> Tried:
 
 def _is_worse(one: Tried, other: Tried) -> bool:
     """Whether one way is significantly less accurate than another."""
-    return p_value(int((other.correct & ~one.correct).sum()), int((one.correct & ~other.correct).sum())) < SIGNIFICANCE
+    return mcnemar(int((one.correct & ~other.correct).sum()), int((other.correct & ~one.correct).sum())) < SIGNIFICANCE
 
 
 def table(tried: Sequence[Tried]) -> list[str]:
@@ -218,12 +226,6 @@ def doubts(tried: Sequence[Tried], labels: Sequence[str], examples: Examples) ->
         )
         return fault, notes
     return None, notes
-
-
-def p_value(more: int, fewer: int) -> float:
-    """The probability of at least `more` wins of one among all that only one has right (McNemar's exact test)."""
-    total = more + fewer
-    return sum(math.comb(total, k) for k in range(more, total + 1)) / (1 << total)
 
 
 def calibrate(probs: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> float:

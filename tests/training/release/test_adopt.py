@@ -1,6 +1,9 @@
 """ONNX classifiers made elsewhere, adopted: by torch, in scikit-learn's operators, and by hand."""
 
+import errno
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -265,22 +268,194 @@ def test_a_classifier_of_scikit_learn_is_adopted(tmp_path: Path, capsys: pytest.
     assert manifest.test_metrics["examples"].accuracy == 1
 
 
-def test_one_sigmoid_score_is_the_second_label(tmp_path: Path) -> None:
-    """A score from a sigmoid is the probability of the second label."""
+@pytest.mark.parametrize("is_probability", [True, False])
+def test_one_score_is_the_second_label(is_probability: bool, tmp_path: Path) -> None:
+    """A score from a sigmoid is the probability of the second label; one without needs a sigmoid (--softmax yes)."""
     model = by_hand(
         "float[N, 12, 20, 3] x",
-        "m = ReduceMean <keepdims = 0> (x, pixels) h = MatMul (m, red) s = Sigmoid (h)",
+        "m = ReduceMean <keepdims = 0> (x, pixels) h = MatMul (m, red)"
+        + ("s = Sigmoid (h)" if is_probability else "s = Identity (h)"),
         "float[N, 1] s",
         weights=True,
     )
     model.graph.initializer.append(numpy_helper.from_array(np.array([[9], [0], [-9]], np.float32), "red"))
     onnx.save(model, tmp_path / "net.onnx")
     models = tmp_path / "models"
-    assert adopt(tmp_path / "net.onnx", "--labels", "blue,red", "--models", models, "--scale", "1/255") == 0
+    options = [] if is_probability else ["--softmax", "yes"]
+    arguments = ("--labels", "blue,red", "--models", models, "--scale", "1/255", *options)
+    assert adopt(tmp_path / "net.onnx", *arguments) == 0
+    assert contract.read(models / "net/1").recipe["output"]["scores"] == ("score" if is_probability else "logit")
     assert {label[-3:]: answer for label, answer in answers(models, "net").items() if "dark" in label} == {
         "lue": "blue",
         "red": "red",
     }
+
+
+def test_weights_in_a_file_of_their_own_are_taken_over(tmp_path: Path) -> None:
+    """The version holds them in its graph, so that the files that were adopted can go."""
+    in_two_files(tmp_path)
+    assert (tmp_path / "net.data").stat().st_size > 0
+    arguments = ("--labels", ",".join(LABELS), "--models", tmp_path / "models", "--scale", "1/255")
+    assert adopt(tmp_path / "net.onnx", *arguments) == 0
+    for path in tmp_path.glob("net.*"):
+        path.unlink()
+    assert answers(tmp_path / "models", "net") == RIGHT
+
+
+@pytest.mark.parametrize(("framing", "label"), [("pad", "bars"), ("squash", "full")])
+def test_padding_keeps_the_aspect(framing: str, label: str, tmp_path: Path) -> None:
+    """A bright image that is higher than the input has black bars at its sides, unless it is squashed."""
+    model = by_hand(
+        "float[N, 3, 12, 20] x",
+        "p = ReduceMean <keepdims = 0> (x, channels) c = ReduceMean <keepdims = 0> (p, one) s = MatMul (c, edges)",
+        "float[N, 2] s",
+    )
+    edges = np.zeros((20, 2), np.float32)
+    edges[0], edges[10] = (-9, 9), (4, -4)
+    for name, values in (("edges", edges), ("channels", np.array([1])), ("one", np.array([1]))):
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "net.onnx")
+    arguments = ("--labels", "bars,full", "--models", tmp_path, "--scale", "1/255", "--framing", framing)
+    assert adopt(tmp_path / "net.onnx", *arguments) == 0
+    assert contract.read(tmp_path / "net/1").input.framing == framing  # type: ignore[union-attr]
+    Image.fromarray(np.random.default_rng(0).integers(200, 255, (48, 24, 3), np.uint8)).save(tmp_path / "high.png")
+    response = client(models=tmp_path)("POST", "/classify/net", content=(tmp_path / "high.png").read_bytes())
+    assert response.json()["predictions"][0]["label"] == label
+
+
+def by_keras(last: str) -> onnx.ModelProto:
+    """A graph as `keras.Model.export(format="onnx")` (tf2onnx 1.17) writes it: its operators, names and opset.
+
+    Rescaling is a part of it, so that it takes pixels from 0 to 255; images are NHWC and are transposed.
+    """
+    bright = np.zeros((3, 3, 3, 3), np.float32)
+    bright[range(3), range(3), 1, 1] = 1
+    one = last == "Sigmoid"
+    dense = [[9], [0], [-9]] if one else [[-5, 5, -5, 5], [-9, -9, 9, 9], [5, -5, 5, -5]]
+    weights = {
+        "sequential/rescaling/Cast/x:0": np.float32(1 / 255),
+        "sequential/rescaling/Cast_1:0": np.float32(0),
+        "sequential/conv2d/convolution/ReadVariableOp:0": bright,
+        "sequential/conv2d/Squeeze:0": np.zeros(3, np.float32),
+        "const_axes__25": np.array([2, 3]),
+        "sequential/dense/Cast/ReadVariableOp:0": np.array(dense, np.float32),
+        "sequential/dense/BiasAdd/ReadVariableOp:0": np.array([0] if one else [4.5, 4.5, -4.5, -4.5], np.float32),
+    }
+    scale, shift, kernel, bias, axes, matrix, offset = weights
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("Mul", [scale], {}),
+        ("Add", [shift], {}),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+        ("Conv", [kernel, bias], {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [1, 1], "group": 1}),
+        ("Relu", [], {}),
+        ("GlobalAveragePool", [], {}),
+        ("Squeeze", [axes], {}),
+        ("MatMul", [matrix], {}),
+        ("Add", [offset], {}),
+        (last, [], {}),
+    ]
+    nodes, value = [], "keras_tensor"
+    for place, (operator, inputs, attributes) in enumerate(steps):
+        output = "Identity:0" if operator == last else f"sequential/{operator.lower()}_{place}:0"
+        nodes.append(helper.make_node(operator, [value, *inputs], [output], name=output[:-2], **attributes))
+        value = output
+    classes = len(dense[0])
+    graph = helper.make_graph(
+        nodes,
+        "tf2onnx",
+        [helper.make_tensor_value_info("keras_tensor", onnx.TensorProto.FLOAT, ["unk__82", *SIDES, 3])],
+        [helper.make_tensor_value_info("Identity:0", onnx.TensorProto.FLOAT, ["unk__83", classes])],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 15), helper.make_opsetid("ai.onnx.ml", 2)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="tf2onnx")
+    return model
+
+
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
+def test_a_network_of_keras_is_adopted(last: str, examples: Path, tmp_path: Path) -> None:
+    """Its rescaling is found by examples, and each kind of last layer by what it gives."""
+    onnx.save(by_keras(last), tmp_path / "net.onnx")
+    models, kinds = tmp_path / "models", LABELS
+    if last == "Sigmoid":
+        kinds, examples = ["dark blue", "dark red"], shutil.copytree(examples, tmp_path / "examples")
+        for label in LABELS[2:]:
+            shutil.rmtree(examples / label)
+    assert adopt(tmp_path / "net.onnx", "--examples", examples, "--models", models) == 0
+    version = contract.read(models / "net/1")
+    assert (version.labels, version.recipe["input"]["scale"], version.recipe["input"]["layout"]) == (kinds, 1, "nhwc")
+    assert version.test_metrics["examples"].accuracy == 1
+    found = answers(models, "net")
+    assert {label: found[label] for label in kinds} == {label: label for label in kinds}
+
+
+def weak(favourite: int) -> onnx.ModelProto:
+    """A network that is right about two of the four labels, and names one of them for all others, too."""
+    model = by_hand(
+        "uint8[N, 12, 20, 3] x",
+        "f = Cast <to = 1> (x) g = Div (f, byte) m = ReduceMean <keepdims = 0> (g, pixels) h = MatMul (m, w)"
+        "l = Add (h, b) s = Mul (l, only)",
+    )
+    only = np.array([1 if place in {favourite, 1} else 0 for place in range(4)], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(only, "only"))
+    return model
+
+
+def test_a_version_that_is_worse_in_the_metric_of_the_one_in_service_is_refused(
+    examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gate of the version in service decides: by accuracy the next one is worse, by the recall of a label not."""
+    models = tmp_path / "models"
+    onnx.save(MADE["bytes, (N, H, W, C), probabilities"][0], tmp_path / "net.onnx")
+    onnx.save(weak(0), tmp_path / "weak.onnx")
+    arguments = ("--examples", examples, "--models", models, "--name", "net")
+    assert adopt(tmp_path / "net.onnx", *arguments) == 0
+    assert adopt(tmp_path / "weak.onnx", *arguments) == 2
+    shown = capsys.readouterr().err
+    assert "significantly worse: all examples: accuracy" in shown
+    assert "version 1 has 100.00%" in shown
+    assert [path.name for path in (models / "net").iterdir()] == ["1"]
+    manifest = contract.read(models / "net/1")
+    gate = {"metric": "recall", "label": LABELS[1]}
+    manifest.model_copy(update={"recipe": {**manifest.recipe, "gate": gate}}).write(models / "net/1")
+    assert adopt(tmp_path / "weak.onnx", *arguments) == 0
+    card = (models / "net/2/card.md").read_text(encoding="utf-8")
+    assert "recall of 'dark red' 100.00%" in " ".join(card.split())
+
+
+def test_an_adopted_version_is_measured_on_examples(
+    colours: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`evaluate` says that no test split is known, and measures the version on examples."""
+    arguments = ("--models", tmp_path, "--labels", ",".join(LABELS), "--scale", "1/255")
+    assert adopt(colours, *arguments) == 0
+    version = str(tmp_path / "colours-net/1")
+    assert main(["evaluate", version]) == 2
+    assert f"evaluate {version} --examples FOLDER" in capsys.readouterr().err
+    assert main(["evaluate", version, "--examples", str(examples)]) == 0
+    shown = capsys.readouterr()
+    assert "(0 of 80 wrong)" in shown.out
+    assert "broken.png" in shown.err
+
+
+@pytest.mark.parametrize("call", ["mkdir", "rename"])
+def test_a_folder_of_models_that_cannot_be_written_is_named(
+    call: str, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names the folder and the cause, and nothing stays behind."""
+
+    def refuse(path: Any, *_arguments: Any, **_keywords: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(os, call, refuse)
+    arguments = ("--models", tmp_path / "models", "--labels", ",".join(LABELS), "--scale", "1/255")
+    assert adopt(colours, *arguments) == 2
+    monkeypatch.undo()
+    shown = capsys.readouterr().err
+    assert f"{tmp_path / 'models' / 'colours-net'}: the version cannot be written" in shown
+    assert "Read-only file system" in shown
+    assert not list((tmp_path / "models").iterdir())
 
 
 TOKENS = """
@@ -429,14 +604,13 @@ def of_strings() -> onnx.ModelProto:
     )
 
 
-def without_data(folder: Path) -> None:
-    """A graph whose weights are in a file that is missing."""
+def in_two_files(folder: Path) -> None:
+    """A graph whose weights are in a file of their own, net.data."""
     model = by_hand("float[N, 3, 12, 20] x", "m = ReduceMean <keepdims = 0> (x, last)" + DENSE)
     weights = [numpy_helper.from_array(numpy_helper.to_array(each), each.name) for each in model.graph.initializer]
     model.graph.ClearField("initializer")
     model.graph.initializer.extend(weights)
     onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
-    (folder / "net.data").unlink()
 
 
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, list[str]]] = {
@@ -488,6 +662,7 @@ def test_what_cannot_be_adopted_is_refused(kind: str, tmp_path: Path, capsys: py
 
 def test_missing_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file that is missing is named."""
-    without_data(tmp_path)
+    in_two_files(tmp_path)
+    (tmp_path / "net.data").unlink()
     assert adopt(tmp_path / "net.onnx", "--labels", ",".join(LABELS), "--scale", "1") == 2
     assert "net.data" in capsys.readouterr().err
