@@ -3,9 +3,9 @@
 All requests that wait when the session becomes free leave in its next batch; no delay is added to fill a batch. If the
 session runs several batches in parallel, the waiting items are divided among them. Quick batches run on the event loop,
 after all requests that have arrived by then were read; others run in a thread. Texts gain nothing from batches of more
-than that, and are slow to decode, so a thread starts as soon as more of them wait than is quick: 16 clients get 1.2
-times as many responses. Requests are entries with a callback, not tasks. Everything but runs in threads happens on the
-event loop, so there are no locks.
+than that, and are slow to decode, so a thread starts as soon as more of them wait than is quick, and has its next batch
+before it has done the one before: 16 clients get 1.3 times as many responses. Requests are entries with a callback, not
+tasks. Everything but runs in threads happens on the event loop, so there are no locks.
 
 Background entries (of explanations) wait in a queue of their own. Each runs alone, and one at a time, when no other
 entry waits.
@@ -33,17 +33,19 @@ from service.inference.rate import Rate
 SWEEP_S = 0.05
 """Seconds between two looks for entries whose time is over: one timer for all of them."""
 
+_AHEAD = 1  # batches of texts that wait for a thread, which then starts without waiting for the event loop
+
 
 @dataclass(frozen=True)
 class Observer:
-    """Callbacks for metrics: items that wait; items and seconds of a batch; items that start, and their wait.
+    """Callbacks for metrics: items that wait; items and seconds of a batch; items of it, and their wait.
 
     `on_background` has the seconds of a batch of a background entry; the others leave these out.
     """
 
     on_waiting: Callable[[int], object] = lambda _items: None
     on_batch: Callable[[int, float], object] = lambda _items, _seconds: None
-    on_start: Callable[[int, float], object] = lambda _items, _seconds: None
+    on_wait: Callable[[int, float], object] = lambda _items, _seconds: None
     on_background: Callable[[float], object] = lambda _seconds: None
 
 
@@ -84,10 +86,11 @@ class Batcher:
         self._item_rate = Rate()
         self._max_tokens = max_tokens
         self._parallel_runs = parallel_runs
+        self._max_running = parallel_runs + (_AHEAD if max_tokens is not None else 0)
         self._extent = extent
         self._is_quick = is_quick
         self._observer = observer or Observer()
-        self._queue = EntryQueue(extent, max_tokens, self._observer.on_waiting, self._observer.on_start)
+        self._queue = EntryQueue(extent, max_tokens, self._observer.on_waiting)
         self._background: deque[Entry] = deque()
         self._is_background_running = False
         self._reserved = 0
@@ -221,7 +224,7 @@ class Batcher:
 
     def _schedule(self) -> None:
         """Schedule the next batch if items wait and a run is free."""
-        if self._is_dispatching or self._running >= self._parallel_runs:
+        if self._is_dispatching or self._running >= self._max_running:
             return
         if self._queue:
             self._is_dispatching = True
@@ -233,11 +236,12 @@ class Batcher:
     def _dispatch(self, *, in_thread: bool = False) -> None:
         """Start the next batch if items still wait: in this thread if it is quick, else divided among the free runs.
 
-        Texts leave a share for the runs that are not free. With `in_thread` one run takes all items, in a thread.
+        Texts leave a share for the runs that are not free; if none is free, the batch waits for the next thread. With
+        `in_thread` one run takes all items, in a thread.
         """
         self._is_dispatching = False
         now = time.perf_counter()
-        free = self._parallel_runs - self._running
+        free = max(self._parallel_runs - self._running, 1)
         share = self._queue.waiting
         if self._max_tokens is not None and not in_thread:
             share = -(-share * free // self._parallel_runs)
@@ -255,8 +259,8 @@ class Batcher:
         for part in divide(shares, len(batch), parts):
             self._running += 1
             self._in_threads.update(entry for entry, _, _ in part)
-            future = loop.run_in_executor(self._executor, self._run, join(part))
-            future.add_done_callback(partial(self._on_thread_done, part, now))
+            future = loop.run_in_executor(self._executor, self._run_in_thread, join(part))
+            future.add_done_callback(partial(self._on_thread_done, part))
         self._schedule()
 
     def _dispatch_background(self) -> None:
@@ -271,7 +275,6 @@ class Batcher:
             entry.finish(ClientGone("the client closed its connection while its request waited"))
             self._schedule()
             return
-        entry.started_at = now
         self._running += 1
         self._is_background_running = True
         shares = [(entry, 0, count)]
@@ -279,8 +282,8 @@ class Batcher:
             self._deliver(shares, self._run(entry.items), now, in_background=True)
             return
         self._in_threads.add(entry)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run, entry.items)
-        future.add_done_callback(partial(self._on_thread_done, shares, now, in_background=True))
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, entry.items)
+        future.add_done_callback(partial(self._on_thread_done, shares, in_background=True))
         self._schedule()
 
     def _run(self, batch: Items) -> list[Row]:
@@ -298,11 +301,16 @@ class Batcher:
             half = len(batch) // 2
             return self._run(batch[:half]) + self._run(batch[half:])
 
+    def _run_in_thread(self, batch: Items) -> tuple[list[Row], float]:
+        """As `_run`, with the time at which it has started."""
+        start = time.perf_counter()
+        return self._run(batch), start
+
     def _on_thread_done(
-        self, shares: list[Share], start: float, done: asyncio.Future[list[Row]], *, in_background: bool = False
+        self, shares: list[Share], done: asyncio.Future[tuple[list[Row], float]], *, in_background: bool = False
     ) -> None:
         if not done.cancelled():
-            self._deliver(shares, done.result(), start, in_background=in_background)
+            self._deliver(shares, *done.result(), in_background=in_background)
         else:  # the service shuts down
             for entry, _, _ in shares:
                 entry.finish(NotReady("the service stops"))
@@ -319,6 +327,9 @@ class Batcher:
             self._measure(len(rows), start, now)
         position = 0
         for entry, first, stop in shares:
+            entry.started_at = entry.started_at or start
+            if not in_background:
+                self._observer.on_wait(stop - first, start - entry.enqueued_at)
             entry.rows[first:stop] = rows[position : position + stop - first]
             position += stop - first
             entry.running -= stop - first

@@ -71,14 +71,12 @@ class EntryQueue:
         extent: Callable[[Items], int],
         max_tokens: int | None,
         on_waiting: Callable[[int], object],
-        on_start: Callable[[int, float], object],
     ) -> None:
         """Create an empty queue; the arguments are those of `Batcher` and `Observer`."""
         self._entries: deque[Entry] = deque()
         self._extent_of = extent
         self._max_tokens = max_tokens
         self._on_waiting = on_waiting
-        self._on_start = on_start
         self.waiting = 0
         """Items that wait."""
         self.extent = 0
@@ -120,9 +118,7 @@ class EntryQueue:
             stop, longest = self._fit(entry, count, longest, limit)
             if stop == start:
                 break
-            entry.started_at = entry.started_at or now
             shares.append((entry, start, stop))
-            self._on_start(stop - start, now - entry.enqueued_at)
             entry.taken, entry.running, count = stop, entry.running + stop - start, count + stop - start
             if stop < len(entry.items):
                 break

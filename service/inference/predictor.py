@@ -347,10 +347,10 @@ class Predictor:
             compute_seconds.observe(seconds, items)
             busy_seconds.inc(seconds)
 
-        def on_start(items: int, seconds: float) -> None:
+        def on_wait(items: int, seconds: float) -> None:
             queue_seconds.observe(seconds, items)
 
-        return Observer(self._metrics.queue_items.labels(*labels).set, on_batch, on_start, busy_seconds.inc)
+        return Observer(self._metrics.queue_items.labels(*labels).set, on_batch, on_wait, busy_seconds.inc)
 
     def _count(self, answer: Answer) -> Answer:
         """Record the results of the items in the metrics, and errors of the service in the log."""
