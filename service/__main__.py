@@ -12,7 +12,6 @@ from service import settings
 from service.server import launch
 from service.telemetry import log
 
-_MAX_PORT = 65535
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     try:
         chosen = settings.from_environment()
         os.environ.update(settings.paths(chosen))  # relative to this folder, not to _ROOT
-        address, port = _free_address(args.host, _port(args.port))
+        address, port = _free_address(args.host, settings.port(args.port))
         _check_home()
     except (settings.SettingsError, OSError) as error:
         if os.environ.get("CONVOKE_LOG_FORMAT") == "json":
@@ -52,17 +51,6 @@ def main() -> None:
         )
     os.chdir(_ROOT)
     launch.serve(address, port)
-
-
-def _port(text: str) -> int:
-    """A port of TCP.
-
-    Raises:
-        settings.SettingsError: the text is not a number from 0 to 65535.
-    """
-    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_PORT):
-        raise settings.SettingsError(f"invalid port {text!r}; expected 0 to {_MAX_PORT}")
-    return int(text)
 
 
 def _check_home() -> None:

@@ -18,6 +18,7 @@ from contract.spec import MAX_CHARACTERS, MAX_PIXELS
 
 PREFIX = "CONVOKE_"
 
+_MAX_PORT = 65535
 _MAX_AUTO_WORKERS = 16
 _WORKER_BYTES = 384 << 20  # what a worker takes under large photos, and as much again as its models
 
@@ -211,6 +212,17 @@ class Settings(BaseModel):
                     "the largest request would never be accepted"
                 )
         return self
+
+
+def port(text: str) -> int:
+    """A port of TCP from its text.
+
+    Raises:
+        SettingsError: the text is not a number from 0 to 65535.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_PORT):
+        raise SettingsError(f"invalid port {text!r}; expected 0 to {_MAX_PORT}")
+    return int(text)
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Settings:

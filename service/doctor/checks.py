@@ -16,7 +16,7 @@ import onnxruntime as ort
 from contract import batches, processors, providers
 from contract.errors import ConvokeError
 from contract.manifest import GOLDEN, MANIFEST
-from service import __version__
+from service import __version__, settings
 from service.bulk.scoring import find_version
 from service.doctor.finding import Finding
 from service.http import keys
@@ -186,7 +186,7 @@ def _writable(chosen: Settings) -> Iterator[Finding]:
         fault = _write_fault(folder)
         yield Finding(
             f"{name} {folder}", "wrong" if fault else "ok", fault or f"writable, {_mib(_free_disk(folder))} free",
-            f"mount a volume there, or set {name if name.isupper() else 'TMPDIR'}" if fault else "",
+            f"mount a volume there, or set {name if name.isupper() else 'TMPDIR'} to another folder" if fault else "",
         )  # fmt: skip
 
 
@@ -228,11 +228,16 @@ def _address() -> Iterator[Finding]:
         port = "3000"
     name = f"address {host}:{port}"
     try:
-        family, kind, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        number = settings.port(port)
+    except SettingsError as error:
+        yield Finding(name, "wrong", str(error), "correct CONVOKE_PORT")
+        return
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(target)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         todo = "choose another CONVOKE_HOST or CONVOKE_PORT, unless it is the service itself that listens there"
         yield Finding(name, "warning", f"cannot be used: {getattr(error, 'strerror', None) or error}", todo)
     else:

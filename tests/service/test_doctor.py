@@ -161,6 +161,14 @@ def test_keys_address_and_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     assert all(finding.todo for finding in states.values())
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_an_invalid_port_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: str) -> None:
+    """The system would take the last 16 bits of a large number."""
+    monkeypatch.setenv("CONVOKE_PORT", port)
+    (finding,) = find(examine(models=tmp_path), "address")
+    assert (finding.state, port in finding.found, bool(finding.todo)) == ("wrong", True, True)
+
+
 def test_a_folder_of_feedback_that_cannot_be_written_is_wrong(tmp_path: Path) -> None:
     """The service would not start with it."""
     (tmp_path / "file").touch()
