@@ -16,6 +16,8 @@ def say(line: str) -> None:
 class EpochBar:
     """The progress of one epoch: examples, loss and accuracy so far, speed, time left; then a line with the results.
 
+    The bar fits the terminal, which cuts what is too long; so the line takes its place.
+
     The time left includes that of `later` epochs of the same run, such as those of a refit.
     """
 
@@ -27,10 +29,10 @@ class EpochBar:
         self._bar = tqdm(
             total=examples,
             desc=self._title,
-            unit="img",
-            unit_scale=True,
+            unit="",
             disable=not self._terminal,
             dynamic_ncols=True,
+            leave=False,
         )
 
     def __enter__(self) -> Self:
@@ -40,7 +42,7 @@ class EpochBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if kind is None and self._visible and not self._terminal:
+        if kind is None and self._visible:
             say(f"{self._title}: {self._line}")
 
     def step(self, seen: int, loss: float, accuracy: float) -> None:
@@ -56,14 +58,14 @@ class EpochBar:
         seconds = time.perf_counter() - self._started
         left = f", about {duration(seconds * self._epochs_left)} left" if self._epochs_left else ""
         self._line += f", {seconds:.0f} s{left}"
-        self._bar.set_postfix_str(self._line)
 
 
 class StepBar:
     """The progress of a number of steps on a terminal, with a text about the last; nothing elsewhere."""
 
     def __init__(self, title: str, steps: int) -> None:
-        self._bar = tqdm(total=steps, desc=title, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=steps, desc=title, unit=" steps", disable=not terminal, dynamic_ncols=True, leave=False)
 
     def __enter__(self) -> Self:
         return self

@@ -274,7 +274,7 @@ def _name(folder: str, path: Path) -> str:
         folder.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{shown(path.parent)}: the name of this folder is not UTF-8; rename it") from error
-    return unicodedata.normalize("NFC", folder)
+    return unicodedata.normalize("NFC", folder.strip())
 
 
 def _nothing(root: Path, walk: _Walk) -> DataError:

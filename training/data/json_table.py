@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _lines(path: Path, text: str) -> list[tuple[int, Any]]:
 
 
 def _of_object(path: Path, content: Record) -> Sequence[Any]:
-    """The records within one object: those of its splits, its only list, or its columns."""
+    """The records within one object: those of its splits, its only list, its values, its labels or its columns."""
     if {"images", "annotations"} <= set(content):
         raise DataError(
             f"{shown(path)}: annotations of COCO, which have boxes for an image; a classifier needs one label for each "
@@ -59,14 +60,21 @@ def _of_object(path: Path, content: Record) -> Sequence[Any]:
         return [_named(row) | {"split": key} for key, value in rows.items() if split_of(key) for row in value]
     if len(rows) == 1:
         return next(iter(rows.values()))
-    columns = [value for value in content.values() if isinstance(value, dict | list)]
-    if len(columns) == len(content) > 1:
-        keys = list(range(len(columns[0]))) if isinstance(columns[0], list) else list(columns[0])
-        try:
+    return _of_values(content) or [content]
+
+
+def _of_values(content: Record) -> Sequence[Any]:
+    """The records in the values of an object: by their ids, by their labels, or in columns; none of these: empty."""
+    values = list(content.values())
+    if all(isinstance(value, dict) for value in values) and len(values) > max(map(len, values), default=0):
+        return values  # more of them than keys in any
+    if len(values) > 1 and all(isinstance(value, list) for value in values) and len({*map(len, values)}) > 1:
+        return [{"text": text, "label": label} for label, texts in content.items() for text in texts]
+    if len(values) > 1 and all(isinstance(value, dict | list) for value in values):
+        keys = list(range(len(values[0]))) if isinstance(values[0], list) else list(values[0])
+        with suppress(LookupError, TypeError):  # not columns of equal length
             return [{name: column[key] for name, column in content.items()} for key in keys]
-        except (LookupError, TypeError):
-            pass  # not columns of equal length
-    return [content]
+    return []
 
 
 def _named(record: Any) -> Record:

@@ -31,6 +31,7 @@ _SAMPLE = 1000  # rows from which delimiter and header are detected
 _MARK = "__label__"
 _MAX_FIRST = 20  # labels before the texts
 _LONG = 100  # characters that no name of a column has
+_MAX_TITLES = 20  # lines above a header
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
 
@@ -162,9 +163,14 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
         (_quoted_or_not(text, each) for each in ([delimiter] if delimiter else _DELIMITERS)),
         key=lambda each: each.score,
     )
-    rows = best.rows
+    rows, notes = _below_titles(best.rows)
     has_header = _has_header(rows) if header is None else header
     names = _unique([cell.strip() for cell in rows[0]]) if has_header else []
+    notes += [
+        f"two columns are named {cell.strip()!r}; the other one is {name!r}"
+        for cell, name in zip(rows[0], names, strict=False)
+        if cell.strip() not in {"", name}
+    ]
     is_single = path.suffix.lower() == ".txt" or all(len(row) == 1 for row in rows)
     if is_single and (labelled := _label_first(text)) is not None:
         form = f"{encoding}, a label and a space before each text"
@@ -173,7 +179,6 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
     names = names or [f"column {place}" for place in range(1, width + 1)]
     body = rows[1:] if has_header else rows
     kept = [(number, row) for number, row in enumerate(body, 1) if not any(cell.strip() for cell in row[width:])]
-    notes = []
     if len(kept) < len(body):
         wrong = next(number for number, row in enumerate(body, 1) if any(cell.strip() for cell in row[width:]))
         notes.append(
@@ -187,6 +192,16 @@ def _delimited(path: Path, text: str, encoding: str, delimiter: str | None, *, h
         [cell if cell.strip() else None for cell in (row + [""] * width)[:width]] for _, row in kept
     ]
     return Table(path, names, cells, form, notes, [number for number, _ in kept])
+
+
+def _below_titles(rows: list[list[str]]) -> tuple[list[list[str]], list[str]]:
+    """The rows below lines that are no part of a table, such as a title or comments above its header, and a note."""
+    width = Counter(map(len, rows[:_SAMPLE])).most_common(1)[0][0]
+    first = 0
+    while width > 1 and first < min(_MAX_TITLES, len(rows) - 2) and rows[first][0].strip() and not any(rows[first][1:]):
+        first += 1
+    titles = listed([repr(row[0].strip()[:_LONG]) for row in rows[:first]])
+    return rows[first:], [f"lines above the table are passed over: {titles}"] if first else []
 
 
 def _marked(path: Path, text: str, encoding: str) -> Table | None:
@@ -266,10 +281,10 @@ def _is_well_quoted(text: str, delimiter: str) -> bool:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names the columns: short, different words that do not come again as values below."""
+    """Whether the first row names the columns: short words, not all the same, that are no values below."""
     first, below = rows[0], rows[1:_SAMPLE]
     cells = [cell.strip() for cell in first if cell.strip()]
-    if len(set(cells)) < len(cells) or any(len(cell) > _LONG or NUMBER.fullmatch(cell) for cell in cells):
+    if len(set(cells)) < min(len(cells), 2) or any(len(cell) > _LONG or NUMBER.fullmatch(cell) for cell in cells):
         return False
     seen = [{row[place].strip() for row in below if place < len(row)} for place in range(len(first))]
     return not any(cell.strip() and cell.strip() in values for cell, values in zip(first, seen, strict=True))

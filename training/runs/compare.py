@@ -27,6 +27,13 @@ _MIN_PATH: Final = 12  # characters of a path that are always shown
 _MIN_VALUE: Final = (
     28  # characters of a long value in a line; runs that do not fit side by side get a table of their own
 )
+_LESS: Final = (
+    "parameters",
+    "seed",
+    "ECE",
+    "s",
+    "epochs",
+)  # columns that are left out where they do not fit, in this order
 _DIFFER: Final = "recipes differ in"
 _BALANCED: Final = Gate(metric="balanced-accuracy")
 _HEADERS: Final = {_BALANCED.title: "balanced"}
@@ -38,7 +45,7 @@ def table(runs: Sequence[Path], width: int = 120) -> str:
     The best are those of the highest accuracy, or of the metric that the gates of all their recipes name. Accuracy,
     NLL and ECE are those on the validation split after calibration. A run that is not finished, marked by `*`, has the
     accuracy of its last epoch. A cross-validation has the mean over the folds +- their sample standard deviation (over
-    n - 1). Lines have at most `width` characters, from 100 on.
+    n - 1). Lines have at most `width` characters, from 100 on: where they would be longer, columns are left out.
 
     Raises:
         RunError: a path is not a run's folder, or a file in it is damaged.
@@ -56,7 +63,13 @@ def table(runs: Sequence[Path], width: int = 120) -> str:
     excess = max(map(len, lines)) - width
     if excess > 0:
         size = max(max(len(row[1]) for row in rows) - excess, _MIN_PATH)
-        lines = columns([[row[0], _shorten(row[1], size), *row[2:]] for row in rows], left={1, 2})
+        rows = [[row[0], _shorten(row[1], size), *row[2:]] for row in rows]
+        lines = columns(rows, left={1, 2})
+    for name in _LESS:
+        if max(map(len, lines)) > width:
+            place = rows[0].index(name)
+            rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+            lines = columns(rows, left={1, 2})
     lines.append("accuracy with its 95 % interval (in %), NLL (in nats) and ECE are of n examples of the validation")
     lines.append("split, after calibration" + (f"; the best {gate.title} first" if gate != Gate() else ""))
     if _BALANCED in shown:

@@ -106,7 +106,7 @@ IMAGES: dict[str, tuple[Callable[[Path], None], list[str], int, str]] = {
     "shards of Parquet below data/": (_shards, ["collie", "pug"], 60, ""),
     "splits within classes": (_splits_in_classes, ["collie", "pug"], 30, ""),
     "masks": (_masks, ["collie", "pug"], 30, "30 images are masks of others"),
-    "composed and decomposed names": (_composed, ["k\u00e4se", "z\u00fcge "], 30, ""),
+    "composed and decomposed names": (_composed, ["k\u00e4se", "z\u00fcge"], 30, ""),
     "quotation marks and spaces in names": (_odd_path, ["rose's", 'tu "lip"'], 30, ""),
 }
 
@@ -162,6 +162,19 @@ TEXTS: dict[str, tuple[str, str]] = {
     "fastText": ("t.txt", "".join(f"__label__{each.strip()} {t}\n" for t, each in _rows(45))),
     "a label before each text": ("t.txt", "".join(f"{each.strip()} {t}\n" for t, each in _rows(45))),
     "labels with a space behind": ("t.csv", table([("text", "label"), *_rows(45)])),
+    "an object for each id": (
+        "t.json", json.dumps({str(i): {"text": t, "label": each} for i, (t, each) in enumerate(_rows(45))})
+    ),
+    "a list for each label": (
+        "t.json", json.dumps({each: [t for t, other in _rows(45) if other.strip() == each] for each in ("ham", "spam")})
+    ),
+    "a title and comments above the header": (
+        "t.csv", "Export of 2026,,\n# two labels\n" + table([("id", "text", "label"),
+                                                           *((str(i), *row) for i, row in enumerate(_rows(45)))])
+    ),
+    "two columns of one name": (
+        "t.csv", table([("text", "label", "text"), *((t, each, str(i)) for i, (t, each) in enumerate(_rows(45)))])
+    ),
     "an index and empty columns": (
         "t.csv",
         table([("", "v1", "v2", "", ""), *((str(i), each, t, "", "") for i, (t, each) in enumerate(_rows(45)))]),

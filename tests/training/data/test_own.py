@@ -292,7 +292,7 @@ def test_groups_and_given_splits_of_a_table(tmp_path: Path) -> None:
     assert Counter(looked(tmp_path / "several").splits)["test"] == 20
 
 
-@pytest.mark.parametrize("form", ["names", "stems in a folder", "a table elsewhere"])
+@pytest.mark.parametrize("form", ["names", "names in another case", "stems in a folder", "a table elsewhere"])
 def test_a_flat_folder_with_a_table_of_files_and_labels(form: str, tmp_path: Path) -> None:
     """A column of file names, with or without suffix, works like a folder."""
     rows = []
@@ -300,7 +300,8 @@ def test_a_flat_folder_with_a_table_of_files_and_labels(form: str, tmp_path: Pat
         folder = tmp_path / ("train" if form == "stems in a folder" else "images")
         write(folder / f"{number:03}.png", image(number))
         cell = f"{number:03}" if form == "stems in a folder" else f"{number:03}.png"
-        rows.append((cell if form != "names" else f"images\\{cell}", CLASSES[number % 2]))
+        cells = {"names": f"images\\{cell}", "names in another case": f"Images/{cell.upper()}"}
+        rows.append((cells.get(form, cell), CLASSES[number % 2]))
     place = tmp_path / ("tables" if form == "a table elsewhere" else ".") / "train.csv"
     write(place, table([("id", "breed"), *rows]))
     write(tmp_path / "sample_submission.csv", table([("id", "breed"), ("1", "rose")]))

@@ -184,7 +184,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, made: Maker) -> None:
     folders = [
         made(
             f"{'long/' * 12}run-{number}",
-            result=result(),
+            result=with_recall(0.9, 0.3),
             epochs=3,
             seed=number,
             description="x" * 200,
