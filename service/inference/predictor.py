@@ -161,8 +161,8 @@ class Predictor:
         decoded: Items
         if len(items) == 1 and not isinstance(items, np.ndarray):
             item = decode_quickly(version.preprocessor, items[0])
-            if not isinstance(item, np.ndarray):
-                self._start_task(version, items, on_done, is_gone)
+            if not isinstance(item, np.ndarray):  # it takes longer, or is an error, which is not looked for again
+                self._start_task(version, items if item is None else [item], on_done, is_gone)
                 return
             decoded = [item]
         elif _are_decoded(items) and 0 < len(items) <= self._settings.max_items:

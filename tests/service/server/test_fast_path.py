@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from contract.inputs import ImagePreprocessor
 from contract.session import Session
 from service.errors import Overloaded
 from service.server import accepting, fast_path
@@ -305,6 +306,21 @@ def test_a_refused_request_has_its_response_at_once(dial: Dial, monkeypatch: pyt
     assert (status, headers["retry-after"], json.loads(body)["error"]["code"]) == (429, "3", "overloaded")
     connection.sendall(request())
     label(read_response(connection))
+
+
+def test_a_broken_small_item_is_decoded_once(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with it is known after the first look."""
+    connection, looks = dial(), []
+    look = ImagePreprocessor.decode_quickly
+
+    def counted(self: ImagePreprocessor, encoded: bytes) -> object:
+        looks.append(encoded)
+        return look(self, encoded)
+
+    monkeypatch.setattr(ImagePreprocessor, "decode_quickly", counted)
+    connection.sendall(request(PNG[:-30]))
+    assert read_response(connection)[0] == 422
+    assert looks == [PNG[:-30]]
 
 
 def test_a_failing_model_is_an_error_of_the_service(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
