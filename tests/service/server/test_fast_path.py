@@ -318,7 +318,7 @@ def test_a_broken_small_item_is_decoded_once(dial: Dial, monkeypatch: pytest.Mon
         return look(self, encoded)
 
     monkeypatch.setattr(ImagePreprocessor, "decode_quickly", counted)
-    connection.sendall(request(PNG[:-30]))
+    connection.sendall(request(PNG[:-30], path="/classify/cats-vs-dogs"))
     assert read_response(connection)[0] == 422
     assert looks == [PNG[:-30]]
 
