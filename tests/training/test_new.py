@@ -1,5 +1,6 @@
 """From the user's own data to a served version: `new`, `train`, `publish`, and a request over HTTP."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -106,6 +107,28 @@ def test_a_recipe_is_never_replaced_unasked(workplace: Path, capsys: pytest.Capt
     assert [path.name for path in (workplace / "recipes").iterdir()] == ["spam.toml"]
     assert main(["new", "Spam Filter", "spam.tsv", "--check"]) == 2
     assert "spam-filter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"), [(["--check"], "CONVOKE_CACHE"), (["--output", "/dev/full/sub/x.toml"], "--output")]
+)
+def test_what_cannot_be_written_is_named(
+    option: list[str], advice: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names the folder, the cause and the setting; nothing is ever written beside the data."""
+    for kind in SHAPES:
+        (workplace / "photos" / kind).mkdir(parents=True)
+        for seed in range(5):
+            drawn(kind, seed).save(workplace / "photos" / kind / f"{seed}.png")
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "photos").rglob("*")}
+    if advice == "CONVOKE_CACHE":
+        monkeypatch.setenv(advice, "/dev/full/cache")
+    assert main(["new", "shapes", "photos", *option]) == 2
+    shown = capsys.readouterr().err
+    assert "/dev/full" in shown
+    assert os.strerror(errno.ENOTDIR) in shown
+    assert advice in shown
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "photos").rglob("*")} == before
 
 
 def test_looking_needs_no_torch(workplace: Path) -> None:

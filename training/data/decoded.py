@@ -115,8 +115,8 @@ def _fill(
         partial.replace(index)
     except OSError as error:
         raise DataError(
-            f"{store}: cannot write the decoded photos: {error}. Set CONVOKE_CACHE to a folder with "
-            f"{math.prod(shape) / 1e9:.1f} GB of free space."
+            f"{store.parent}: cannot write the decoded photos: {error.strerror or error}. Set CONVOKE_CACHE to a "
+            f"folder that can be written and has {math.ceil(math.prod(shape) / 1e6):,} MB of free space."
         ) from error
     finally:
         with suppress(OSError):  # the folder may not exist

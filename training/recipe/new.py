@@ -7,6 +7,7 @@ program depends on them.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -96,9 +97,12 @@ def write(path: Path, text: str, *, force: bool) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise RecipeError(f"{shown(path)}: cannot be written: {error.strerror}") from error
+        raise RecipeError(
+            f"{shown(path)}: cannot be written: {error.strerror}; --output FILE writes it elsewhere"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is not one
+            partial.unlink(missing_ok=True)
 
 
 def label_names(pairs: Sequence[str]) -> dict[str, str]:

@@ -60,7 +60,9 @@ def building(home: Path) -> Iterator[Path]:
             with suppress(OSError):  # the folder of a model without versions, which no one needs
                 home.rmdir()
     except OSError as error:
-        raise PublishError(f"{home}: the version cannot be written: {error}") from error
+        raise PublishError(
+            f"{home}: the version cannot be written: {error.strerror or error}; --models FOLDER names another place"
+        ) from error
 
 
 def provenance(partial: Path, home: Path) -> dict[str, Any]:

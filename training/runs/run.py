@@ -100,7 +100,9 @@ def _make_folder(recipe: Recipe, runs: Path) -> Path:
                     raise
                 folder = first.with_name(f"{first.name}-{number}")
     except OSError as error:
-        raise RunError(f"{folder}: cannot make the run's folder: {error}") from error
+        raise RunError(
+            f"{folder}: cannot make the run's folder: {error.strerror}; --runs FOLDER names another place"
+        ) from error
     return folder
 
 
