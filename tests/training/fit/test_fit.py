@@ -755,3 +755,19 @@ def test_bfloat16_is_of_the_layers_in_training_alone(
     assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
     assert losses == {torch.float32}
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_a_run_that_stops_early_keeps_its_metric(
+    recipe_with: Callable[..., Recipe], stripes: Callable[..., Split], tmp_path: Path
+) -> None:
+    """The gate may change before a run is resumed, unless it has chosen the weights that are kept."""
+    data = (stripes(60), stripes(30, seed=1))
+    for patience in (None, 2):
+        path = tmp_path / f"{patience}.pt"
+        fit(recipe_with(epochs=1, early_stopping=patience), *data, path)
+        changed = recipe_with(epochs=2, early_stopping=patience, gate={"metric": "macro-f1"})
+        if patience is None:
+            fit(changed, *data, path)
+            continue
+        with pytest.raises(RunError, match=r"gate\.metric"):
+            fit(changed, *data, path)
