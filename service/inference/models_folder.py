@@ -53,7 +53,7 @@ class ModelsFolder:
                 self._warn(path, f"{path} has no {MANIFEST} and is passed over")
         if versions:
             self._with_versions.add(folder.name)
-        elif not paths and folder.name not in self._with_versions:
+        elif not paths and folder.name not in self._with_versions and not _holds_notes_alone(folder):
             self._warn(folder, f"{folder} has no folder of a version, such as {folder}/1, and is passed over")
         return sorted(versions, key=lambda path: int(path.name))
 
@@ -134,6 +134,15 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return True
+
+
+def _holds_notes_alone(folder: Path) -> bool:
+    """Whether a folder has hidden files and nothing else, as a refused first publication leaves it."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
+    return bool(names) and all(name.startswith(".") for name in names)
 
 
 def _has_manifest(path: Path) -> bool:

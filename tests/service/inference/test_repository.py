@@ -293,3 +293,16 @@ def test_a_folder_that_the_user_may_not_open_is_explained(
         patch.setattr(Path, "is_dir", refuse)
         empty.load()
     assert f"cannot be read by user {os.getuid()}: Permission denied" in caplog.text
+
+
+def test_a_folder_without_versions_is_named_unless_it_holds_notes_alone(
+    version: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model's folder that somebody fills is named; what a refused first publication leaves is not worth a line."""
+    root = version.parents[1]
+    (root / "empty").mkdir()
+    (root / "refused").mkdir()
+    (root / "refused" / ".test-uses.jsonl").write_text("{}\n")
+    repository(root).load()
+    warnings = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert warnings == [f"{root}/empty has no folder of a version, such as {root}/empty/1, and is passed over"]
