@@ -16,7 +16,7 @@ from contract.inputs import Array, ImagePreprocessor, Items
 from contract.text import Beginning
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed
 from service.inference.batching import Batcher, Observer
-from service.inference.decoding import Decoders, Item, attempt, decode_each, decode_quickly, parts
+from service.inference.decoding import Decoders, Item, are_small, attempt, decode_each, decode_quickly, parts
 from service.inference.entries import CLIENT_CHECK_S, OutcomeOrError
 from service.inference.repository import Repository
 from service.inference.version import Version
@@ -73,9 +73,12 @@ class Predictor:
         self._batchers: dict[Version, Batcher] = {}
         self.watches = Watches(metrics)
         self._watched: dict[Version, Watch] = {}
-        self._decoders = Decoders(
-            settings.decode_threads, lambda model, seconds: metrics.decode_wait_seconds.labels(model).observe(seconds)
-        )
+
+        def on_start(model: str, seconds: float) -> None:
+            metrics.decode_wait_seconds.labels(model).observe(seconds)
+
+        self._decoders = Decoders(settings.decode_threads, on_start)
+        self._small_decoders = Decoders(1, on_start)
         self._tasks: set[asyncio.Task[None]] = set()
         self.answered = 0
         """How many requests were answered."""
@@ -256,7 +259,11 @@ class Predictor:
     @property
     def decode_s(self) -> dict[str, float]:
         """Seconds for which each model has taken decoding threads."""
-        return self._decoders.busy_s
+        small = self._small_decoders.busy_s
+        return {
+            model: self._decoders.busy_s.get(model, 0.0) + small.get(model, 0.0)
+            for model in {**self._decoders.busy_s, **small}
+        }
 
     @property
     def parallel_runs(self) -> dict[str, int]:
@@ -266,6 +273,7 @@ class Predictor:
     def close(self) -> None:
         """Let running work finish, and start no more."""
         self._decoders.close()
+        self._small_decoders.close()
         for batcher in self._batchers.values():
             batcher.close()
 
@@ -299,10 +307,11 @@ class Predictor:
         self, version: Version, items: Sequence[Item], deadline: float, is_gone: Callable[[], bool]
     ) -> list[Array | ConvokeError]:
         start = time.perf_counter()
-        async with self._decoders.turn(version.name):
+        decoders = self._small_decoders if are_small(items) else self._decoders
+        async with decoders.turn(version.name):
             if time.perf_counter() - start > CLIENT_CHECK_S and is_gone():
                 raise ClientGone("the client closed its connection while its request waited")
-            return await self._decoders.run(partial(decode_each, version.preprocessor, items, deadline))
+            return await decoders.run(partial(decode_each, version.preprocessor, items, deadline))
 
     def _batcher(self, version: Version) -> Batcher:
         batcher = self._batchers.get(version)

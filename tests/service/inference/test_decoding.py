@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.inference.decoding import Decoders
+from service.inference.decoding import Decoders, are_small
 
 
 class OneThread:
@@ -89,3 +89,12 @@ def test_work_that_fails_frees_its_thread() -> None:
         assert thread.order == ["next"]
 
     run(scenario)
+
+
+def test_several_small_items_are_decoded_one_after_another() -> None:
+    """Digits and short texts in one request; a photo, a review and a single item have any thread."""
+    assert are_small([b"x" * 254] * 256)
+    assert are_small(["a short text"] * 3 + ["a review " * 200])
+    assert not are_small([b"x" * 60_000] * 2)
+    assert not are_small([b"x" * 254])
+    assert not are_small(["a review of the usual length " * 50] * 20)
