@@ -4,8 +4,8 @@ All requests that wait when the session becomes free leave in its next batch; no
 session runs several batches in parallel, the waiting items are divided among them. Quick batches run on the event loop,
 after all requests that have arrived by then were read; others run in a thread. Texts gain nothing from batches of more
 than that, and are slow to decode, so a thread starts as soon as more of them wait than is quick, and has its next batch
-before it has done the one before: 16 clients get 1.3 times as many responses. Requests are entries with a callback, not
-tasks. Everything but runs in threads happens on the event loop, so there are no locks.
+before it has done the one before. Requests are entries with a callback, not tasks. Everything but runs in threads
+happens on the event loop, so there are no locks.
 
 Background entries (of explanations) wait in a queue of their own. Each runs alone, and one at a time, when no other
 entry waits.

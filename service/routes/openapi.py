@@ -14,21 +14,8 @@ from pydantic.json_schema import models_json_schema
 from service import __version__, errors
 from service.http import access
 from service.http.route import Route, code_and_message
-from service.routes.operations import (
-    JSON,
-    PARAMETERS,
-    Json,
-    Operation,
-    Schema,
-    operations,
-    ref,
-)
-from service.routes.schemas import (
-    Error,
-    Images,
-    ProtocolError,
-    Texts,
-)
+from service.routes.operations import JSON, PARAMETERS, Json, Operation, Schema, operations, ref
+from service.routes.schemas import Error, Images, ProtocolError, Texts
 from service.settings import Settings
 
 _KEYS: Json = {

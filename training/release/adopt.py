@@ -145,7 +145,7 @@ def _compare(
 ) -> str:
     """A sentence about the version in service, which must have the same labels and not be better on the examples.
 
-    Better is it in the metric of its own gate: as the next version, the adopted one takes over what it is used for.
+    They are compared by the metric of its gate, since the adopted version takes over what it is used for.
 
     Raises:
         PublishError: it has other labels, or is significantly better, without `force`.

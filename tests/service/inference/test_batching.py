@@ -288,7 +288,7 @@ def test_items_whose_decoding_fails_do_not_count_as_slow() -> None:
     """Ten broken items to a good one leave as much room as ten good ones: each took its time, and is done."""
 
     async def scenario() -> None:
-        batcher = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.2)
+        batcher = Batcher(double, max_batch=1, max_items=1000, max_wait_s=0.4)
         with batcher.reserve(1):  # so that there is always something left to do
             for _ in range(10):
                 start = time.perf_counter()
