@@ -20,7 +20,8 @@ ENVS := .venv
 UV   := $(ENVS)/uv/bin/uv
 export BENTOML_DO_NOT_TRACK ?= True
 export ORT_DISABLE_TELEMETRY ?= 1
-export UV_SYSTEM_CERTS ?= true # as git and pip: a network may have a certificate authority of its own
+# As git and pip, uv trusts the authorities that the system knows: a network may have one of its own.
+export UV_SYSTEM_CERTS ?= true
 export PYTHONPATH := $(CURDIR)
 export PATH := $(PATH):$(CURDIR)/$(ENVS)/uv/bin
 
